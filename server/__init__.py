@@ -1,0 +1,1 @@
+"""What the provider runs: saliency, mask, guard, the protocol's state machine, the registry, and the ServerApp."""
