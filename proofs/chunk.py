@@ -1,0 +1,300 @@
+"""Proving and verifying one chunk.
+
+The verifier trusts nothing it is sent but the raw proof bytes: it rebuilds the proof object from them, its own
+instances, its own settings and its own verification key, recomputes the public commitment, and compares the other
+leading commitments with the ones that were enrolled or signed before.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ezkl
+import numpy as np
+import numpy.typing as npt
+
+from zkapex.circuits.field import MODULUS, felts, random_elements, to_felt
+from zkapex.circuits.slack import Slack, slack_for, slack_limbs
+from zkapex.circuits.statement import INPUTS, SALTS, StatementSpec
+from zkapex.circuits.store import Circuit
+from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
+from zkapex.proofs.commitment import POINT_BYTES, Point, commit
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PublicInputs:
+    """What prover and verifier agree on for one chunk before a proof exists.
+
+    Attributes
+    ----------
+    mask : bool [R, B]
+        True where a weight must be zero.
+    guard : int64 [B, r]
+    tau_stationarity, tau_guard : int
+        Requested tolerances; enforced are the slightly larger ones of `slacks`.
+    context : int
+        Field element binding the proof to its request, client, chunk, circuit and nonce.
+    """
+
+    mask: BoolArray
+    guard: IntArray
+    tau_stationarity: int
+    tau_guard: int
+    context: int
+
+    def slacks(self, spec: StatementSpec) -> tuple[Slack, Slack]:
+        """Both tolerances in the circuit's form."""
+        try:
+            return (slack_for(self.tau_stationarity, spec.weight_limit), slack_for(self.tau_guard, spec.weight_limit))
+        except ValueError as e:
+            raise InputError("a tolerance cannot be expressed in this circuit", why=str(e)) from e
+
+    def vector(self, spec: StatementSpec) -> list[str]:
+        """The public committed vector.
+
+        Raises
+        ------
+        InputError
+            If a shape or range does not fit the statement.
+        """
+        shape = (spec.rows_per_chunk, spec.block_width)
+        if self.mask.shape != shape or self.mask.dtype != np.bool_:
+            raise InputError(f"mask must be bool of shape {shape}, got {self.mask.dtype} {self.mask.shape}")
+        if self.guard.shape != (spec.block_width, spec.guard_rank):
+            raise InputError(f"guard must have shape {(spec.block_width, spec.guard_rank)}, got {self.guard.shape}")
+        if self.guard.size and int(np.abs(self.guard).max()) > spec.guard_limit:
+            raise InputError(f"a guard entry exceeds {spec.guard_limit}")
+        if not 0 <= self.context < MODULUS:
+            raise InputError("the context is not a field element")
+        stationarity, guard = self.slacks(spec)
+        tail = [*stationarity.weights, *guard.weights, 1, self.context]
+        return felts(self.mask.astype(np.int64)) + felts(np.ascontiguousarray(self.guard.T)) + felts(tail)
+
+    def outputs(self, spec: StatementSpec) -> list[str]:
+        """The circuit's public outputs, as field elements."""
+        stationarity, guard = self.slacks(spec)
+        return [to_felt(0), to_felt(stationarity.half), to_felt(guard.half)]
+
+
+@dataclass(frozen=True)
+class SaltedVector:
+    """A private committed vector: its values and the salts that hide them.
+
+    Attributes
+    ----------
+    values : int64
+        Any shape; committed in row-major order.
+    salts : tuple of int
+        `SALTS` uniform field elements. Never printed.
+    """
+
+    values: IntArray
+    salts: tuple[int, ...] = field(default_factory=lambda: random_elements(SALTS), repr=False)
+
+    def vector(self) -> list[str]:
+        return felts(self.values) + felts(self.salts)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What only the client knows about one chunk.
+
+    Attributes
+    ----------
+    theta_u : SaltedVector of int64 [R, B]
+    delta : SaltedVector of int64 [R, B]
+        ``theta_u - theta_p``; its salts are the difference of theirs.
+    curvature : SaltedVector of int64 [B, B]
+    mu : int64 [R, r]
+        Multipliers of the guard.
+    """
+
+    theta_u: SaltedVector
+    delta: SaltedVector
+    curvature: SaltedVector
+    mu: IntArray
+
+    @classmethod
+    def build(cls, theta_p: SaltedVector, theta_u: SaltedVector, curvature: SaltedVector, mu: IntArray) -> Witness:
+        """The witness whose delta is the difference of two committed vectors, salts included."""
+        salts = tuple((u - p) % MODULUS for u, p in zip(theta_u.salts, theta_p.salts, strict=True))
+        return cls(theta_u, SaltedVector(theta_u.values - theta_p.values, salts), curvature, mu)
+
+    def check_range(self, spec: StatementSpec) -> None:
+        """Raise ProverError if a value is outside the circuit's lookup."""
+        named = {"theta_u": self.theta_u.values, "delta": self.delta.values, "curvature": self.curvature.values}
+        for name, values in {**named, "mu": self.mu}.items():
+            if values.size and int(np.abs(values).max()) > spec.weight_limit:
+                raise ProverError(
+                    f"{name} holds {int(np.abs(values).max())}, outside the circuit's range of {spec.weight_limit}",
+                    fix="choose a smaller scale for the layer or a profile with a larger weight limit",
+                )
+
+    def vectors(self, public: PublicInputs, spec: StatementSpec) -> list[list[str]]:
+        """The five committed vectors in the circuit's order.
+
+        Raises
+        ------
+        ProverError
+            If a sum of squares exceeds its tolerance or a value the range.
+        """
+        self.check_range(spec)
+        sums = residual_sums(self.delta.values, self.mu, self.curvature.values, public.guard, public.mask)
+        limbs: list[int] = []
+        for total, slack in zip(sums, public.slacks(spec), strict=True):
+            limbs += slack_limbs(slack, total, spec.weight_limit)
+        aux = felts(self.mu) + felts(limbs) + felts(random_elements(SALTS))
+        return [
+            self.theta_u.vector(),
+            self.delta.vector(),
+            self.curvature.vector(),
+            public.vector(spec),
+            aux,
+        ]
+
+
+def residual_sums(
+    delta: IntArray, mu: IntArray, curvature: IntArray, guard: IntArray, mask: BoolArray
+) -> tuple[int, int]:
+    """The two sums the circuit bounds, exactly: stationarity and guard (design: checks 2 and 3).
+
+    The products are below 2^53 for every admissible statement, so float-free int64 suffices for them; the squares are
+    summed as Python integers.
+    """
+    keep = ~mask
+    residual = (delta @ curvature - mu @ guard.T) * keep
+    leak = (delta * keep) @ guard
+    return sum(int(v) ** 2 for v in residual.ravel().tolist()), sum(int(v) ** 2 for v in leak.ravel().tolist())
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The commitments a proof must start with.
+
+    Attributes
+    ----------
+    theta_p, theta_u, curvature : Point
+        Enrolled (or last accepted), announced in the signed response, and enrolled.
+    """
+
+    theta_p: Point
+    theta_u: Point
+    curvature: Point
+
+
+def prove_chunk(circuit: Circuit, public: PublicInputs, witness: Witness) -> bytes:
+    """The raw proof that `witness` satisfies the statement.
+
+    Raises
+    ------
+    ProverError
+        If the witness does not satisfy it, or ezkl fails.
+    """
+    vectors = witness.vectors(public, circuit.spec)
+    with tempfile.TemporaryDirectory(prefix="zkapex-prove-") as tmp:
+        data, out, proof = (str(Path(tmp) / n) for n in ("input.json", "witness.json", "proof.json"))
+        Path(data).write_text(json.dumps({"input_data": vectors}))
+        srs = str(circuit.srs.path)
+        try:
+            result = ezkl.gen_witness(data, str(circuit.compiled), out, str(circuit.vk), srs)
+        except RuntimeError as e:
+            raise ProverError("ezkl rejected the witness", why=str(e)) from e
+        outputs = [o[0] for o in result["outputs"]]
+        if outputs != public.outputs(circuit.spec):
+            raise ProverError(
+                "the witness does not satisfy the statement",
+                why=f"public outputs are {outputs}, expected {public.outputs(circuit.spec)}",
+                fix="recompute the change for this mask and guard",
+            )
+        try:
+            ezkl.prove(out, str(circuit.compiled), str(circuit.pk), proof, srs)
+        except RuntimeError as e:
+            raise ProverError("ezkl could not prove the chunk", why=str(e)) from e
+        return bytes(json.loads(Path(proof).read_text())["proof"])
+
+
+def leading_points(proof: bytes) -> dict[str, Point]:
+    """The commitments a proof opens with, by name of the committed vector.
+
+    Raises
+    ------
+    ProofError, CommitmentError
+        If the proof is too short, or a commitment is malformed.
+    """
+    if len(proof) < len(INPUTS) * POINT_BYTES:
+        raise ProofError(f"a proof of {len(proof)} bytes is too short")
+    return {n: Point.from_bytes(proof[i * POINT_BYTES : (i + 1) * POINT_BYTES]) for i, n in enumerate(INPUTS)}
+
+
+def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, proof: bytes, empty: Point) -> None:
+    """Check one proof against what the verifier itself expects; return only if everything holds.
+
+    Parameters
+    ----------
+    empty : Point
+        `zkapex.proofs.commitment.empty_commitment` of the circuit.
+
+    Raises
+    ------
+    CommitmentError
+        If a commitment is malformed or not the expected one.
+    ProofError
+        If the proof is malformed or does not verify.
+    """
+    if len(proof) != circuit.proof_bytes:
+        raise ProofError(f"a proof has {len(proof)} bytes, this circuit's have {circuit.proof_bytes}")
+    points = leading_points(proof)
+    wanted = {
+        "theta_u": expected.theta_u,
+        "delta": expected.theta_u - expected.theta_p + empty,
+        "curvature": expected.curvature,
+        "public": commit(circuit, public.vector(circuit.spec)),
+    }
+    meaning = {
+        "theta_u": "the weights after unlearning that were announced",
+        "delta": "the difference between the announced and the enrolled weights",
+        "curvature": "the curvature that was enrolled",
+        "public": "this request's mask, guard, tolerances and context",
+    }
+    for name, point in wanted.items():
+        if points[name] != point:
+            raise CommitmentError(f"the proof does not commit to {meaning[name]}", why=f"commitment {name!r} differs")
+    verify_raw(circuit, public.outputs(circuit.spec), proof)
+
+
+def verify_raw(circuit: Circuit, outputs: list[str], proof: bytes) -> None:
+    """Run halo2's verifier on raw proof bytes and the verifier's own instances.
+
+    Raises
+    ------
+    ProofError
+        Whenever it does not accept, whatever the reason.
+    """
+    snark = {
+        "protocol": None,
+        "instances": [outputs],
+        "proof": list(proof),
+        "hex_proof": "0x" + proof.hex(),
+        "transcript_type": "EVM",
+        "split": None,
+        "pretty_public_inputs": None,
+        "timestamp": None,
+        "commitment": "KZG",
+    }
+    with tempfile.TemporaryDirectory(prefix="zkapex-verify-") as tmp:
+        path = Path(tmp) / "proof.json"
+        path.write_text(json.dumps(snark))
+        try:
+            accepted = ezkl.verify(str(path), str(circuit.settings), str(circuit.vk), str(circuit.srs.path))
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as e:  # a Rust panic arrives as pyo3's PanicException, which is not an Exception
+            raise ProofError("a proof does not verify", why=str(e)) from e
+    if accepted is not True:
+        raise ProofError("a proof does not verify")
