@@ -1,0 +1,359 @@
+"""The records clients and server exchange, and their bounds.
+
+Chunks are numbered by the manifest: layers in its order, within a layer the column blocks from left to right, within a
+block the bands of rows from top to bottom. Curvature commitments are numbered likewise without the bands.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from zkapex.proofs.record import (
+    Blob,
+    ClientId,
+    Count,
+    Digest,
+    Name,
+    Nonce,
+    Part,
+    Point,
+    PublicKeyHex,
+    Record,
+    RequestId,
+    Seconds,
+    Sentence,
+    UtcTime,
+)
+
+MAX_LAYERS = 4096
+MAX_CHUNKS = 2**18
+MAX_BATCH = 64
+MAX_PROOF_BYTES = 2**18
+MAX_GUARD_BYTES = 2**20
+MAX_MASK_BYTES = 2**25
+
+Dimension = Annotated[int, Field(ge=1, le=2**20)]
+Chunk = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
+Tolerance = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Bound on a sum of squared integers of the circuit."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class LayerSpec(Part):
+    """One target layer: a weight of shape ``[rows, cols]`` held as integers ``theta * 2**exponent``."""
+
+    name: Name
+    rows: Dimension
+    cols: Dimension
+    exponent: Annotated[int, Field(ge=-64, le=64)]
+
+
+class ModelManifest(Record):
+    """What is proved about which model: target layers, fixed point, geometry, and the circuit by digest."""
+
+    kind: ClassVar[str] = "manifest"
+    max_bytes: ClassVar[int] = 2**21
+
+    format: Literal["zkapex.manifest.v1"] = "zkapex.manifest.v1"
+    model: Name
+    profile: Name
+    block_width: Dimension
+    rows_per_chunk: Dimension
+    guard_rank: Annotated[int, Field(ge=0, le=64)]
+    weight_limit: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    circuit_digest: Digest
+    """SHA-256 of the verification key file."""
+    settings_digest: Digest
+    """SHA-256 of the circuit's settings file."""
+    srs_digest: Digest
+    srs_origin: Literal["local", "ceremony"]
+    """``local``: made by the verifier, which convinces nobody else. ``ceremony``: a public file, pinned by digest."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({layer.name for layer in self.layers}) != len(self.layers):
+            raise ValueError("layer names repeat")
+        if self.n_chunks > MAX_CHUNKS:
+            raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
+        return self
+
+    def blocks(self, layer: LayerSpec) -> int:
+        """Count the column blocks of a layer."""
+        return -(-layer.cols // self.block_width)
+
+    def bands(self, layer: LayerSpec) -> int:
+        """Count the bands of rows of a layer."""
+        return -(-layer.rows // self.rows_per_chunk)
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks of the model, and of theta commitments in an enrolment."""
+        return sum(self.blocks(layer) * self.bands(layer) for layer in self.layers)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of (layer, column block) pairs, and of curvature commitments in an enrolment."""
+        return sum(self.blocks(layer) for layer in self.layers)
+
+
+class PersonaliseRequest(Record):
+    """Server to client: train the global model on your own data and keep the result."""
+
+    kind: ClassVar[str] = "personalise-request"
+
+    format: Literal["zkapex.personalise-request.v1"] = "zkapex.personalise-request.v1"
+    federation: Name
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    seed: Count
+
+
+class PersonaliseReply(Record):
+    """Client to server: personalisation is done."""
+
+    kind: ClassVar[str] = "personalise-reply"
+
+    format: Literal["zkapex.personalise-reply.v1"] = "zkapex.personalise-reply.v1"
+    client_id: ClientId
+    examples: Count
+    accuracy_before: Fraction
+    accuracy_after: Fraction
+    wall_s: Seconds
+
+
+class EnrolRequest(Record):
+    """Server to client: commit to your personalised weights and curvature under this manifest, and sign that."""
+
+    kind: ClassVar[str] = "enrol-request"
+
+    format: Literal["zkapex.enrol-request.v1"] = "zkapex.enrol-request.v1"
+    federation: Name
+    manifest: ModelManifest
+    nonce: Nonce
+
+
+class Enrolment(Record):
+    """Client to server, signed: commitments made before any mask exists."""
+
+    kind: ClassVar[str] = "enrolment"
+
+    format: Literal["zkapex.enrolment.v1"] = "zkapex.enrolment.v1"
+    federation: Name
+    client_id: ClientId
+    public_key: PublicKeyHex
+    manifest_digest: Digest
+    nonce: Nonce
+    revision: Count
+    """0 for the first enrolment of a client, larger for each later one."""
+    damping: Annotated[float, Field(gt=0, le=1e6)]
+    theta: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    """com(theta_p), one per chunk."""
+    curvature: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    """com(H_b), one per (layer, column block)."""
+
+
+class LayerMask(Part):
+    """The masked weights of one layer: ``np.packbits`` of the row-major boolean ``[rows, cols]``, unused bits zero."""
+
+    layer: Name
+    bits: Annotated[Blob, Field(min_length=1, max_length=MAX_MASK_BYTES)]
+
+
+class GuardBlock(Part):
+    """The guard V_b of one column block: row-major little-endian int16 of shape ``[width, rank]``."""
+
+    layer: Name
+    block: Count
+    width: Dimension
+    rank: Annotated[int, Field(ge=1, le=64)]
+    values: Annotated[Blob, Field(min_length=2, max_length=MAX_GUARD_BYTES)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.values) != 2 * self.width * self.rank:
+            raise ValueError(f"{len(self.values)} bytes are not a [{self.width}, {self.rank}] array of int16")
+        return self
+
+
+class Audit(Part):
+    """Which touched chunks will have to be proved.
+
+    ``full``: all. ``sampled``: `count` of them, drawn from a seed of which the server publishes the hash here, before
+    it sees any commitment (see :mod:`zkapex.proofs.audit`).
+    """
+
+    mode: Literal["full", "sampled"] = "full"
+    count: Annotated[int, Field(ge=1, lt=MAX_CHUNKS)] | None = None
+    seed_commitment: Digest | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sampled = self.mode == "sampled"
+        if (self.count is not None) != sampled or (self.seed_commitment is not None) != sampled:
+            raise ValueError("count and seed_commitment belong to a sampled audit, and only to that")
+        return self
+
+
+class UnlearnRequest(Record):
+    """Server to client, signed: apply this operator with this mask and guard to the weights you committed to."""
+
+    kind: ClassVar[str] = "unlearn-request"
+
+    format: Literal["zkapex.unlearn-request.v1"] = "zkapex.unlearn-request.v1"
+    request_id: RequestId
+    client_id: ClientId
+    manifest_digest: Digest
+    nonce: Nonce
+    operator: Name
+    pre_root: Digest
+    """Merkle root over the theta commitments the server holds for the client; the client must recognise them."""
+    mask: Annotated[tuple[LayerMask, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    """Layers in the manifest's order; layers without a masked weight are left out."""
+    guards: Annotated[tuple[GuardBlock, ...], Field(max_length=MAX_CHUNKS)]
+    """In the manifest's order; empty for rank 0, the paper's operator."""
+    tau_s: Tolerance
+    tau_g: Tolerance
+    audit: Audit
+    forget_digest: Digest
+    """Digest of the description of what is to be forgotten; never of the data in a form that could be guessed."""
+    issued_at: UtcTime
+    expires_at: UtcTime
+    """No response is accepted after this time."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.expires_at <= self.issued_at:
+            raise ValueError("expires_at must be after issued_at")
+        if len({mask.layer for mask in self.mask}) != len(self.mask):
+            raise ValueError("a layer has two masks")
+        if len({(guard.layer, guard.block) for guard in self.guards}) != len(self.guards):
+            raise ValueError("a block has two guards")
+        return self
+
+
+class ChunkCommitment(Part):
+    """com(theta_u) of one chunk."""
+
+    chunk: Chunk
+    theta: Point
+
+
+class UnlearnResponse(Record):
+    """Client to server, signed: the weights after unlearning, committed before the client knows what it must prove."""
+
+    kind: ClassVar[str] = "unlearn-response"
+
+    format: Literal["zkapex.unlearn-response.v1"] = "zkapex.unlearn-response.v1"
+    request_id: RequestId
+    client_id: ClientId
+    nonce: Nonce
+    """The request's."""
+    commitments: Annotated[tuple[ChunkCommitment, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    """Exactly the touched chunks, ascending."""
+    root: Digest
+    """Merkle root over `commitments`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        numbers = [commitment.chunk for commitment in self.commitments]
+        if any(left >= right for left, right in itertools.pairwise(numbers)):
+            raise ValueError("chunks must be in ascending order without repetition")
+        return self
+
+
+class ProveRequest(Record):
+    """Server to client: send the proofs of these chunks."""
+
+    kind: ClassVar[str] = "prove-request"
+
+    format: Literal["zkapex.prove-request.v1"] = "zkapex.prove-request.v1"
+    request_id: RequestId
+    client_id: ClientId
+    chunks: Annotated[tuple[Chunk, ...], Field(min_length=1, max_length=MAX_BATCH)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.chunks)) != len(self.chunks):
+            raise ValueError("a chunk is asked for twice")
+        return self
+
+
+class ChunkProof(Part):
+    """The raw proof of one chunk and what it cost."""
+
+    chunk: Chunk
+    proof: Annotated[Blob, Field(min_length=1, max_length=MAX_PROOF_BYTES)]
+    prove_cpu_s: Seconds
+    peak_rss_mb: Annotated[float, Field(ge=0, le=1e7)]
+
+
+class ProveResponse(Record):
+    """Client to server: proofs, unsigned, since each one is bound to its request by its context element."""
+
+    kind: ClassVar[str] = "prove-response"
+
+    format: Literal["zkapex.prove-response.v1"] = "zkapex.prove-response.v1"
+    request_id: RequestId
+    client_id: ClientId
+    proofs: Annotated[tuple[ChunkProof, ...], Field(min_length=1, max_length=MAX_BATCH)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({proof.chunk for proof in self.proofs}) != len(self.proofs):
+            raise ValueError("a chunk is proved twice")
+        return self
+
+
+class Refusal(Record):
+    """Client to server: the request cannot be carried out, and why."""
+
+    kind: ClassVar[str] = "refusal"
+
+    format: Literal["zkapex.refusal.v1"] = "zkapex.refusal.v1"
+    client_id: ClientId
+    request_id: RequestId | None
+    reason: Sentence
+
+
+ModelState = Literal["before", "masked", "after"]
+"""The personalised model before the request, with the mask alone, and after compensation."""
+
+
+class Score(Part):
+    """How many of `total` examples of a data set a model got right."""
+
+    model: ModelState
+    data: Literal["forget", "retain", "personal"]
+    correct: Count
+    total: Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.correct > self.total:
+            raise ValueError("more examples are correct than there are")
+        return self
+
+
+class EvaluateRequest(Record):
+    """Server to client: evaluate these states of your model."""
+
+    kind: ClassVar[str] = "evaluate-request"
+
+    format: Literal["zkapex.evaluate-request.v1"] = "zkapex.evaluate-request.v1"
+    request_id: RequestId
+    models: Annotated[tuple[ModelState, ...], Field(min_length=1, max_length=3)]
+
+
+class EvaluateReply(Record):
+    """Client to server: the scores."""
+
+    kind: ClassVar[str] = "evaluate-reply"
+
+    format: Literal["zkapex.evaluate-reply.v1"] = "zkapex.evaluate-reply.v1"
+    client_id: ClientId
+    request_id: RequestId
+    scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=9)]
