@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import onnx
 import platformdirs
 from filelock import FileLock
 
+from zkapex.circuits.field import to_felt
 from zkapex.circuits.statement import SCALE_BITS, StatementSpec, build_graph
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
 
@@ -63,6 +64,8 @@ class Circuit:
         SHA-256 (hex) of the verification key and of the canonical settings.
     rows : int
         Rows the statement occupies, of ``2 ** spec.log2_rows``.
+    proof_bytes : int
+        Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes.
     """
 
     spec: StatementSpec
@@ -71,6 +74,26 @@ class Circuit:
     vk_digest: str
     settings_digest: str
     rows: int
+    proof_bytes: int
+
+    @classmethod
+    def open(cls, folder: Path, srs: Path, origin: str = "local") -> Circuit:
+        """A circuit built before, from its folder and the reference string it was built with.
+
+        Raises
+        ------
+        StorageError
+            If a file is missing or damaged.
+        """
+        try:
+            built = json.loads((folder / "built.json").read_text())
+            spec = StatementSpec.model_validate(built["statement"])
+            known = (built["vk_sha256"], built["settings_sha256"], built["rows"], built["proof_bytes"])
+        except (OSError, ValueError, KeyError) as e:
+            raise StorageError(f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt") from e
+        _checked(folder / "vk.key", known[0])
+        _checked(folder / "settings.json", known[1])
+        return cls(spec, Srs(srs, sha256_file(srs), origin), folder, *known)
 
     @property
     def settings(self) -> Path:
@@ -170,9 +193,7 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
                 shutil.rmtree(folder, ignore_errors=True)
                 work.rename(folder)
                 work.mkdir()  # for the context manager to remove
-    built = json.loads((folder / "built.json").read_text())
-    _checked(folder / "vk.key", built["vk_sha256"])
-    return Circuit(spec, srs, folder, built["vk_sha256"], built["settings_sha256"], built["rows"])
+    return replace(Circuit.open(folder, srs.path), srs=srs)
 
 
 def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str, Any]:
@@ -219,6 +240,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         (work / "settings.json").write_text(text)
         ezkl.compile_circuit(path["network.onnx"], path["circuit.ezkl"], path["settings.json"])
         ezkl.setup(path["circuit.ezkl"], path["vk.key"], path["pk.key"], str(srs.path))
+        proof_bytes = _trial_proof(spec, srs, work)
     except OSError as e:
         raise ResourceError(f"building keys in {work.parent} failed", why=str(e), fix="free disk space") from e
     except RuntimeError as e:
@@ -228,9 +250,24 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         "vk_sha256": sha256_file(work / "vk.key"),
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
+        "proof_bytes": proof_bytes,
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
+
+
+def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
+    """Prove the all-zero witness once: keys that cannot prove must not be cached, and the length is part of the circuit."""
+    zeros = [[to_felt(0)] * length for length in spec.input_lengths().values()]
+    files = {n: work / n for n in ("input.json", "witness.json", "proof.json")}
+    files["input.json"].write_text(json.dumps({"input_data": zeros}))
+    compiled = str(work / "circuit.ezkl")
+    ezkl.gen_witness(str(files["input.json"]), compiled, str(files["witness.json"]), str(work / "vk.key"), str(srs.path))
+    ezkl.prove(str(files["witness.json"]), compiled, str(work / "pk.key"), str(files["proof.json"]), str(srs.path))
+    length = len(json.loads(files["proof.json"].read_text())["proof"])
+    for file in files.values():
+        file.unlink()
+    return length
 
 
 def _checked(path: Path, digest: str) -> Path:

@@ -1,0 +1,130 @@
+"""A proving process: reads folders of jobs from standard input, one a line, proves each, answers one JSON line each.
+
+It is a process of its own because peak memory matters on an edge device: it imports neither torch nor Flower, and its
+memory goes back to the system with it. A job's folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable by
+its owner only); the finished proof appears beside them as ``proof.bin`` with ``cost.json``, atomically, cost first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zkapex.circuits.store import Circuit
+from zkapex.errors import Error, ProverError
+from zkapex.proofs.chunk import PublicInputs, SaltedVector, Witness, prove_chunk
+
+PROOF, COST = "proof.bin", "cost.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one proof cost.
+
+    Attributes
+    ----------
+    cpu_s : float
+        CPU seconds of the proving process, summed over its threads.
+    peak_rss_mb : float
+        Largest resident memory of the proving process so far, in 10^6 bytes.
+    """
+
+    cpu_s: float
+    peak_rss_mb: float
+
+
+def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
+    """Put a job where a worker finds it; the folder is made private to its owner."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    arrays = {
+        "mask": public.mask,
+        "guard": public.guard,
+        "theta_u": witness.theta_u.values,
+        "delta": witness.delta.values,
+        "curvature": witness.curvature.values,
+        "mu": witness.mu,
+    }
+    with _private(folder / "job.npz").open("wb") as f:
+        np.savez(f, **arrays)  # type: ignore[arg-type]
+    scalars = {
+        "tau_stationarity": public.tau_stationarity,
+        "tau_guard": public.tau_guard,
+        "context": str(public.context),
+        "salts": {n: [str(s) for s in getattr(witness, n).salts] for n in ("theta_u", "delta", "curvature")},
+    }
+    _private(folder / "job.json").write_text(json.dumps(scalars))
+
+
+def read_job(folder: Path) -> tuple[PublicInputs, Witness]:
+    """The inverse of `write_job`."""
+    scalars = json.loads((folder / "job.json").read_text())
+    with np.load(folder / "job.npz", allow_pickle=False) as arrays:
+        a = {k: arrays[k] for k in arrays.files}
+
+    def salted(name: str) -> SaltedVector:
+        return SaltedVector(a[name], tuple(int(s) for s in scalars["salts"][name]))
+
+    public = PublicInputs(
+        a["mask"], a["guard"], scalars["tau_stationarity"], scalars["tau_guard"], int(scalars["context"])
+    )
+    return public, Witness(salted("theta_u"), salted("delta"), salted("curvature"), a["mu"])
+
+
+def finished(folder: Path) -> tuple[bytes, Cost] | None:
+    """The proof and cost of a job that is done, or None."""
+    try:
+        return (folder / PROOF).read_bytes(), Cost(**json.loads((folder / COST).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def run_job(circuit: Circuit, folder: Path) -> Cost:
+    """Prove one job and leave the result in its folder; the witness is deleted."""
+    before = _cpu_s()
+    proof = prove_chunk(circuit, *read_job(folder))
+    cost = Cost(_cpu_s() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+    for name, data in ((COST, json.dumps(cost.__dict__).encode()), (PROOF, proof)):
+        partial = folder / f".{name}"
+        partial.write_bytes(data)
+        partial.rename(folder / name)
+    (folder / "job.npz").unlink()
+    (folder / "job.json").unlink()
+    return cost
+
+
+def _cpu_s() -> float:
+    return time.process_time()
+
+
+def _private(path: Path) -> Path:
+    path.touch(mode=0o600)
+    return path
+
+
+def main() -> None:
+    """Serve jobs until standard input closes. Arguments: the circuit's folder and its reference string."""
+    circuit = Circuit.open(Path(sys.argv[1]), Path(sys.argv[2]))
+    # ezkl prints to standard output and error; answers go to a duplicate of the original standard output.
+    with os.fdopen(os.dup(1), "w", buffering=1) as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            answer: dict[str, object] = {"folder": line.strip()}
+            try:
+                answer["cost"] = run_job(circuit, Path(line.strip())).__dict__
+            except Error as e:
+                answer["error"] = [e.what, e.why, e.fix]
+            except (OSError, ValueError, KeyError) as e:
+                error = ProverError("a proving job could not be read or stored", why=repr(e), fix="free disk space, retry")
+                answer["error"] = [error.what, error.why, error.fix]
+            answers.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()
