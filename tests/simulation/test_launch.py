@@ -1,0 +1,97 @@
+"""These runs go through Flower's own runtime, SuperLink, ``flwr run`` and Ray, and take some ten seconds each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from zkapex.errors import InputError, RuntimeFailure
+from zkapex.simulation.launch import installed_app, run_flower
+
+SUPPORT = Path(__file__).parents[1] / "support"
+ENVIRONMENT = {"PYTHONPATH": str(SUPPORT), "ZKAPEX_TEST_RUN": str(os.getpid())}
+
+
+def left_over() -> list[str]:
+    """Processes that some run of this test module has left behind."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("ZKAPEX_TEST_RUN") == str(os.getpid()):
+                found.append(process.name())
+        except psutil.Error:
+            continue
+    return found
+
+
+def run(work_dir: Path, events: list[dict[str, Any]], nodes: int = 2, **config: str | int) -> None:
+    run_flower(SUPPORT / "lineapp", config, nodes, work_dir, events.append, environment=ENVIRONMENT)
+
+
+def test_a_run_reports_its_events_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "users-own"))
+    events: list[dict[str, Any]] = []
+    run(tmp_path / "out", events, nodes=3, rounds=2, fail="a 'quoted' \"word\"")
+    kinds = [event["event"] for event in events]
+    assert kinds[:2] == ["run.started", "trained"]
+    assert sorted(kinds[2:-1]) == ["evaluated"] * 3 + ["refused"] * 3
+    assert kinds[-1] == "run.completed"
+    settings = {"work-dir": str(tmp_path / "out"), "rounds": 2, "dimension": 4, "fail": "a 'quoted' \"word\""}
+    assert events[0]["settings"] == settings
+    assert all("a line cannot enrol" in event["reason"] for event in events if event["event"] == "refused")
+    assert left_over() == []
+    assert not (tmp_path / "users-own").exists()
+
+
+def test_an_error_of_the_server_arrives_as_it_was_raised(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not straight") as caught:
+        run(tmp_path, [], fail="by-exception")
+    assert (caught.value.why, caught.value.fix) == ("it bends", "straighten it")
+    assert left_over() == []
+
+
+def test_a_run_that_dies_is_noticed_soon(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    with pytest.raises(RuntimeFailure, match="runs the ServerApp died") as caught:
+        run(tmp_path, events, fail="by-dying")
+    assert [event["event"] for event in events] == ["run.started"]
+    assert str(tmp_path / "flower" / "run.log") in caught.value.fix
+    assert left_over() == []
+
+
+def test_an_interrupted_run_is_stopped_whole(tmp_path: Path) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_flower(SUPPORT / "lineapp", {}, 2, tmp_path, interrupt, environment=ENVIRONMENT)
+    assert left_over() == []
+
+
+def test_a_run_that_fails_is_a_failure_although_flower_exits_with_0(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="finished:failed") as caught:
+        run(tmp_path, [], dimension="four")
+    assert "invalid literal" in caught.value.why
+    assert left_over() == []
+
+
+def test_settings_the_app_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, [], sillyness=1)
+    assert "sillyness" in caught.value.why
+
+
+@pytest.mark.parametrize("nodes", [0, -1])
+def test_a_run_needs_clients(tmp_path: Path, nodes: int) -> None:
+    with pytest.raises(InputError, match="at least one client"):
+        run(tmp_path, [], nodes=nodes)
+
+
+def test_a_run_needs_an_app(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Flower app"):
+        run_flower(tmp_path, {}, 1, tmp_path, print)
+    assert (installed_app() / "pyproject.toml").is_file()
