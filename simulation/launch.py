@@ -10,8 +10,10 @@ SuperLink, and Flower and Ray end with it.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -122,7 +124,8 @@ def run_flower(
     RuntimeFailure
         Flower could not be started or the run failed otherwise; ``why`` has the end of the log.
     InputError
-        There is no Flower app in ``app_dir``, it has no such setting, or a number is out of range.
+        There is no Flower app in ``app_dir``, it has no such setting, a number is out of range, or a run is going on in
+        ``work_dir``.
     """
     unknown = set(run_config) - settings_of(app_dir).keys()
     if unknown:
@@ -204,19 +207,45 @@ class _Watch:
 
 @contextmanager
 def _processes(home: Path, extra: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Yield the environment for all processes of a run; stop them all at the end."""
-    # Ray's sockets are in here: a path below work_dir could exceed the 107 bytes a socket's path may have.
-    ray_dir = tempfile.mkdtemp(prefix="zkapex-")
-    env = {**FLOWER_ENVIRONMENT, **os.environ, **extra}
-    token = uuid.uuid4().hex
-    env |= {"FLWR_HOME": str(home), "RAY_TMPDIR": ray_dir, _MARKER: token, "PYTHONUNBUFFERED": "1"}
-    # Flower starts its own programs by name.
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
-    try:
-        yield env
-    finally:
-        _stop_all(token)
-        shutil.rmtree(ray_dir, ignore_errors=True)
+    """Yield the environment for all processes of a run; stop them all at the end.
+
+    The token by which they are found is kept in a locked file, so that what a killed run has left is stopped before the
+    next one starts in the same folder, and two runs cannot share one.
+    """
+    with (home / "lock").open("a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is going on in {home.parent}", fix="wait for it to end, or choose another folder"
+            ) from None
+        lock.seek(0)
+        if re.fullmatch("[0-9a-f]{32}", earlier := lock.read(32)):
+            _clean_up(earlier)
+        token = uuid.uuid4().hex
+        lock.truncate(0)
+        lock.write(token)
+        lock.flush()
+        ray_dir = _ray_dir(token)
+        ray_dir.mkdir(mode=0o700)
+        env = {**FLOWER_ENVIRONMENT, **os.environ, **extra}
+        env |= {"FLWR_HOME": str(home), "RAY_TMPDIR": str(ray_dir), _MARKER: token, "PYTHONUNBUFFERED": "1"}
+        # Flower starts its own programs by name.
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
+        try:
+            yield env
+        finally:
+            _clean_up(token)
+
+
+def _ray_dir(token: str) -> Path:
+    """Ray's folder. It holds sockets: below work_dir their paths could exceed the 107 bytes such a path may have."""
+    return Path(tempfile.gettempdir()) / f"zkapex-{token[:16]}"
+
+
+def _clean_up(token: str) -> None:
+    _stop_all(token)
+    shutil.rmtree(_ray_dir(token), ignore_errors=True)
 
 
 def _stop_all(token: str) -> None:

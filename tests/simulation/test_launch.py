@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,29 @@ def test_a_run_that_dies_is_noticed_soon(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["run.started"]
     assert str(tmp_path / "flower" / "run.log") in caught.value.fix
     assert left_over() == []
+
+
+def test_a_killed_run_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from zkapex.simulation.launch import run_flower
+run_flower(Path({str(SUPPORT / "lineapp")!r}), {{}}, 1, Path({str(tmp_path)!r}),
+           lambda event: os.kill(os.getpid(), signal.SIGKILL), environment={ENVIRONMENT!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    events: list[dict[str, Any]] = []
+    run(tmp_path, events, nodes=1)
+    assert [event["event"] for event in events][-1] == "run.completed"
+    assert left_over() == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    def again(event: dict[str, Any]) -> None:
+        run(tmp_path, [])
+
+    with pytest.raises(InputError, match="another run is going on"):
+        run_flower(SUPPORT / "lineapp", {}, 1, tmp_path, again, environment=ENVIRONMENT)
 
 
 def test_an_interrupted_run_is_stopped_whole(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+# make demo and make test are all anybody needs; each creates and fills .venv first if it has to.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# What an environment is made of. Its digest names the stamp: as long as it stays, nothing is installed again.
+INPUTS := pyproject.toml constraints.txt
+DIGEST := $(shell cat $(INPUTS) | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.zkapex-$(DIGEST)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
+ARGS ?=
+
+.PHONY: help demo test test-slow lint lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(STAMP): $(INPUTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	rm -f $(VENV)/.zkapex-*
+	touch $@
+
+# The tools for development on top, for everything but the demo.
+$(STAMP)-dev: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
+	$(BIN)/zkapex demo $(ARGS)
+
+test: $(STAMP)-dev ## Run the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)-dev ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)-dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## Write constraints.txt anew from a fresh environment
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev]'
+	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## Remove the environment and everything a tool has cached
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
