@@ -46,7 +46,8 @@ class Facts(Part):
     circuit_digest: Digest
     settings_digest: Digest
     srs_digest: Digest
-    srs_origin: Literal["local", "ceremony"]
+    srs_origin: Literal["local", "imported"]
+    freivalds: bool
     operator: Name
     mask_digest: Digest
     guard_digest: Digest
@@ -241,6 +242,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         settings_digest=manifest.settings_digest,
         srs_digest=manifest.srs_digest,
         srs_origin=manifest.srs_origin,
+        freivalds=manifest.freivalds,
         operator=asked.operator,
         mask_digest=mask_digest(asked.mask),
         guard_digest=guard_digest(asked.guards),

@@ -19,7 +19,7 @@ from zkapex.proofs.record import (
     Name,
     Nonce,
     Part,
-    Point,
+    PointHex,
     PublicKeyHex,
     Record,
     RequestId,
@@ -64,14 +64,17 @@ class ModelManifest(Record):
     rows_per_chunk: Dimension
     guard_rank: Annotated[int, Field(ge=0, le=64)]
     weight_limit: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    log2_rows: Annotated[int, Field(ge=4, le=30)]
+    freivalds: bool
+    """Whether the circuit proves matrix products with Freivalds' randomised check."""
     layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
     circuit_digest: Digest
     """SHA-256 of the verification key file."""
     settings_digest: Digest
     """SHA-256 of the circuit's settings file."""
     srs_digest: Digest
-    srs_origin: Literal["local", "ceremony"]
-    """``local``: made by the verifier, which convinces nobody else. ``ceremony``: a public file, pinned by digest."""
+    srs_origin: Literal["local", "imported"]
+    """``local``: made by the verifier, which convinces nobody else. ``imported``: from elsewhere, pinned by digest."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -150,9 +153,9 @@ class Enrolment(Record):
     revision: Count
     """0 for the first enrolment of a client, larger for each later one."""
     damping: Annotated[float, Field(gt=0, le=1e6)]
-    theta: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    theta: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
     """com(theta_p), one per chunk."""
-    curvature: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    curvature: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
     """com(H_b), one per (layer, column block)."""
 
 
@@ -239,7 +242,7 @@ class ChunkCommitment(Part):
     """com(theta_u) of one chunk."""
 
     chunk: Chunk
-    theta: Point
+    theta: PointHex
 
 
 class UnlearnResponse(Record):

@@ -46,6 +46,10 @@ _DOES_NOT_SHOW_LOCAL_SRS = (
     "Anything to a third party: the proof system's parameters were made by the verifier itself, who could forge proofs."
 )
 
+_DOES_NOT_SHOW_IMPORTED_SRS = (
+    "Anything to someone who does not trust whoever made the proof system's parameters, named by their digest here."
+)
+
 
 class FileEntry(Part):
     """One file that belongs to the receipt."""
@@ -64,8 +68,6 @@ class Outcome(Part):
     """Number of drawn chunks whose proof was accepted."""
     certified_distance: Annotated[float, Field(ge=0)] | None = None
     """Bound on the 2-norm, in weight units, between the proved and the exact step, over all touched chunks."""
-    freivalds: bool
-    """Whether matrix products were proved with Freivalds' randomised check."""
     audit_seed: Digest | None = None
     issued_at: UtcTime
 
@@ -245,9 +247,8 @@ def _sentences(facts: Facts, outcome: Outcome) -> tuple[tuple[str, ...], tuple[s
         sampled = _SHOWS_SAMPLED.format(proved=len(facts.chunks_drawn), touched=facts.chunks_touched)
         shows = (sampled, *_SHOWS_ALWAYS)
         does_not_show = (*does_not_show, _DOES_NOT_SHOW_SAMPLED)
-    if facts.srs_origin == "local":
-        does_not_show = (*does_not_show, _DOES_NOT_SHOW_LOCAL_SRS)
-    return shows, does_not_show
+    origin = _DOES_NOT_SHOW_LOCAL_SRS if facts.srs_origin == "local" else _DOES_NOT_SHOW_IMPORTED_SRS
+    return shows, (*does_not_show, origin)
 
 
 def _difference(expected: Statement, receipt: Receipt) -> str:

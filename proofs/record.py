@@ -41,7 +41,7 @@ Nonce = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A raw Ed25519 public key as 64 lower-case hex digits."""
 
-Point = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+PointHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 """An uncompressed BN254 G1 point, x then y, big-endian, as hex. That it is on the curve is checked by the verifier."""
 
 ClientId = Digest

@@ -90,6 +90,9 @@ class Envelope:
             # Whatever the parser was lenient about (unknown or repeated fields, spaces, base64 padding bits, types)
             # does not survive this comparison.
             canonical = envelope.to_bytes() == data
+            names = [envelope.payload_type, *(signature.keyid for signature in envelope.signatures)]
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, binascii.Error):
             raise SignatureError("this is not a DSSE envelope", why="its JSON or base64 is malformed") from None
         if not canonical:
