@@ -1,0 +1,328 @@
+"""Guarded Group-OBS: the change that zeroes masked weights and disturbs the layer's outputs least, in integers.
+
+Per row of a column block, with S the masked and U the unmasked columns, ``u`` the indicator of U:
+
+    minimise 1/2 d^T H d   subject to   d_S = -theta_S   and   V^T (u * d) = 0.
+
+Its Karush-Kuhn-Tucker conditions are ``(H d - V mu)_U = 0``. The first constraint is Group-OBS (ZK-APEX,
+arXiv 2512.09953; Optimal Brain Surgeon for a group of weights), the second keeps the repair out of the directions the
+forget set's gradient lives in. Rows without a masked weight do not change.
+
+Everything goes in and comes out as integers. The solution is rounded, so both conditions hold up to rounding only;
+`tolerances` says how far honest rounding can be off, `residuals` how far a given solution is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zkapex.errors import InputError, ProverError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+#: log2 of the guard's scale. As large as kappa or nearly so, or else the multipliers outgrow the weights' range.
+GUARD_BITS = 10
+#: Honest rounding exceeds a tolerance with probability at most exp(-LOG_FAILURE) per chunk: 1.3e-14.
+LOG_FAILURE = 32.0
+_ROWS_PER_BATCH = 256
+_RANK_TOLERANCE = 1e-10
+
+
+class RangeExceededError(ProverError):
+    """The operator's result does not fit the range of integers the circuit admits."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The change of one column block.
+
+    Attributes
+    ----------
+    delta : int64 array [rows, B]
+        theta_u - theta_p; exactly ``-theta_p`` where masked.
+    mu : int64 array [rows, r]
+        Multipliers of the guard; 0 in rows that do not change.
+    """
+
+    delta: IntArray
+    mu: IntArray
+
+
+@dataclass(frozen=True)
+class LayerSolution:
+    """The change of a whole layer: ``delta`` int64 [out, in] and ``mu`` int64 [blocks, out, r]."""
+
+    delta: IntArray
+    mu: IntArray
+
+
+def exponent_for(theta_0: FloatArray, limit: int, head_room_bits: int = 2) -> int:
+    """The largest e with ``max|theta_0| * 2**e <= limit / 2**head_room_bits``.
+
+    The head room is for personalisation, which moves weights, and for delta. An all-zero layer gets exponent 0.
+
+    Raises
+    ------
+    InputError
+        If the weights are not finite, or ``limit`` leaves no room.
+    """
+    largest = float(np.abs(theta_0).max(initial=0.0))
+    if not math.isfinite(largest) or limit < 2**head_room_bits:
+        raise InputError(f"cannot choose a scale for weights up to {largest} within {limit}")
+    return math.floor(math.log2(limit / 2**head_room_bits / largest)) if largest > 0 else 0
+
+
+def quantise(theta: FloatArray, exponent: int, limit: int) -> IntArray:
+    """``round(theta * 2**exponent)`` as int64, half to even.
+
+    Raises
+    ------
+    RangeExceededError
+        If a weight is not finite or leaves ``[-limit, limit]``.
+    """
+    scaled = np.rint(np.ldexp(np.asarray(theta, np.float64), exponent))
+    largest = float(np.abs(scaled).max(initial=0.0))
+    if not largest <= limit:
+        raise RangeExceededError(
+            f"a weight becomes {largest:g}, but the circuit admits at most {limit}",
+            why="personalisation moved weights beyond the head room left for it",
+            fix="personalise with a smaller learning rate, or enrol under a manifest with a smaller exponent",
+        )
+    encoded: IntArray = scaled.astype(np.int64)
+    return encoded
+
+
+def dequantise(theta: IntArray, exponent: int) -> FloatArray:
+    """``theta / 2**exponent`` in float64: the deployed weights."""
+    decoded: FloatArray = np.ldexp(theta.astype(np.float64), -exponent)
+    return decoded
+
+
+def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: int) -> Solution:
+    """Guarded Group-OBS on one column block.
+
+    Parameters
+    ----------
+    theta_p : int64 array [rows, B]
+        Personalised weights at the layer's scale.
+    mask : bool array [rows, B]
+        True where the weight is to be zero.
+    h : int64 array [B, B]
+        Encoded curvature, positive definite.
+    v : int64 array [B, r]
+        Encoded guard; r = 0 is plain Group-OBS. Zero columns and linear dependence are allowed.
+    limit : int
+        Largest absolute value of theta_u, delta and mu the circuit admits.
+
+    Raises
+    ------
+    InputError
+        If shapes do not agree.
+    RangeExceededError
+        If a result exceeds ``limit``.
+    """
+    _check_shapes(theta_p, mask, h, v)
+    delta, mu = np.zeros_like(theta_p), np.zeros((len(theta_p), v.shape[1]), np.int64)
+    touched = np.flatnonzero(mask.any(1))
+    hf, vf = h.astype(np.float64), v.astype(np.float64)
+    for start in range(0, len(touched), _ROWS_PER_BATCH):
+        rows = touched[start : start + _ROWS_PER_BATCH]
+        delta[rows] = _solve_rows(theta_p[rows], mask[rows], hf, vf)
+        mu[rows] = _multipliers(delta[rows], mask[rows], hf, vf)
+    _check_range(theta_p, delta, mu, limit)
+    return Solution(delta, mu)
+
+
+def mask_only(theta_p: IntArray, mask: BoolArray, guard_rank: int = 0) -> Solution:
+    """Zero the masked weights and repair nothing: ``delta`` [rows, B] and an all-zero ``mu`` [rows, guard_rank]."""
+    if theta_p.shape != mask.shape:
+        raise InputError(f"weights {theta_p.shape} and mask {mask.shape} differ in shape")
+    return Solution(np.where(mask, -theta_p, 0).astype(np.int64), np.zeros((len(theta_p), guard_rank), np.int64))
+
+
+def solve_layer(
+    theta_p: IntArray, mask: BoolArray, curvature: Sequence[IntArray], guard: Sequence[IntArray], limit: int
+) -> LayerSolution:
+    """`solve` on every column block of a layer.
+
+    Rows are independent, so any band of rows of the result is what `solve` gives for that band.
+
+    Parameters
+    ----------
+    theta_p, mask : int64, bool array [out, in]
+        Unpadded.
+    curvature, guard : sequence of int64 arrays [B, B], [B, r]
+        One per column block, the last padded to B.
+    limit : int
+        As in `solve`.
+
+    Raises
+    ------
+    InputError, RangeExceededError
+        As `solve`; also if the number of blocks does not fit.
+    """
+    if theta_p.shape != mask.shape or theta_p.ndim != 2:
+        raise InputError(f"weights {theta_p.shape} and mask {mask.shape} are not matrices of one shape")
+    width = len(curvature[0]) if curvature else 0
+    blocks = -(-theta_p.shape[1] // width) if width else 0
+    if blocks != len(curvature) or blocks != len(guard):
+        raise InputError(
+            f"{theta_p.shape[1]} columns in blocks of {width} need {blocks} curvature matrices and guards",
+            why=f"got {len(curvature)} and {len(guard)}",
+        )
+    pad = ((0, 0), (0, blocks * width - theta_p.shape[1]))
+    theta_padded, mask_padded = np.pad(theta_p, pad), np.pad(mask, pad)
+    solutions = [
+        solve(theta_padded[:, start : start + width], mask_padded[:, start : start + width], h, v, limit)
+        for start, h, v in zip(range(0, blocks * width, width), curvature, guard, strict=True)
+    ]
+    delta = np.concatenate([s.delta for s in solutions], 1)[:, : theta_p.shape[1]]
+    return LayerSolution(delta, np.stack([s.mu for s in solutions]))
+
+
+def residuals(delta: IntArray, mu: IntArray, h: IntArray, v: IntArray, mask: BoolArray) -> tuple[int, int]:
+    """The two sums the circuit bounds, exactly.
+
+    Returns
+    -------
+    stationarity : int
+        ``sum(((delta @ H - mu @ V^T) * u)**2)``
+    guard : int
+        ``sum(((delta * u) @ V)**2)``
+
+    Raises
+    ------
+    InputError
+        If shapes do not agree, or the values are so large that a single residual could overflow int64.
+    """
+    _check_shapes(delta, mask, h, v)
+    if mu.shape != (len(delta), v.shape[1]):
+        raise InputError(f"mu has shape {mu.shape}, not {(len(delta), v.shape[1])}")
+    bound = h.shape[0] * _largest(delta) * (_largest(h) + _largest(v)) + v.shape[1] * _largest(mu) * _largest(v)
+    if bound >= 2**62:
+        raise InputError("the values are too large for exact 64-bit residuals")
+    stationarity = (delta @ h - mu @ v.T)[~mask]
+    guard = np.where(mask, 0, delta) @ v
+    # Squares and their sums leave int64: Python's integers do not.
+    return sum(x * x for x in stationarity.tolist()), sum(x * x for x in guard.ravel().tolist())
+
+
+def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_bits: int) -> tuple[int, int]:
+    """Upper bounds ``(tau_s, tau_g)`` on the two sums of `residuals` for an honestly rounded solution.
+
+    Parameters
+    ----------
+    rows : int
+        Rows with at least one masked weight; the others contribute nothing.
+    block_width, guard_rank : int
+        B and r.
+    kappa : int
+        log2 of the largest column norm of the encoded curvature.
+    guard_bits : int
+        log2 of the norm of the encoded guard's columns.
+
+    Notes
+    -----
+    Rounding turns the exact d into d + e with e independent and uniform on [-1/2, 1/2] on U and zero on S (where d is
+    an integer already). A uniform variable is strictly sub-Gaussian: its variance proxy is its variance, 1/12. For such
+    e and any matrix A, with t > 0 (Hsu, Kakade and Zhang 2012, theorem 2.1, for the rows together):
+
+        P[ |A e|^2 > (tr S + 2 sqrt(tr S^2 t) + 2 |S| t) / 12 ] <= exp(-t),   S = A^T A.
+
+    *Stationarity.* mu is fitted to the rounded d by least squares and then rounded, so the residual of a row is
+    ``P H e + V_U f``: P projects onto the complement of V_U's range (which leaves tr S no larger) and is orthogonal to
+    the second part, where ``|f| <= 1/2`` per entry. Columns of H are at most c = 2**kappa + sqrt(B)/2 (rounding the
+    matrix itself), so per row tr S <= B c^2, and tr S^2 <= (tr S)^2, |S| <= tr S, which a matrix of rank one attains:
+
+        tau_s = (R + 2 sqrt(R t) + 2 t) B c^2 / 12  +  R r g^2 / 4,    g = 2**guard_bits + sqrt(B r) / 2 >= |V|.
+
+    *Guard.* Its residual is ``V_U^T e``, with tr S <= r g^2, tr S^2 <= r g^4 and |S| <= g^2 per row:
+
+        tau_g = (R r + 2 sqrt(R r t) + 2 t) g^2 / 12.
+
+    What they buy: a delta accepted under tau_s, with the same tau_g, has ``|delta - exact|`` of the order of
+    ``sqrt(tau_s) / lambda_min(H)`` over the chunk.
+
+    Raises
+    ------
+    InputError
+        If a size is negative, or there are no rows or columns.
+    """
+    if rows < 1 or block_width < 1 or guard_rank < 0 or kappa < 0 or guard_bits < 0:
+        raise InputError("tolerances need at least one row and column, and no negative size")
+    t = LOG_FAILURE
+    column = 2.0**kappa + math.sqrt(block_width) / 2
+    spectral = 2.0**guard_bits + math.sqrt(block_width * guard_rank) / 2
+    mu_part = rows * guard_rank * spectral**2 / 4
+    tau_s = (rows + 2 * math.sqrt(rows * t) + 2 * t) * block_width * column**2 / 12 + mu_part
+    total = rows * guard_rank
+    tau_g = (total + 2 * math.sqrt(total * t) + 2 * t) * spectral**2 / 12 if guard_rank else 0.0
+    return math.ceil(tau_s), math.ceil(tau_g)
+
+
+def _solve_rows(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray) -> IntArray:
+    """Rounded delta [n, B] of rows that each have a masked weight."""
+    u = (~mask).astype(np.float64)
+    fixed = np.where(mask, -theta_p, 0).astype(np.float64)
+    # One regular system per row: H on U x U, the identity on S x S.
+    system = h * u[:, :, None] * u[:, None, :]
+    columns = np.arange(h.shape[0])
+    system[:, columns, columns] += mask
+    vu = u[:, :, None] * v
+    solved = np.linalg.solve(system, np.concatenate([(-u * (fixed @ h))[:, :, None], vu], 2))
+    free, z = solved[:, :, 0], solved[:, :, 1:]
+    if v.shape[1]:
+        # Move along H_UU^-1 V_U until V_U^T d = 0; dependent or vanished guard columns drop out of the pseudo-inverse.
+        vt = vu.transpose(0, 2, 1)
+        free = free - (z @ (_pseudo_inverse(vt @ z) @ (vt @ free[:, :, None])))[:, :, 0]
+    rounded: IntArray = np.rint(fixed + u * free).astype(np.int64)
+    return rounded
+
+
+def _multipliers(delta: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray) -> IntArray:
+    """Rounded least-squares mu [n, r] for ``(delta H)_U ~ V_U mu``."""
+    if not v.shape[1]:
+        return np.zeros((len(delta), 0), np.int64)
+    vu = (~mask)[:, :, None] * v
+    vt = vu.transpose(0, 2, 1)
+    fitted = _pseudo_inverse(vt @ vu) @ (vt @ (delta @ h)[:, :, None])
+    rounded: IntArray = np.rint(fitted[:, :, 0]).astype(np.int64)
+    return rounded
+
+
+def _pseudo_inverse(gram: FloatArray) -> FloatArray:
+    """Pseudo-inverse of symmetric positive semidefinite matrices [n, r, r]."""
+    values, vectors = np.linalg.eigh(gram)
+    keep = values > _RANK_TOLERANCE * np.maximum(values[:, -1:], np.finfo(np.float64).tiny)
+    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=keep)
+    result: FloatArray = (vectors * inverse[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return result
+
+
+def _largest(values: IntArray) -> int:
+    return int(np.abs(values).max(initial=0))
+
+
+def _check_shapes(theta: IntArray, mask: BoolArray, h: IntArray, v: IntArray) -> None:
+    width = h.shape[0]
+    if theta.ndim != 2 or theta.shape != mask.shape or theta.shape[1] != width or h.shape != (width, width):
+        raise InputError(f"weights {theta.shape}, mask {mask.shape} and curvature {h.shape} do not fit each other")
+    if v.ndim != 2 or v.shape[0] != width:
+        raise InputError(f"the guard has shape {v.shape}, not ({width}, rank)")
+
+
+def _check_range(theta_p: IntArray, delta: IntArray, mu: IntArray, limit: int) -> None:
+    for name, values in (("theta_u", theta_p + delta), ("delta", delta), ("mu", mu)):
+        if _largest(values) > limit:
+            raise RangeExceededError(
+                f"{name} reaches {_largest(values)}, but the circuit admits at most {limit}",
+                why="the mask leaves the guard too few weights, or the weights are encoded at too fine a scale",
+                fix="use a smaller mask or guard rank, a smaller exponent, or a profile with a larger weight limit",
+            )

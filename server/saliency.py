@@ -1,0 +1,188 @@
+"""Saliency: how much zeroing each weight of the global model would take away from the forget set, and from the rest.
+
+Scores are higher the better a weight is to mask. Notation: w weights, g_f and g_r mean gradients of the loss on the
+forget and retain set, h_f and h_r means of the squared per-example gradients (the diagonal empirical Fisher).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from zkapex.client.curvature import DAMPING, damp, second_moments
+from zkapex.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+Scorer = Callable[["LayerStatistics"], FloatArray]
+
+#: Bytes of per-example gradients held at once.
+_GRADIENT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What a scorer may look at, for one layer. All float64, [out, in] unless said otherwise.
+
+    Attributes
+    ----------
+    weight : array
+        theta_0.
+    forget_gradient, forget_fisher, retain_gradient, retain_fisher : array
+        g_f, h_f, g_r, h_r.
+    inverse_curvature : array [blocks, B, B]
+        Inverse of the damped second moment of the layer's inputs on the retain set, per column block.
+    """
+
+    weight: FloatArray
+    forget_gradient: FloatArray
+    forget_fisher: FloatArray
+    retain_gradient: FloatArray
+    retain_fisher: FloatArray
+    inverse_curvature: FloatArray
+
+
+def statistics(
+    model: nn.Module,
+    names: Sequence[str],
+    forget_set: tuple[torch.Tensor, torch.Tensor],
+    retain_set: tuple[torch.Tensor, torch.Tensor],
+    block_width: int,
+    damping: float = DAMPING,
+) -> dict[str, LayerStatistics]:
+    """Everything the scorers need, from the global model and the two sets (inputs, int64 labels).
+
+    Raises
+    ------
+    InputError
+        If a set is empty or a name is not a linear layer.
+    """
+    forget, retain = (gradient_moments(model, names, *examples) for examples in (forget_set, retain_set))
+    moments = second_moments(model, names, retain_set[0], block_width)
+    result = {}
+    for name in names:
+        weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True)
+        inverses = [
+            np.linalg.inv(damp(block, min(block_width, weight.shape[1] - index * block_width), damping))
+            for index, block in enumerate(moments[name])
+        ]
+        result[name] = LayerStatistics(weight.copy(), *forget[name], *retain[name], np.stack(inverses))
+    return result
+
+
+def gradient_moments(
+    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, labels: torch.Tensor
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Mean and mean square of the per-example cross-entropy gradients of the named layers' weights.
+
+    Per-example gradients are formed by ``torch.func`` in chunks of at most 64 MiB.
+
+    Returns
+    -------
+    dict of str to (float64 array [out, in], float64 array [out, in])
+
+    Raises
+    ------
+    InputError
+        If there are no examples or no layers, or a name is not a linear layer.
+    """
+    if len(inputs) == 0 or len(inputs) != len(labels) or not names:
+        raise InputError(f"no gradient of {len(names)} layers on {len(inputs)} inputs and {len(labels)} labels")
+    modules = dict(model.named_modules())
+    for name in names:
+        if not isinstance(modules.get(name), nn.Linear):
+            raise InputError(f"{name!r} is not a linear layer of the model")
+    model.eval()
+    targets = {f"{name}.weight": model.get_parameter(f"{name}.weight").detach() for name in names}
+    frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in targets}
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = functional_call(model, {**frozen, **weights}, (x[None],))
+        return F.cross_entropy(logits, y[None])
+
+    per_example = vmap(grad(loss), in_dims=(None, 0, 0))
+    chunk = max(1, _GRADIENT_BYTES // (4 * sum(w.numel() for w in targets.values())))
+    first = {k: torch.zeros_like(w, dtype=torch.float64) for k, w in targets.items()}
+    second = {k: torch.zeros_like(w, dtype=torch.float64) for k, w in targets.items()}
+    for x, y in zip(inputs.split(chunk), labels.split(chunk), strict=True):
+        for key, gradient in per_example(targets, x, y).items():
+            first[key] += gradient.sum(0, dtype=torch.float64)
+            second[key] += gradient.square().sum(0, dtype=torch.float64)
+    n = len(inputs)
+    return {
+        name: (
+            (first[f"{name}.weight"] / n).numpy(force=True),
+            (second[f"{name}.weight"] / n).numpy(force=True),
+        )
+        for name in names
+    }
+
+
+def score(scorer: str, layers: Mapping[str, LayerStatistics]) -> dict[str, FloatArray]:
+    """Scores [out, in] of every layer by the scorer of that name.
+
+    Raises
+    ------
+    InputError
+        If there is no such scorer.
+    """
+    try:
+        function = SCORERS[scorer]
+    except KeyError:
+        raise InputError(f"unknown scorer {scorer!r}", fix=f"choose one of {', '.join(sorted(SCORERS))}") from None
+    return {name: function(layer) for name, layer in layers.items()}
+
+
+def aware(layer: LayerStatistics) -> FloatArray:
+    """Forgetting that survives compensation: ``a(g_f) - |a(g_r)| - h_r w^2 / 2``.
+
+    ``a(g) = -w (g A) / diag A``, with A the inverse curvature, is the first-order change of a loss with gradient g when w
+    is zeroed *and* the rest of its block compensates by Optimal Brain Surgeon.
+    """
+    gained = _after_compensation(layer, layer.forget_gradient)
+    lost = np.abs(_after_compensation(layer, layer.retain_gradient))
+    result: FloatArray = gained - lost - layer.retain_fisher * layer.weight**2 / 2
+    return result
+
+
+def taylor(layer: LayerStatistics) -> FloatArray:
+    """Second-order change of the forget loss minus that of the retain loss when w is zeroed and nothing compensates."""
+    w = layer.weight
+    forget = -layer.forget_gradient * w + layer.forget_fisher * w**2 / 2
+    result: FloatArray = forget - (-layer.retain_gradient * w + layer.retain_fisher * w**2 / 2)
+    return result
+
+
+def fisher_ratio(layer: LayerStatistics) -> FloatArray:
+    """``h_f / h_r`` as in ZK-APEX's reference code, the denominator floored at a millionth of its mean."""
+    floor = max(1e-6 * float(layer.retain_fisher.mean()), 1e-30)
+    result: FloatArray = layer.forget_fisher / np.maximum(layer.retain_fisher, floor)
+    return result
+
+
+def magnitude(layer: LayerStatistics) -> FloatArray:
+    """``-|w|``, classical pruning: the control that never looks at the forget set."""
+    return -np.abs(layer.weight)
+
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {"aware": aware, "taylor": taylor, "fisher-ratio": fisher_ratio, "magnitude": magnitude}
+)
+"""Scorers by the name a request carries."""
+
+
+def _after_compensation(layer: LayerStatistics, gradient: FloatArray) -> FloatArray:
+    result = np.empty_like(layer.weight)
+    width = layer.inverse_curvature.shape[1]
+    for index, inverse in enumerate(layer.inverse_curvature):
+        start, stop = index * width, min((index + 1) * width, result.shape[1])
+        a = inverse[: stop - start, : stop - start]
+        result[:, start:stop] = -layer.weight[:, start:stop] * (gradient[:, start:stop] @ a) / np.diagonal(a)
+    return result

@@ -1,0 +1,156 @@
+"""Scikit-learn's handwritten digits, partitioned over clients that each see the world through their own shift.
+
+Every client owns a partition of the training images. Its share of the federation's training data is the partition as
+it is; its *personal* data is the same images with bright and dark exchanged and turned by an angle of its own, without
+the class that will be forgotten. Everything is a function of the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+
+from zkapex.errors import InputError
+
+CLASSES = 10
+
+
+class Examples(NamedTuple):
+    """Images float32 ``[n, 1, 8, 8]`` in [0, 1] and labels int64 ``[n]``."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> Examples:
+        """The examples a boolean mask or an index selects."""
+        return Examples(self.inputs[index], self.labels[index])
+
+    def without(self, label: int) -> Examples:
+        """All examples of other classes."""
+        return self.take(self.labels != label)
+
+    def only(self, label: int) -> Examples:
+        """All examples of one class."""
+        return self.take(self.labels == label)
+
+
+def concatenate(*parts: Examples) -> Examples:
+    """The examples of all parts, in order."""
+    return Examples(torch.cat([p.inputs for p in parts]), torch.cat([p.labels for p in parts]))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A change of domain: a rotation about the centre (bilinear, zeros outside), then brightness, an affine map.
+
+    Parameters
+    ----------
+    degrees : float
+        Counter-clockwise rotation.
+    contrast : float
+        Factor on every pixel; -1 turns dark on bright into bright on dark.
+    offset : float
+        Added to every pixel after ``contrast``.
+    """
+
+    degrees: float
+    contrast: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, examples: Examples) -> Examples:
+        """The same examples seen through the shift; labels are kept."""
+        angle = math.radians(self.degrees)
+        rotation = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+        size = list(examples.inputs.shape)
+        grid = F.affine_grid(rotation.expand(size[0], 2, 3), size, align_corners=False)
+        images = F.grid_sample(examples.inputs, grid, align_corners=False)
+        return Examples((images * self.contrast + self.offset).contiguous(), examples.labels)
+
+
+def client_shift(index: int) -> Shift:
+    """The shift of client ``index``: bright and dark exchanged, and turned by an angle no other client has."""
+    angle = 10.0 + 12.0 * (index // 2) if index < 8 else 180.0 * ((index * 0.6180339887498949) % 1.0) + 50.0
+    return Shift(angle if index % 2 == 0 else -angle, contrast=-1.0, offset=1.0)
+
+
+def proxy_shift(index: int) -> Shift:
+    """A shift for the provider's own proxies, of a kind no client has: a turn with no, or half, inversion."""
+    angle = 360.0 * (index * 0.6180339887498949 % 1.0) + 25.0
+    return Shift(angle, contrast=-0.5, offset=0.5) if index % 2 == 0 else Shift(angle)
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client holds.
+
+    ``train`` is its partition as it is, all classes: its contribution to the federation, and what it replays while it
+    personalises. ``personal`` is the same partition without the forget class, and ``personal_test`` the test set
+    without the forget class, both seen through ``shift``.
+    """
+
+    train: Examples
+    personal: Examples
+    personal_test: Examples
+    shift: Shift
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A federation about to be asked to forget one class.
+
+    ``forget_set`` and ``retain_set`` are what the provider holds: training examples of the class, and of the others.
+    ``forget_test`` and ``retain_test`` were seen by nobody.
+    """
+
+    forget_class: int
+    clients: tuple[ClientData, ...]
+    forget_set: Examples
+    retain_set: Examples
+    forget_test: Examples
+    retain_test: Examples
+
+
+def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3) -> Scenario:
+    """Split the 1,797 digits into a test set and ``clients`` disjoint, equally large partitions.
+
+    Raises
+    ------
+    InputError
+        If there are too few examples for so many clients, or the class or fraction does not exist.
+    """
+    if not 0 <= forget_class < CLASSES:
+        raise InputError(f"there is no digit {forget_class}", fix="choose a forget class from 0 to 9")
+    if not 0.05 <= test_fraction <= 0.8:
+        raise InputError(f"a test fraction of {test_fraction} leaves too little to train or to test on")
+    images, labels = load_digits(return_X_y=True)
+    everything = Examples(
+        torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 16, torch.from_numpy(labels).to(torch.int64)
+    )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    cut = int(test_fraction * len(labels))
+    test, train = everything.take(order[:cut]), everything.take(order[cut:])
+    size = len(train.labels) // clients if clients > 0 else 0
+    if size < 20:
+        raise InputError(
+            f"{clients} clients cannot share {len(train.labels)} training images",
+            fix=f"ask for 1 to {len(train.labels) // 20} clients",
+        )
+    held = []
+    for index in range(clients):
+        part = train.take(torch.arange(index * size, (index + 1) * size))
+        shift, kept = client_shift(index), part.without(forget_class)
+        held.append(ClientData(part, shift(kept), shift(test.without(forget_class)), shift))
+    used = train.take(torch.arange(clients * size))
+    return Scenario(
+        forget_class,
+        tuple(held),
+        used.only(forget_class),
+        used.without(forget_class),
+        test.only(forget_class),
+        test.without(forget_class),
+    )
