@@ -44,7 +44,11 @@ from zkapex.circuits.field import MODULUS
 from zkapex.circuits.slack import SLACK_LIMBS
 
 SALTS = 4
-"""Uniform field elements at the end of every private vector."""
+"""Uniform field elements at the end of every private vector. Every proof opens each of its vectors at one point, which
+uses one up; a chunk's weights are opened at most twice, as the result of one request and the start of the next."""
+
+CURVATURE_SALTS = 64
+"""Likewise for the curvature, which one proof per band of rows opens in every request."""
 
 SCALE_BITS = 24
 """ezkl's fixed-point scale. Inputs are fed as raw integers, so it only sets the scale of the lookup's arc tangent."""
@@ -111,7 +115,7 @@ class StatementSpec(BaseModel):
         return {
             "theta_u": self.weights + SALTS,
             "delta": self.weights + SALTS,
-            "curvature": width * width + SALTS,
+            "curvature": width * width + CURVATURE_SALTS,
             "public": self.weights + rank * width + 2 * SLACK_LIMBS + 2,
             "aux": self.rows_per_chunk * rank + 2 * SLACK_LIMBS + SALTS,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,27 +197,36 @@ def prove_chunk(circuit: Circuit, public: PublicInputs, witness: Witness) -> byt
     ProverError
         If the witness does not satisfy it, or ezkl fails.
     """
-    vectors = witness.vectors(public, circuit.spec)
+    proof, outputs = prove_vectors(circuit, witness.vectors(public, circuit.spec))
+    if outputs != public.outputs(circuit.spec):
+        raise ProverError(
+            "the witness does not satisfy the statement",
+            why=f"public outputs are {outputs}, expected {public.outputs(circuit.spec)}",
+            fix="recompute the change for this mask and guard",
+        )
+    return proof
+
+
+def prove_vectors(circuit: Circuit, vectors: Sequence[Sequence[str]]) -> tuple[bytes, list[str]]:
+    """Prove whatever the circuit makes of five committed vectors; returns the raw proof and the public outputs.
+
+    A verifier accepts the proof only with these outputs, and ours accepts no outputs but those it expects.
+
+    Raises
+    ------
+    ProverError
+        If a value is outside the lookup, or ezkl fails.
+    """
     with tempfile.TemporaryDirectory(prefix="zkapex-prove-") as tmp:
         data, out, proof = (str(Path(tmp) / n) for n in ("input.json", "witness.json", "proof.json"))
         Path(data).write_text(json.dumps({"input_data": vectors}))
         srs = str(circuit.srs.path)
         try:
             result = ezkl.gen_witness(data, str(circuit.compiled), out, str(circuit.vk), srs)
-        except RuntimeError as e:
-            raise ProverError("ezkl rejected the witness", why=str(e)) from e
-        outputs = [o[0] for o in result["outputs"]]
-        if outputs != public.outputs(circuit.spec):
-            raise ProverError(
-                "the witness does not satisfy the statement",
-                why=f"public outputs are {outputs}, expected {public.outputs(circuit.spec)}",
-                fix="recompute the change for this mask and guard",
-            )
-        try:
             ezkl.prove(out, str(circuit.compiled), str(circuit.pk), proof, srs)
         except RuntimeError as e:
             raise ProverError("ezkl could not prove the chunk", why=str(e)) from e
-        return bytes(json.loads(Path(proof).read_text())["proof"])
+        return bytes(json.loads(Path(proof).read_text())["proof"]), [o[0] for o in result["outputs"]]
 
 
 def leading_points(proof: bytes) -> dict[str, Point]:

@@ -196,6 +196,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     _demand(enrolled.manifest_digest == manifest.digest(), "enrolment.json", "it is for another manifest")
     _demand(enrolled.client_id == asked.client_id, "enrolment.json", "it is another client's")
     _demand(len(enrolled.theta) == manifest.n_chunks, "enrolment.json", "it has not one commitment per chunk")
+    _demand(len(enrolled.lambda_min) == manifest.n_blocks, "enrolment.json", "it has not one eigenvalue per block")
     _demand(len(enrolled.curvature) == manifest.n_blocks, "enrolment.json", "it has not one curvature per block")
 
     pre = list(enrolled.theta)
@@ -242,7 +243,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         settings_digest=manifest.settings_digest,
         srs_digest=manifest.srs_digest,
         srs_origin=manifest.srs_origin,
-        freivalds=manifest.freivalds,
+        freivalds=manifest.statement.freivalds,
         operator=asked.operator,
         mask_digest=mask_digest(asked.mask),
         guard_digest=guard_digest(asked.guards),

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.record import (
     Blob,
     ClientId,
@@ -40,6 +41,7 @@ Chunk = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
 Tolerance = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Bound on a sum of squared integers of the circuit."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Eigenvalue = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class LayerSpec(Part):
@@ -60,13 +62,10 @@ class ModelManifest(Record):
     format: Literal["zkapex.manifest.v1"] = "zkapex.manifest.v1"
     model: Name
     profile: Name
-    block_width: Dimension
-    rows_per_chunk: Dimension
-    guard_rank: Annotated[int, Field(ge=0, le=64)]
-    weight_limit: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    log2_rows: Annotated[int, Field(ge=4, le=30)]
-    freivalds: bool
-    """Whether the circuit proves matrix products with Freivalds' randomised check."""
+    statement: StatementSpec
+    """The circuit: chunk shape, guard rank, range of weights, and how it is laid out."""
+    curvature_bits: Annotated[int, Field(ge=1, le=24)]
+    """log2 of the largest column norm of every encoded curvature block."""
     layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
     circuit_digest: Digest
     """SHA-256 of the verification key file."""
@@ -83,6 +82,26 @@ class ModelManifest(Record):
         if self.n_chunks > MAX_CHUNKS:
             raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
         return self
+
+    @property
+    def block_width(self) -> int:
+        """Columns B of a chunk."""
+        return self.statement.block_width
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Rows R of a chunk."""
+        return self.statement.rows_per_chunk
+
+    @property
+    def guard_rank(self) -> int:
+        """Columns r of a guard."""
+        return self.statement.guard_rank
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest integer weight."""
+        return self.statement.weight_limit
 
     def blocks(self, layer: LayerSpec) -> int:
         """Count the column blocks of a layer."""
@@ -137,6 +156,8 @@ class EnrolRequest(Record):
     federation: Name
     manifest: ModelManifest
     nonce: Nonce
+    server_key: PublicKeyHex
+    """Key the server signs requests and receipts with; the client pins the first it sees."""
 
 
 class Enrolment(Record):
@@ -153,6 +174,8 @@ class Enrolment(Record):
     revision: Count
     """0 for the first enrolment of a client, larger for each later one."""
     damping: Annotated[float, Field(gt=0, le=1e6)]
+    lambda_min: Annotated[tuple[Eigenvalue, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
+    """The smallest eigenvalue of every encoded H_b, as the client declares it."""
     theta: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
     """com(theta_p), one per chunk."""
     curvature: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
@@ -309,6 +332,14 @@ class ProveResponse(Record):
         if len({proof.chunk for proof in self.proofs}) != len(self.proofs):
             raise ValueError("a chunk is proved twice")
         return self
+
+
+class Delivery(Record):
+    """Either way: the signed envelope in the message's blob ``envelope``, or, without one, a question for it."""
+
+    kind: ClassVar[str] = "delivery"
+
+    format: Literal["zkapex.delivery.v1"] = "zkapex.delivery.v1"
 
 
 class Refusal(Record):

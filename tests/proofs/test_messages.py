@@ -37,7 +37,7 @@ RESPONSE = PARTY.respond(REQUEST).record
 RECORDS: list[Record] = [
     make_manifest(),
     PersonaliseRequest(federation="f", epochs=3, learning_rate=1e-05, seed=7),
-    EnrolRequest(federation="f", manifest=make_manifest(), nonce="00" * 32),
+    EnrolRequest(federation="f", manifest=make_manifest(), nonce="00" * 32, server_key="00" * 32),
     ENROLMENT,
     REQUEST,
     PROVIDER.ask(PARTY, sample=2).record,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.audit import draw, seed_commitment
 from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
@@ -54,12 +55,8 @@ def make_manifest(**changes: object) -> ModelManifest:
     fields: dict[str, object] = {
         "model": "vit-test",
         "profile": "tiny",
-        "block_width": 4,
-        "rows_per_chunk": 3,
-        "guard_rank": 2,
-        "weight_limit": 8000,
-        "log2_rows": 14,
-        "freivalds": True,
+        "statement": StatementSpec(rows_per_chunk=3, block_width=4, guard_rank=2, weight_limit=8000, log2_rows=14),
+        "curvature_bits": 10,
         "layers": (
             LayerSpec(name="blocks.0.fc1", rows=6, cols=8, exponent=11),
             LayerSpec(name="blocks.0.fc2", rows=7, cols=5, exponent=12),
@@ -106,6 +103,7 @@ class Party:
             "nonce": fingerprint("enrol", self.client_id, revision),
             "revision": revision,
             "damping": 0.01,
+            "lambda_min": (1.5,) * manifest.n_blocks,
             "theta": tuple(self.theta),
             "curvature": tuple(point(self.name, revision, "H", block) for block in range(manifest.n_blocks)),
         }
