@@ -43,8 +43,8 @@ class Bundle:
     dossier: Dossier
 
 
-def write_bundle(directory: Path, receipt: Receipt, evidence: Evidence) -> None:
-    """Write a receipt's directory; it appears complete or not at all, and survives a power cut once this returns.
+def write_bundle(directory: Path, receipt: bytes, evidence: Evidence) -> None:
+    """Write a receipt's directory: the signed envelope `receipt` and its evidence. It appears complete or not at all, and survives a power cut once this returns.
 
     Writing the same receipt again does nothing, so an interrupted caller may simply repeat itself. One process at a
     time may write to a directory.
@@ -57,10 +57,10 @@ def write_bundle(directory: Path, receipt: Receipt, evidence: Evidence) -> None:
         The directory could not be written.
     """
     partial = directory.with_name(f".{directory.name}.partial")
-    files = {RECEIPT_FILE: receipt.envelope, **evidence.files()}
+    files = {RECEIPT_FILE: receipt, **evidence.files()}
     try:
         if directory.exists():
-            if _read_if_present(directory / RECEIPT_FILE) == receipt.envelope:
+            if _read_if_present(directory / RECEIPT_FILE) == receipt:
                 return
             raise InputError(f"{directory} exists already", fix="choose another directory: receipts are never replaced")
         directory.parent.mkdir(parents=True, exist_ok=True)

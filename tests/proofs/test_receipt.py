@@ -46,7 +46,7 @@ TRUSTED = [PROVIDER.key.public_key()]
 
 def write(directory: Path, evidence: Evidence, **changes: object) -> Receipt:
     receipt = issue(evidence, make_outcome(**changes), PROVIDER.key)
-    write_bundle(directory, receipt, evidence)
+    write_bundle(directory, receipt.envelope, evidence)
     return receipt
 
 
@@ -171,7 +171,7 @@ def test_writing_is_atomic_repeatable_and_never_replaces(tmp_path: Path) -> None
     leftover.mkdir(parents=True)
     (leftover / "0.bin").write_bytes(b"from a writer that was killed")
     receipt = write(directory, evidence)
-    write_bundle(directory, receipt, evidence)
+    write_bundle(directory, receipt.envelope, evidence)
     assert [path.name for path in directory.parent.iterdir()] == ["client"]
     with pytest.raises(InputError, match="exists already"):
         write(directory, evidence, reasons=("changed",), verdict="failed")
