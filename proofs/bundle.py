@@ -44,10 +44,11 @@ class Bundle:
 
 
 def write_bundle(directory: Path, receipt: bytes, evidence: Evidence) -> None:
-    """Write a receipt's directory: the signed envelope `receipt` and its evidence. It appears complete or not at all, and survives a power cut once this returns.
+    """Write a receipt's directory: the signed envelope `receipt`, and its evidence.
 
-    Writing the same receipt again does nothing, so an interrupted caller may simply repeat itself. One process at a
-    time may write to a directory.
+    The directory appears complete or not at all, and survives a power cut once this returns. Writing the same receipt
+    again does nothing, so an interrupted caller may simply repeat itself. One process at a time may write to a
+    directory.
 
     Raises
     ------
