@@ -21,8 +21,9 @@ from zkapex.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-#: Relative damping. Below about 0.01 the certified distance grows faster than accuracy; above 0.1 compensation fades.
-DAMPING = 0.03
+#: Relative damping. On the digits 0.01 to 0.1 repair personal accuracy alike and 0.3 visibly less, while the certified
+#: distance shrinks as damping grows.
+DAMPING = 0.05
 #: log2 of the largest column norm of the encoded matrix; the entries then fit a 4,032 lookup with a bit to spare.
 KAPPA = 11
 _MIN_EIGENVALUE = 1.0

@@ -63,48 +63,6 @@ class LayerSolution:
     mu: IntArray
 
 
-def exponent_for(theta_0: FloatArray, limit: int, head_room_bits: int = 2) -> int:
-    """The largest e with ``max|theta_0| * 2**e <= limit / 2**head_room_bits``.
-
-    The head room is for personalisation, which moves weights, and for delta. An all-zero layer gets exponent 0.
-
-    Raises
-    ------
-    InputError
-        If the weights are not finite, or ``limit`` leaves no room.
-    """
-    largest = float(np.abs(theta_0).max(initial=0.0))
-    if not math.isfinite(largest) or limit < 2**head_room_bits:
-        raise InputError(f"cannot choose a scale for weights up to {largest} within {limit}")
-    return math.floor(math.log2(limit / 2**head_room_bits / largest)) if largest > 0 else 0
-
-
-def quantise(theta: FloatArray, exponent: int, limit: int) -> IntArray:
-    """``round(theta * 2**exponent)`` as int64, half to even.
-
-    Raises
-    ------
-    RangeExceededError
-        If a weight is not finite or leaves ``[-limit, limit]``.
-    """
-    scaled = np.rint(np.ldexp(np.asarray(theta, np.float64), exponent))
-    largest = float(np.abs(scaled).max(initial=0.0))
-    if not largest <= limit:
-        raise RangeExceededError(
-            f"a weight becomes {largest:g}, but the circuit admits at most {limit}",
-            why="personalisation moved weights beyond the head room left for it",
-            fix="personalise with a smaller learning rate, or enrol under a manifest with a smaller exponent",
-        )
-    encoded: IntArray = scaled.astype(np.int64)
-    return encoded
-
-
-def dequantise(theta: IntArray, exponent: int) -> FloatArray:
-    """``theta / 2**exponent`` in float64: the deployed weights."""
-    decoded: FloatArray = np.ldexp(theta.astype(np.float64), -exponent)
-    return decoded
-
-
 def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: int) -> Solution:
     """Guarded Group-OBS on one column block.
 

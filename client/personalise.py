@@ -28,7 +28,7 @@ class FitSettings:
 
 
 #: Fine-tuning of theta_0 on the device: strong enough to learn the shift, light enough not to leave theta_0's basin.
-PERSONALISE = FitSettings(epochs=15, learning_rate=2e-3)
+PERSONALISE = FitSettings(epochs=15, learning_rate=1e-3)
 
 
 def fit(

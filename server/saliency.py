@@ -1,7 +1,7 @@
 """Saliency: how much zeroing each weight of the global model would take away from the forget set, and from the rest.
 
-Scores are higher the better a weight is to mask. Notation: w weights, g_f and g_r mean gradients of the loss on the
-forget and retain set, h_f and h_r means of the squared per-example gradients (the diagonal empirical Fisher).
+Scores are higher the better a weight is to mask. Notation: w weights, g_f and g_r mean gradients of `margin_loss`
+on the forget and retain set, h_f and h_r means of the squared per-example gradients (a diagonal Fisher).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
 
-from zkapex.client.curvature import DAMPING, damp, second_moments
+from zkapex.client.curvature import EncodedCurvature
 from zkapex.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -34,11 +33,11 @@ class LayerStatistics:
     Attributes
     ----------
     weight : array
-        theta_0.
+        w.
     forget_gradient, forget_fisher, retain_gradient, retain_fisher : array
         g_f, h_f, g_r, h_r.
     inverse_curvature : array [blocks, B, B]
-        Inverse of the damped second moment of the layer's inputs on the retain set, per column block.
+        Inverse of the encoded curvature, per column block. Its scale does not matter.
     """
 
     weight: FloatArray
@@ -54,10 +53,9 @@ def statistics(
     names: Sequence[str],
     forget_set: tuple[torch.Tensor, torch.Tensor],
     retain_set: tuple[torch.Tensor, torch.Tensor],
-    block_width: int,
-    damping: float = DAMPING,
+    curvature: Mapping[str, Sequence[EncodedCurvature]],
 ) -> dict[str, LayerStatistics]:
-    """Everything the scorers need, from the global model and the two sets (inputs, int64 labels).
+    """Everything the scorers need, from a model, the two sets (inputs, int64 labels) and the model's curvature.
 
     Raises
     ------
@@ -65,22 +63,28 @@ def statistics(
         If a set is empty or a name is not a linear layer.
     """
     forget, retain = (gradient_moments(model, names, *examples) for examples in (forget_set, retain_set))
-    moments = second_moments(model, names, retain_set[0], block_width)
     result = {}
     for name in names:
-        weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True)
-        inverses = [
-            np.linalg.inv(damp(block, min(block_width, weight.shape[1] - index * block_width), damping))
-            for index, block in enumerate(moments[name])
-        ]
-        result[name] = LayerStatistics(weight.copy(), *forget[name], *retain[name], np.stack(inverses))
+        weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True).copy()
+        inverse = np.linalg.inv(np.stack([block.matrix for block in curvature[name]]).astype(np.float64))
+        result[name] = LayerStatistics(weight, *forget[name], *retain[name], inverse)
     return result
+
+
+def margin_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean of ``logsumexp(other logits) - logit of the label``, for logits [n, classes] and int64 labels [n].
+
+    Cross-entropy saturates: on a forget set that the model has learned well its gradient vanishes but for a few hard
+    examples, and saliency would rest on those alone. The margin weighs every example alike.
+    """
+    own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
+    return (logits.masked_fill(own, -torch.inf).logsumexp(1) - (logits * own).sum(1)).mean()
 
 
 def gradient_moments(
     model: nn.Module, names: Sequence[str], inputs: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Mean and mean square of the per-example cross-entropy gradients of the named layers' weights.
+    """Mean and mean square of the per-example gradients of `margin_loss` with respect to the named layers' weights.
 
     Per-example gradients are formed by ``torch.func`` in chunks of at most 64 MiB.
 
@@ -105,7 +109,7 @@ def gradient_moments(
 
     def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = functional_call(model, {**frozen, **weights}, (x[None],))
-        return F.cross_entropy(logits, y[None])
+        return margin_loss(logits, y[None])
 
     per_example = vmap(grad(loss), in_dims=(None, 0, 0))
     chunk = max(1, _GRADIENT_BYTES // (4 * sum(w.numel() for w in targets.values())))

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from zkapex.client.personalise import PERSONALISE, FitSettings, fit, personalise
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples, proxy_shift
+from zkapex.server.search import Copy
+from zkapex.simulation.data import Examples, Scenario, concatenate, proxy_shift
 
 #: One client's share of a federated round.
 LOCAL = FitSettings(epochs=8, learning_rate=2e-3)
 #: Rounds of federated averaging that bring the digits model to its plateau with :data:`LOCAL`.
 ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """A stand-in for a client: a personalised model, the data it was fitted to, and shifted data it was not."""
-
-    model: nn.Module
-    personal: Examples
-    replay: Examples
-    held_out: Examples
 
 
 @torch.no_grad()
@@ -97,27 +87,44 @@ def federated_averaging(
     model.eval()
 
 
-def proxies(
-    model: nn.Module,
-    public: Examples,
-    count: int,
-    size: int,
-    seed: int,
-    forget_class: int,
-    settings: FitSettings = PERSONALISE,
-) -> list[Proxy]:
-    """Copies of the global model personalised on shifted public data, as stand-ins for clients nobody may look at.
+def calibration(personal: Examples, replay: Examples) -> torch.Tensor:
+    """Inputs for a device's curvature: its personal examples, and a seventh of what it replays.
 
-    Like a client, each is fitted to ``size`` examples as they are and, without the forget class, seen through a shift of
-    its own.
+    The repair keeps the layers' outputs on these. Replayed examples keep general accuracy up, but may contain what will
+    have to be forgotten, which nobody knows when curvature is committed to; a few are a compromise between the two.
     """
-    made = []
-    for index in range(count):
-        order = torch.randperm(len(public.labels), generator=torch.Generator().manual_seed(seed * 100 + index))
+    return torch.cat([personal.inputs, replay.inputs[: len(replay.inputs) // 7]])
+
+
+def provider_copies(
+    model: nn.Module,
+    scenario: Scenario,
+    seed: int,
+    proxies: int = 4,
+    settings: FitSettings = PERSONALISE,
+    retain_size: int = 500,
+) -> list[Copy]:
+    """What the provider searches on: the global model, then proxies of clients nobody may look at.
+
+    A proxy is made like a client, from as many public examples as a client has: fitted to examples as they are and, without
+    the forget class, seen through a shift of its own. It is judged on shifted examples it was not fitted to.
+    """
+    public = concatenate(scenario.retain_set, scenario.forget_set)
+    retain = scenario.retain_set.take(_shuffled(len(scenario.retain_set.labels), seed)[:retain_size])
+    size = min(len(public.labels) // 2, len(scenario.clients[0].train.labels))
+    half = retain.take(torch.arange(len(retain.labels) // 2))
+    copies = [Copy(model, scenario.retain_set.inputs, retain)]
+    for index in range(proxies):
+        order = _shuffled(len(public.labels), seed * 100 + index)
         replay, held_out = public.take(order[:size]), public.take(order[size : 2 * size])
         shift = proxy_shift(index)
-        personal = shift(replay.without(forget_class))
+        personal = shift(replay.without(scenario.forget_class))
         fitted = copy.deepcopy(model)
         personalise(fitted, personal, replay, seed * 100 + index, settings)
-        made.append(Proxy(fitted, personal, replay, shift(held_out.without(forget_class))))
-    return made
+        judged = shift(held_out.without(scenario.forget_class))
+        copies.append(Copy(fitted, calibration(personal, replay), half, judged))
+    return copies
+
+
+def _shuffled(count: int, seed: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
