@@ -33,7 +33,7 @@ with constant indices only relabels cells, and is free (``docs/adr/0003-statemen
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -148,7 +148,7 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = self._fresh()
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name

@@ -90,7 +90,9 @@ class Circuit:
             spec = StatementSpec.model_validate(built["statement"])
             known = (built["vk_sha256"], built["settings_sha256"], built["rows"], built["proof_bytes"])
         except (OSError, ValueError, KeyError) as e:
-            raise StorageError(f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt") from e
+            raise StorageError(
+                f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt"
+            ) from e
         _checked(folder / "vk.key", known[0])
         _checked(folder / "settings.json", known[1])
         return cls(spec, Srs(srs, sha256_file(srs), origin), folder, *known)
@@ -197,7 +199,7 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
 
 
 def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str, Any]:
-    """ezkl's settings for the statement, with everything set explicitly and nothing that varies from run to run.
+    """Ezkl's settings for the statement, with everything set explicitly and nothing that varies from run to run.
 
     Every visibility is stated because ezkl's command line and library have different defaults.
     """
@@ -227,7 +229,9 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
         max(spec.input_lengths().values()),
     )
     if needed > height:
-        raise ProverError(f"the statement needs {needed} rows, the circuit has {height}", fix="use fewer rows per chunk")
+        raise ProverError(
+            f"the statement needs {needed} rows, the circuit has {height}", fix="use fewer rows per chunk"
+        )
     return settings
 
 
@@ -262,7 +266,9 @@ def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
     files = {n: work / n for n in ("input.json", "witness.json", "proof.json")}
     files["input.json"].write_text(json.dumps({"input_data": zeros}))
     compiled = str(work / "circuit.ezkl")
-    ezkl.gen_witness(str(files["input.json"]), compiled, str(files["witness.json"]), str(work / "vk.key"), str(srs.path))
+    ezkl.gen_witness(
+        str(files["input.json"]), compiled, str(files["witness.json"]), str(work / "vk.key"), str(srs.path)
+    )
     ezkl.prove(str(files["witness.json"]), compiled, str(work / "pk.key"), str(files["proof.json"]), str(srs.path))
     length = len(json.loads(files["proof.json"].read_text())["proof"])
     for file in files.values():

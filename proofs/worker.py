@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def run_job(circuit: Circuit, folder: Path) -> Cost:
     """Prove one job and leave the result in its folder; the witness is deleted."""
     before = _cpu_s()
     proof = prove_chunk(circuit, *read_job(folder))
-    cost = Cost(_cpu_s() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+    cost = Cost(_cpu_s() - before, peak_rss_mb())
     for name, data in ((COST, json.dumps(cost.__dict__).encode()), (PROOF, proof)):
         partial = folder / f".{name}"
         partial.write_bytes(data)
@@ -97,6 +96,17 @@ def run_job(circuit: Circuit, folder: Path) -> Cost:
     (folder / "job.npz").unlink()
     (folder / "job.json").unlink()
     return cost
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process since it started its program, in 10^6 bytes.
+
+    Not ``ru_maxrss``: that survives ``exec``, so a small process started by a large one would report the large one's.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def _cpu_s() -> float:
@@ -121,7 +131,9 @@ def main() -> None:
             except Error as e:
                 answer["error"] = [e.what, e.why, e.fix]
             except (OSError, ValueError, KeyError) as e:
-                error = ProverError("a proving job could not be read or stored", why=repr(e), fix="free disk space, retry")
+                error = ProverError(
+                    "a proving job could not be read or stored", why=repr(e), fix="free disk space, retry"
+                )
                 answer["error"] = [error.what, error.why, error.fix]
             answers.write(json.dumps(answer) + "\n")
 

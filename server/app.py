@@ -1,33 +1,62 @@
-"""The ServerApp that Flower runs for the provider: reads the run's settings and drives the protocol over the grid."""
+"""The ServerApp that Flower runs for a provider: the environment names who the provider is, the run says what to do."""
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
 
+from zkapex.errors import InputError
 from zkapex.server.events import COMPLETED, EventLog
+from zkapex.server.provider import Provider
+from zkapex.server.run import RunSettings, run
 
-app = ServerApp()
+PROVIDER_VARIABLE: Final = "ZKAPEX_PROVIDER"
+"""Environment variable of the server naming its provider as ``module:factory``."""
+
+ProviderFactory = Callable[[Context], Provider]
+"""Makes the provider of a run; ``Context`` holds ``run_config``."""
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Train a model with FedAvg and ask every client once how well it fits."""
-    config = context.run_config
-    with EventLog(Path(str(config["work-dir"]))) as events:
-        events.emit("run.started", settings=dict(config))
-        nodes = sorted(grid.get_node_ids())
-        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=len(nodes), min_available_nodes=len(nodes))
-        initial = ArrayRecord([np.zeros(int(config["dimension"]))])
-        result = strategy.start(grid, initial, num_rounds=int(config["rounds"]), timeout=600)
-        events.emit("train.completed", rounds=int(config["rounds"]))
-        content = RecordDict({"arrays": result.arrays, "config": ConfigRecord()})
-        replies = list(grid.send_and_receive([Message(content, node, "query.evaluate") for node in nodes], timeout=600))
-        for reply in replies:
-            error = None if reply.has_content() else reply.error.reason
-            events.emit("evaluate.replied", node=reply.metadata.src_node_id, error=error)
-        events.emit(COMPLETED, replies=len(replies))
+def make_server_app(provider_factory: ProviderFactory) -> ServerApp:
+    """The ServerApp that carries out a run with the provider the factory makes."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        work_dir = Path(str(context.run_config["work-dir"]))
+        with EventLog(work_dir) as events:
+            events.emit("run.started", settings=dict(context.run_config))
+            run(grid, provider_factory(context), RunSettings.from_config(context.run_config), work_dir, events)
+            events.emit(COMPLETED)
+
+    return server_app
+
+
+def provider_of_this_server(context: Context) -> Provider:
+    """Make the provider that this server's environment names.
+
+    Raises
+    ------
+    InputError
+        :data:`PROVIDER_VARIABLE` is not set or does not name a factory.
+    """
+    reference = os.environ.get(PROVIDER_VARIABLE, "")
+    module, _, name = reference.partition(":")
+    try:
+        factory: ProviderFactory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{PROVIDER_VARIABLE}={reference!r} does not name this server's provider",
+            why=str(error),
+            fix=f"set {PROVIDER_VARIABLE}=module:factory in the environment of the SuperLink",
+        ) from None
+    return factory(context)
+
+
+app = make_server_app(provider_of_this_server)

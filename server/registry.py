@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 
 from zkapex.errors import FormatVersionError, InputError, ProtocolError, StorageError
 from zkapex.proofs.evidence import Evidence
-from zkapex.proofs.messages import ModelManifest
+from zkapex.proofs.messages import Enrolment, ModelManifest
+from zkapex.proofs.sealed import unseal_enrolment
 from zkapex.server.database import explain, open_engine
 from zkapex.server.protocol import decide
 from zkapex.server.rows import load_client, load_request, request_row, store_transition, taken_claims, to_request
@@ -181,6 +182,20 @@ class Registry:
         with self._session() as session:
             row = session.get(ManifestRow, digest)
             return None if row is None else ModelManifest.from_bytes(row.body)
+
+    def enrolment(self, client_id: str) -> Enrolment:
+        """Return the enrolment a client stands by.
+
+        Raises
+        ------
+        ProtocolError
+            The client never enrolled.
+        """
+        with self._session() as session:
+            client = load_client(session, client_id)
+            if client is None:
+                raise ProtocolError(f"client {client_id[:16]}… never enrolled")
+            return unseal_enrolment(session.get_one(EnrolmentRow, client.enrolment_digest).envelope).record
 
     def receipt(self, client_id: str, request_id: str) -> bytes | None:
         """Return the signed receipt of a request, if it was issued."""

@@ -94,6 +94,12 @@ class ReceiptError(VerificationError):
     exit_code = 24
 
 
+class NotProvedError(VerificationError):
+    """A receipt is genuine, but its verdict is not `proved`."""
+
+    exit_code = 25
+
+
 class ProtocolError(Error):
     """A message does not fit the state of the protocol, or its sender is not who it must be."""
 

@@ -1,0 +1,140 @@
+"""The weights and curvature a device has committed to, and the change a request makes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zkapex.circuits.field import random_elements
+from zkapex.circuits.statement import CURVATURE_SALTS, SALTS
+from zkapex.circuits.store import Circuit
+from zkapex.client.state import Salts, Vault
+from zkapex.proofs.chunk import IntArray, SaltedVector, Witness
+from zkapex.proofs.commitment import commit
+from zkapex.proofs.instance import Place, cut, place
+from zkapex.proofs.messages import ModelManifest
+
+SECRETS, SALTS_FILE = "secrets.npz", "salts.json"
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Committed values: integer weights per layer, curvature per (layer, block), and the salts of every vector.
+
+    Attributes
+    ----------
+    manifest : ModelManifest
+    weights : mapping of str to int64 [rows, cols]
+    curvature : mapping of str to int64 [blocks, B, B]
+    salts : mapping
+        ``theta/<chunk>`` and ``curvature/<number>`` to field elements.
+    """
+
+    manifest: ModelManifest
+    weights: Mapping[str, IntArray]
+    curvature: Mapping[str, IntArray]
+    salts: Salts
+
+    @classmethod
+    def create(
+        cls, manifest: ModelManifest, weights: Mapping[str, IntArray], curvature: Mapping[str, IntArray]
+    ) -> Holdings:
+        """Holdings with fresh salts."""
+        salts = {f"theta/{chunk}": random_elements(SALTS) for chunk in range(manifest.n_chunks)}
+        salts |= {f"curvature/{n}": random_elements(CURVATURE_SALTS) for n in range(manifest.n_blocks)}
+        return cls(manifest, weights, curvature, salts)
+
+    @classmethod
+    def load(cls, manifest: ModelManifest, vault: Vault) -> Holdings:
+        """Raise StorageError if the vault's files are missing or damaged."""
+        arrays = vault.get_arrays(SECRETS)
+        named = {kind: _sub(arrays, f"{kind}/") for kind in ("weights", "curvature")}
+        return cls(manifest, named["weights"], named["curvature"], vault.get_salts(SALTS_FILE))
+
+    def save(self, vault: Vault) -> None:
+        arrays = {f"weights/{k}": v for k, v in self.weights.items()}
+        arrays |= {f"curvature/{k}": v for k, v in self.curvature.items()}
+        vault.put_salts(SALTS_FILE, self.salts)
+        vault.put_arrays(SECRETS, arrays)
+
+    def theta(self, chunk: int) -> SaltedVector:
+        """The committed weights of one chunk, int64 [R, B] and salts."""
+        where = place(self.manifest, chunk)
+        return SaltedVector(_cut(self.manifest, where, self.weights[where.layer]), self.salts[f"theta/{chunk}"])
+
+    def block(self, where: Place) -> SaltedVector:
+        """The committed curvature of a chunk's column block, int64 [B, B] and salts."""
+        return SaltedVector(self.curvature[where.layer][where.block], self.salts[f"curvature/{where.curvature}"])
+
+    def theta_commitments(self, circuit: Circuit, chunks: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """(chunk, commitment as hex) of the given chunks."""
+        for chunk in chunks:
+            yield chunk, commit(circuit, self.theta(chunk).vector()).hex()
+
+    def curvature_commitments(self, circuit: Circuit) -> tuple[str, ...]:
+        """Commitments (hex) to every block's curvature, in the manifest's order."""
+        points: list[str] = []
+        for layer in self.manifest.layers:
+            for values in self.curvature[layer.name]:
+                salts = self.salts[f"curvature/{len(points)}"]
+                points.append(commit(circuit, SaltedVector(values, salts).vector()).hex())
+        return tuple(points)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a request does to the holdings: new weights, the guard's multipliers, and salts for the touched chunks.
+
+    Attributes
+    ----------
+    weights : mapping of str to int64 [rows, cols]
+        All layers after the change.
+    mu : mapping of str to int64 [blocks, rows, r]
+        Multipliers, for the layers that change.
+    salts : mapping
+        ``theta/<chunk>`` for every touched chunk.
+    """
+
+    weights: Mapping[str, IntArray]
+    mu: Mapping[str, IntArray]
+    salts: Salts
+
+    @classmethod
+    def create(cls, weights: Mapping[str, IntArray], mu: Mapping[str, IntArray], touched: Sequence[int]) -> Change:
+        """A change with fresh salts."""
+        return cls(weights, mu, {f"theta/{chunk}": random_elements(SALTS) for chunk in touched})
+
+    @classmethod
+    def load(cls, vault: Vault) -> Change:
+        """Raise StorageError if the vault's files are missing or damaged."""
+        arrays = vault.get_arrays(SECRETS)
+        return cls(_sub(arrays, "weights/"), _sub(arrays, "mu/"), vault.get_salts(SALTS_FILE))
+
+    def save(self, vault: Vault) -> None:
+        arrays = {f"weights/{k}": v for k, v in self.weights.items()} | {f"mu/{k}": v for k, v in self.mu.items()}
+        vault.put_salts(SALTS_FILE, self.salts)
+        vault.put_arrays(SECRETS, arrays)
+
+    def apply(self, holdings: Holdings) -> Holdings:
+        """The holdings after the change; untouched chunks keep their salts, and so their commitments."""
+        return Holdings(holdings.manifest, self.weights, holdings.curvature, {**holdings.salts, **self.salts})
+
+    def witness(self, holdings: Holdings, chunk: int) -> Witness:
+        """The witness of one touched chunk."""
+        where = place(holdings.manifest, chunk)
+        after = self.apply(holdings)
+        height = holdings.manifest.rows_per_chunk
+        mu = self.mu[where.layer][where.block, where.band * height : (where.band + 1) * height]
+        mu = np.pad(mu, ((0, height - len(mu)), (0, holdings.manifest.guard_rank - mu.shape[1])))
+        return Witness.build(holdings.theta(chunk), after.theta(chunk), holdings.block(where), mu)
+
+
+def _cut(manifest: ModelManifest, where: Place, matrix: IntArray) -> IntArray:
+    return np.ascontiguousarray(cut(manifest, where, matrix)).astype(np.int64)
+
+
+def _sub(arrays: Mapping[str, npt.NDArray[np.generic]], prefix: str) -> dict[str, IntArray]:
+    return {k.removeprefix(prefix): v.astype(np.int64) for k, v in arrays.items() if k.startswith(prefix)}

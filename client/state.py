@@ -1,0 +1,104 @@
+"""What a device keeps on disk, so that it can be killed at any moment and continue.
+
+``key.pem``                the device's signing key
+``model.pt.npz``           every parameter of the personalised model, float32
+``server.pub``             the provider's key, pinned at the first enrolment (or put there beforehand)
+``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
+``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs
+
+Salts are what hides the weights behind their commitments: they are written with owner-only permissions, before the
+commitment they belong to leaves the device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from zkapex.errors import StorageError
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+Salts = dict[str, tuple[int, ...]]
+
+
+class Vault:
+    """A folder of the device, readable by its owner only, in which files appear whole or not at all.
+
+    Raises
+    ------
+    StorageError
+        From every method, if the disk is full or a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as e:
+            raise StorageError(f"cannot create {folder}", why=str(e), fix="check the device's state folder") from e
+
+    def inner(self, *names: str) -> Vault:
+        """A vault inside this one."""
+        return Vault(self.folder.joinpath(*names))
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file atomically and durably."""
+        partial = self.folder / f".{name}.partial"
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            partial.rename(self.folder / name)
+        except OSError as e:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
+
+    def get(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as e:
+            raise StorageError(f"cannot read {self.folder / name}", why=str(e)) from e
+
+    def put_arrays(self, name: str, arrays: Arrays) -> None:
+        partial = self.folder / f".{name}.partial.npz"
+        try:
+            partial.touch(mode=0o600)
+            with partial.open("wb") as f:
+                np.savez(f, **arrays)  # type: ignore[arg-type]
+                f.flush()
+                os.fsync(f.fileno())
+            partial.rename(self.folder / name)
+        except OSError as e:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
+
+    def get_arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except (OSError, ValueError, EOFError) as e:
+            raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e
+
+    def put_salts(self, name: str, salts: Mapping[str, tuple[int, ...]]) -> None:
+        self.put(name, json.dumps({key: [str(s) for s in values] for key, values in salts.items()}).encode())
+
+    def get_salts(self, name: str) -> Salts:
+        try:
+            return {key: tuple(int(s) for s in values) for key, values in json.loads(self.get(name)).items()}
+        except (ValueError, AttributeError) as e:
+            raise StorageError(f"{self.folder / name} is damaged", why=str(e), fix="enrol again") from e
+
+    def clear(self) -> None:
+        """Delete everything in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

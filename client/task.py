@@ -1,0 +1,47 @@
+"""What a device brings to the federation: a model, private data, and how to train on it.
+
+Whoever deploys zkapex implements `Task` for their model; everything about unlearning and proving is in the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many of `total` examples a model got right."""
+
+    correct: int
+    total: int
+
+
+class Task(Protocol):
+    """One device's model and private data. Nothing it returns but weights of `fit_round` leaves the device in the clear."""
+
+    def build_model(self) -> nn.Module:
+        """The architecture, with any weights: they are overwritten."""
+        ...
+
+    def fit_round(self, model: nn.Module, round_number: int) -> int:
+        """One local step of federated training, in place; returns the number of examples used."""
+        ...
+
+    def fit_personal(
+        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+    ) -> int:
+        """Personalise in place, keeping the weights `hold_zero` masks at zero; returns the number of examples used."""
+        ...
+
+    def curvature_inputs(self) -> torch.Tensor:
+        """Model inputs ``[n, ...]`` whose layer inputs give the curvature: what the device must keep doing well."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
+        """Tallies on the data sets ``forget``, ``retain`` and ``personal``, as far as the device has them."""
+        ...

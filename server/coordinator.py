@@ -1,0 +1,431 @@
+"""The provider's side of the protocol: asks, verifies, records, and issues receipts. Talks to nodes through `Peers`.
+
+The rules live in `zkapex.server.protocol`, the memory in `zkapex.server.registry`; this module only decides what to ask
+whom next. Each method may be called again after a crash and goes on from what the registry holds.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import RecordDict
+
+from zkapex.circuits.store import Circuit
+from zkapex.errors import Error, ProtocolError, VerificationError
+from zkapex.proofs.audit import seed_commitment
+from zkapex.proofs.bundle import write_bundle
+from zkapex.proofs.certificate import request_distance
+from zkapex.proofs.commitment import Point
+from zkapex.proofs.instance import Instance
+from zkapex.proofs.messages import (
+    Audit,
+    Delivery,
+    EnrolRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    ModelManifest,
+    PersonaliseReply,
+    PersonaliseRequest,
+    ProveRequest,
+    ProveResponse,
+    UnlearnRequest,
+    UnlearnResponse,
+)
+from zkapex.proofs.packing import pack_guards, pack_masks
+from zkapex.proofs.receipt import Outcome, issue
+from zkapex.proofs.sealed import seal, unseal, unseal_enrolment
+from zkapex.proofs.signing import public_key_from_hex, public_key_hex
+from zkapex.proofs.verify import ChunkVerifier
+from zkapex.server.costs import CostBook
+from zkapex.server.peers import Answer, Peers, Trouble
+from zkapex.server.registry import Registry, utc_now
+from zkapex.server.states import (
+    Client,
+    Distributed,
+    Drawn,
+    Enrolled,
+    Failed,
+    Lost,
+    Opened,
+    ProofsAccepted,
+    ReceiptIssued,
+    Rejected,
+    Request,
+    RequestStatus,
+    Responded,
+    Verified,
+)
+from zkapex.wire import pack, pack_arrays, unpack
+
+MAX_REPLY_BYTES = 256 * 2**20
+Emit = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What is asked of every client.
+
+    Attributes
+    ----------
+    request_id : str
+    masks : mapping of str to bool [rows, cols]
+    guards : mapping of (layer, block) to int16 [B, r]
+    operator : str
+    tau_s, tau_g : int
+        Tolerances.
+    forget_digest : str
+    lifetime : timedelta
+        How long clients may take to answer.
+    sample : int or None
+        How many chunks each client must prove; None for all.
+    """
+
+    request_id: str
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+    guards: Mapping[tuple[str, int], npt.NDArray[np.int16]]
+    operator: str
+    tau_s: int
+    tau_g: int
+    forget_digest: str
+    lifetime: timedelta = timedelta(days=7)
+    sample: int | None = None
+
+
+@dataclass
+class Coordinator:
+    """Drives one federation.
+
+    Attributes
+    ----------
+    peers : Peers
+    registry : Registry
+    key : Ed25519PrivateKey
+        Signs requests and receipts.
+    circuit : Circuit
+    manifest : ModelManifest
+    emit : callable
+        Progress events, ``emit(name, **fields)``.
+    clock : callable
+        Time in UTC.
+    batch : int
+        Chunks asked for in one message.
+    """
+
+    peers: Peers
+    registry: Registry
+    key: Ed25519PrivateKey
+    circuit: Circuit
+    manifest: ModelManifest
+    emit: Emit
+    clock: Callable[[], datetime] = utc_now
+    batch: int = 8
+    clients: dict[int, str] = field(default_factory=dict)
+    """Client id by node, once enrolled in this run."""
+
+    def recognise(self) -> None:
+        """Learn which nodes are clients that enrolled in an earlier run."""
+        contents = {node: pack(Delivery()) for node in self.peers.nodes()}
+        for node, answer in self.peers.ask("identify", contents, attempts=1).items():
+            if isinstance(answer, Trouble):
+                continue  # not enrolled yet, or away
+            _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
+            sealed = unseal_enrolment(blobs.get("envelope", b""))
+            client = self.registry.client(sealed.record.client_id)
+            if client is not None and client.enrolment_digest == sealed.digest:
+                self.clients[node] = client.client_id
+
+    def personalise(
+        self, weights: Mapping[str, npt.NDArray[np.float32]], epochs: int, learning_rate: float, seed: int
+    ) -> None:
+        """Have every node that has not enrolled fine-tune the global model on its own data."""
+        contents = {}
+        for node in self.peers.nodes():
+            if node not in self.clients:
+                request = PersonaliseRequest(
+                    federation=self.registry.federation, epochs=epochs, learning_rate=learning_rate, seed=seed
+                )
+                contents[node] = pack_arrays(weights, pack(request))
+        done = 0
+
+        def on_answer(node: int, answer: Answer) -> None:
+            nonlocal done
+            done += 1
+            if isinstance(answer, Trouble):
+                self.emit("personalise.failed", node=str(node), reason=answer.reason)
+                return
+            reply, _ = unpack(answer, PersonaliseReply, MAX_REPLY_BYTES)
+            self.emit(
+                "personalise.done",
+                client=reply.client_id,
+                accuracy=reply.accuracy_after,
+                done=done,
+                total=len(contents),
+            )
+
+        self.peers.ask("personalise", contents, on_answer=on_answer)
+
+    def enrol(self) -> None:
+        """Have every node that has not enrolled commit to its weights and curvature.
+
+        Raises
+        ------
+        ProtocolError
+            No node enrolled.
+        """
+        srs = self.circuit.srs.path.read_bytes()
+        contents = {}
+        for node in self.peers.nodes():
+            if node not in self.clients:
+                request = EnrolRequest(
+                    federation=self.registry.federation,
+                    manifest=self.manifest,
+                    nonce=secrets.token_hex(32),
+                    server_key=public_key_hex(self.key.public_key()),
+                )
+                contents[node] = (request.nonce, pack(request, {"srs": srs}))
+
+        def on_answer(node: int, answer: Answer) -> None:
+            try:
+                if isinstance(answer, Trouble):
+                    raise ProtocolError("the client could not enrol", why=answer.reason)
+                _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
+                sealed = unseal_enrolment(blobs.get("envelope", b""))
+                if sealed.record.nonce != contents[node][0]:
+                    raise ProtocolError("the enrolment does not carry the nonce it was asked for with")
+                for point in (*sealed.record.theta, *sealed.record.curvature):
+                    Point.from_hex(point)
+                self.registry.apply(Enrolled(sealed))
+            except Error as e:
+                self.emit("enrol.failed", node=str(node), reason=_sentence(e))
+                return
+            self.clients[node] = sealed.record.client_id
+            self.emit(
+                "enrol.done", client=sealed.record.client_id, done=len(self.clients), total=len(self.peers.nodes())
+            )
+
+        self.registry.add_manifest(self.manifest)
+        self.peers.ask("enrol", {node: content for node, (_, content) in contents.items()}, on_answer=on_answer)
+        if not self.clients:
+            raise ProtocolError("no client enrolled", fix="see the enrol.failed events for each client's reason")
+
+    def open(self, deletion: Deletion) -> None:
+        """Sign a request to every enrolled client that has none of this id yet."""
+        mask = pack_masks(self.manifest, deletion.masks)
+        guards = pack_guards(self.manifest, deletion.guards)
+        for client_id in self.clients.values():
+            client = self.registry.client(client_id)
+            if client is None or self.registry.request(client_id, deletion.request_id) is not None:
+                continue
+            seed = secrets.token_hex(32) if deletion.sample is not None else None
+            now = self.clock()
+            request = UnlearnRequest(
+                request_id=deletion.request_id,
+                client_id=client_id,
+                manifest_digest=self.manifest.digest(),
+                nonce=secrets.token_hex(32),
+                operator=deletion.operator,
+                pre_root=client.theta_root,
+                mask=mask,
+                guards=guards,
+                tau_s=deletion.tau_s,
+                tau_g=deletion.tau_g,
+                audit=Audit(mode="sampled", count=deletion.sample, seed_commitment=seed_commitment(seed))
+                if seed is not None
+                else Audit(),
+                forget_digest=deletion.forget_digest,
+                issued_at=now,
+                expires_at=now + deletion.lifetime,
+            )
+            self.registry.apply(Opened(seal(request, self.key), seed))
+
+    def distribute(self, request_id: str) -> None:
+        """Send the request to every client that has not answered it, and take the signed responses."""
+        contents, requests = {}, {}
+        for node, request in self._under_way(request_id, RequestStatus.OPEN, RequestStatus.DISTRIBUTED).items():
+            self.registry.apply(Distributed(request.client_id, request_id))
+            contents[node] = pack(Delivery(), {"envelope": request.sealed.envelope})
+            requests[node] = request
+
+        def on_answer(node: int, answer: Answer) -> None:
+            request = requests[node]
+            client = self._client(request.client_id)
+            try:
+                if isinstance(answer, Trouble):
+                    self._trouble(request, answer)
+                    return
+                _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
+                key = public_key_from_hex(client.public_key)
+                response = unseal(UnlearnResponse, blobs.get("envelope", b""), [key])
+                if response.record.client_id != client.client_id or response.record.request_id != request_id:
+                    raise ProtocolError("the response is not this client's to this request")
+                for commitment in response.record.commitments:
+                    Point.from_hex(commitment.theta)
+                self.registry.apply(Responded(response))
+                self.registry.apply(Drawn(client.client_id, request_id))
+            except Error as e:
+                self._reject(request, e)
+                return
+            self.emit("unlearn.responded", client=client.client_id, chunks=len(request.touched))
+
+        self.peers.ask("unlearn", contents, on_answer=on_answer)
+
+    def prove(self, request_id: str, costs: CostBook) -> None:
+        """Ask for the drawn chunks batch by batch, verify each proof, and settle every client's request."""
+        verifiers: dict[str, ChunkVerifier] = {}
+        while True:
+            contents, asked = {}, {}
+            for node, request in self._under_way(request_id, RequestStatus.PROVING).items():
+                chunks = request.missing[: self.batch]
+                if not chunks:
+                    self.registry.apply(Verified(request.client_id, request_id))
+                    self.emit("client.proved", client=request.client_id)
+                    continue
+                ask = ProveRequest(request_id=request_id, client_id=request.client_id, chunks=chunks)
+                contents[node], asked[node] = pack(ask), (request, chunks)
+            if not contents:
+                return
+
+            def on_answer(
+                node: int, answer: Answer, asked: Mapping[int, tuple[Request, Sequence[int]]] = asked
+            ) -> None:
+                request, chunks = asked[node]
+                if isinstance(answer, Trouble):
+                    self._trouble(request, answer)
+                    return
+                try:
+                    self._take_proofs(request, chunks, answer, verifiers, costs)
+                except Error as e:
+                    self._reject(request, e)
+
+            self.peers.ask("prove", contents, on_answer=on_answer)
+
+    def evaluate(self, request_id: str) -> dict[str, EvaluateReply]:
+        """Every client's own tallies of its model before, with the mask alone, and after, by client id."""
+        ask = EvaluateRequest(request_id=request_id, models=("before", "masked", "after"))
+        contents = {node: pack(ask) for node in self.clients}
+        replies = {}
+        for node, answer in self.peers.ask("evaluate", contents).items():
+            if isinstance(answer, RecordDict):
+                reply, _ = unpack(answer, EvaluateReply, MAX_REPLY_BYTES)
+                if reply.client_id == self.clients[node]:
+                    replies[reply.client_id] = reply
+        return replies
+
+    def conclude(self, request_id: str, folder: Path) -> dict[str, Path]:
+        """Issue, write and deliver the receipts of all finished requests; returns their folders by client id."""
+        files = {
+            "settings": self.circuit.settings.read_bytes(),
+            "verification_key": self.circuit.vk.read_bytes(),
+            "srs": self.circuit.srs.path.read_bytes(),
+        }
+        written, contents = {}, {}
+        for node, client_id in self.clients.items():
+            request = self.registry.request(client_id, request_id)
+            if request is None or request.verdict is None:
+                continue
+            evidence = self.registry.evidence(client_id, request_id, **files)
+            receipt = self.registry.receipt(client_id, request_id)
+            if receipt is None:
+                receipt = issue(evidence, self._outcome(request), self.key).envelope
+                self.registry.apply(ReceiptIssued(client_id, request_id, receipt))
+            path = folder / client_id[:16]
+            write_bundle(path, receipt, evidence)
+            written[client_id] = path
+            contents[node] = pack(Delivery(), {"envelope": receipt})
+            self.emit("receipt.issued", client=client_id, verdict=request.verdict, path=str(path))
+        self.peers.ask("receipt", contents)
+        return written
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _under_way(self, request_id: str, *states: RequestStatus) -> dict[int, Request]:
+        found = {}
+        for node, client_id in self.clients.items():
+            request = self.registry.request(client_id, request_id)
+            if request is not None and request.status in states:
+                found[node] = request
+        return found
+
+    def _take_proofs(
+        self,
+        request: Request,
+        chunks: Sequence[int],
+        answer: RecordDict,
+        verifiers: dict[str, ChunkVerifier],
+        costs: CostBook,
+    ) -> None:
+        response, _ = unpack(answer, ProveResponse, MAX_REPLY_BYTES)
+        found = {proof.chunk: proof for proof in response.proofs}
+        if set(found) != set(chunks) or response.request_id != request.request_id:
+            raise ProtocolError("the reply does not hold the proofs that were asked for")
+        if request.client_id not in verifiers:
+            verifiers[request.client_id] = self._verifier(request)
+        verifier = verifiers[request.client_id]
+        for chunk, proof in found.items():
+            verify_s = verifier.verify(chunk, proof.proof)
+            costs.add(request.client_id, proof.prove_cpu_s, proof.peak_rss_mb, len(proof.proof), verify_s)
+            self.registry.apply(ProofsAccepted(request.client_id, request.request_id, {chunk: proof.proof}))
+            self.emit("prove.accepted", client=request.client_id, chunk=chunk)
+
+    def _verifier(self, request: Request) -> ChunkVerifier:
+        client = self._client(request.client_id)
+        response = request.response
+        if response is None:
+            raise ProtocolError("a request without a response cannot be proved")
+        post = list(client.theta)
+        for commitment in response.record.commitments:
+            post[commitment.chunk] = commitment.theta
+        instance = Instance(self.manifest, request.sealed.record)
+        return ChunkVerifier(self.circuit, instance, client.curvature, client.theta, post)
+
+    def _trouble(self, request: Request, trouble: Trouble) -> None:
+        if trouble.reachable:
+            reason = f"the client reported: {trouble.reason}"
+            self.registry.apply(Failed(request.client_id, request.request_id, reason))
+        else:
+            self.registry.apply(Lost(request.client_id, request.request_id))
+            self.registry.apply(Failed(request.client_id, request.request_id, trouble.reason))
+        self.emit("client.failed", client=request.client_id, reason=trouble.reason)
+
+    def _reject(self, request: Request, error: Error) -> None:
+        reason = _sentence(error)
+        self.registry.apply(Rejected(request.client_id, request.request_id, reason))
+        cheated = isinstance(error, VerificationError)
+        self.emit("client.quarantined", client=request.client_id, reason=reason, verification=cheated)
+
+    def _outcome(self, request: Request) -> Outcome:
+        proved = request.verdict == "proved"
+        distance = None
+        if proved:
+            enrolment = self.registry.enrolment(request.client_id)
+            instance = Instance(self.manifest, request.sealed.record)
+            distance = request_distance(instance, enrolment.lambda_min)
+        verdict = request.verdict
+        if verdict not in ("proved", "failed", "unreachable"):
+            raise ProtocolError(f"request {request.request_id} is not finished")
+        return Outcome(
+            verdict=verdict,  # type: ignore[arg-type]
+            reasons=() if proved else (request.reason,),
+            chunks_proved=len(request.proofs),
+            certified_distance=distance,
+            audit_seed=request.audit_seed,
+            issued_at=self.clock(),
+        )
+
+    def _client(self, client_id: str) -> Client:
+        client = self.registry.client(client_id)
+        if client is None:
+            raise ProtocolError(f"client {client_id[:16]}... is not in the registry")
+        return client
+
+
+def _sentence(error: Error) -> str:
+    text = f"{error.what} ({error.why})" if error.why else error.what
+    return " ".join(text.split())[:1000]

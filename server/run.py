@@ -1,0 +1,264 @@
+"""One run of the provider, start to end: train, personalise, enrol, delete, prove, issue receipts. Resumable.
+
+What is finished is on disk in the work folder, and a run that finds it there does not do it again::
+
+    provider/key.pem, key.pub     signs requests and receipts
+    provider/registry.sqlite      clients, commitments, requests, proofs, receipts
+    provider/global.npz           the model after federated training
+    provider/plan.npz, plan.json  the mask, the guard, and the curve they were chosen from
+    global-unlearned.npz          the global model after the same operator
+    receipts/<client>/            one folder per client
+    result.json                   what happened, for people and machines
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+
+from zkapex.circuits.encoding import exponent_for
+from zkapex.circuits.profiles import profile
+from zkapex.circuits.store import circuit, local_srs
+from zkapex.client.curvature import DAMPING, KAPPA, kfac
+from zkapex.client.group_obs import GUARD_BITS, tolerances
+from zkapex.errors import ProtocolError
+from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.proofs.record import sha256_hex
+from zkapex.proofs.signing import load_or_create_private_key, save_public_key
+from zkapex.server.coordinator import Coordinator, Deletion
+from zkapex.server.costs import CostBook
+from zkapex.server.events import EventLog
+from zkapex.server.peers import Peers
+from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_global
+from zkapex.server.provider import Provider
+from zkapex.server.registry import Registry
+from zkapex.server.storage import load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run can be told; the keys of ``[tool.flwr.app.config]`` with ``-`` for ``_``.
+
+    Attributes
+    ----------
+    rounds : int
+        Rounds of federated averaging.
+    personal_epochs, personal_lr : int, float
+        Personalisation on each device.
+    profile : str
+        Circuit profile, see `zkapex.circuits.profiles`.
+    guard_rank : int
+    request_id : str
+    sample : int
+        Chunks each client must prove; 0 for all.
+    batch : int
+        Chunks proved per message.
+    timeout_s : int
+        How long to wait for the answer to one message.
+    seed : int
+    """
+
+    rounds: int
+    personal_epochs: int
+    personal_lr: float
+    profile: str
+    guard_rank: int
+    request_id: str
+    sample: int
+    batch: int
+    timeout_s: int
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> RunSettings:
+        """From Flower's run configuration.
+
+        Raises
+        ------
+        ProtocolError
+            A setting is missing or of another type.
+        """
+        values = {}
+        for name, kind in cls.__annotations__.items():
+            value = config.get(name.replace("_", "-"))
+            wanted = {"int": int, "float": float, "str": str}[kind]
+            if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+                raise ProtocolError(
+                    f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
+                )
+            values[name] = wanted(value)
+        return cls(**values)
+
+
+def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
+    """Carry out one deletion from beginning to end, or go on with it; returns the content of ``result.json``."""
+    folder = work_dir / "provider"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = load_or_create_private_key(folder / "key.pem")
+    if not (work_dir / "key.pub").exists():
+        save_public_key(key.public_key(), work_dir / "key.pub")
+    peers = Peers(grid, settings.timeout_s)
+
+    model = _train(grid, provider, settings, folder, events)
+    events.emit("keys.started", profile=settings.profile)
+    chosen = profile(settings.profile)
+    statement = chosen.statement(settings.guard_rank)
+    built = circuit(statement, local_srs(chosen.log2_rows))
+    events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
+    parameters = dict(model.named_parameters())
+    manifest = ModelManifest(
+        model=provider.name,
+        profile=chosen.name,
+        statement=statement,
+        curvature_bits=KAPPA,
+        layers=tuple(
+            _layer(name, parameters[f"{name}.weight"], chosen.weight_limit) for name in provider.target_layers(model)
+        ),
+        circuit_digest=built.vk_digest,
+        settings_digest=built.settings_digest,
+        srs_digest=built.srs.digest,
+        srs_origin="local",
+    )
+    costs = CostBook(folder / "costs.json")
+    with Registry(folder / "registry.sqlite", provider.federation) as registry:
+        coordinator = Coordinator(peers, registry, key, built, manifest, events.emit, batch=settings.batch)
+        coordinator.recognise()
+        events.emit("personalise.started", clients=len(peers.nodes()) - len(coordinator.clients))
+        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        coordinator.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed)
+        events.emit("enrol.started")
+        coordinator.enrol()
+
+        plan = _plan(provider, model, manifest, settings, folder, events)
+        rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
+        tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+        deletion = Deletion(
+            request_id=settings.request_id,
+            masks=plan.masks,
+            guards=plan.guard_map(),
+            operator="guarded-group-obs",
+            tau_s=tau_s,
+            tau_g=tau_g,
+            forget_digest=sha256_hex(provider.forget_description().encode()),
+            lifetime=timedelta(days=7),
+            sample=settings.sample or None,
+        )
+        coordinator.open(deletion)
+        events.emit("unlearn.started", clients=len(coordinator.clients))
+        coordinator.distribute(settings.request_id)
+        touched = {r.client_id: len(r.touched) for r in registry.requests(settings.request_id)}
+        events.emit("prove.started", chunks=sum(touched.values()))
+        coordinator.prove(settings.request_id, costs)
+        events.emit("receipts.started")
+        scores = coordinator.evaluate(settings.request_id)
+        receipts = coordinator.conclude(settings.request_id, work_dir / "receipts")
+
+        if not (work_dir / "global-unlearned.npz").exists():
+            inputs = provider.curvature_inputs()
+            names = [layer.name for layer in manifest.layers]
+            curvature = kfac(model, names, inputs, width, KAPPA, DAMPING)
+            save_arrays(work_dir / "global-unlearned.npz", unlearn_global(model, manifest, curvature, plan))
+        unlearned = load_arrays(work_dir / "global-unlearned.npz")
+        after = provider.initial_model()
+        after.load_state_dict({name: torch.from_numpy(value) for name, value in unlearned.items()})
+        result = {
+            "request_id": settings.request_id,
+            "manifest": json.loads(manifest.to_bytes()),
+            "plan": plan.chosen,
+            "curve": plan.curve,
+            "global": {"before": dict(provider.evaluate(model)), "after": dict(provider.evaluate(after))},
+            "clients": [
+                _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
+                for client_id in sorted(coordinator.clients.values())
+            ],
+        }
+    (work_dir / "result.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _train(grid: Grid, provider: Provider, settings: RunSettings, folder: Path, events: EventLog) -> nn.Module:
+    """The global model: trained now with FedAvg over all nodes, or loaded if that is done."""
+    model = provider.initial_model()
+    path = folder / "global.npz"
+    if not path.exists():
+        nodes = len(list(grid.get_node_ids()))
+        events.emit("train.started", rounds=settings.rounds, clients=nodes)
+
+        def progress(number: int, arrays: ArrayRecord) -> MetricRecord:
+            model.load_state_dict(arrays.to_torch_state_dict())
+            accuracy = dict(provider.evaluate(model))
+            events.emit("train.round", round=number, total=settings.rounds, **accuracy)
+            return MetricRecord({name: float(value) for name, value in accuracy.items()})
+
+        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
+        result = strategy.start(
+            grid,
+            ArrayRecord(model.state_dict()),
+            num_rounds=settings.rounds,
+            timeout=float(settings.timeout_s),
+            train_config=ConfigRecord({"seed": settings.seed}),
+            evaluate_fn=progress,
+        )
+        state = result.arrays.to_torch_state_dict()
+        save_arrays(path, {name: value.numpy() for name, value in state.items()})
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in load_arrays(path).items()})
+    return model.eval()
+
+
+def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
+    values = weight.detach().to(torch.float64).numpy()
+    return LayerSpec(name=name, rows=values.shape[0], cols=values.shape[1], exponent=exponent_for(values, limit))
+
+
+def _plan(
+    provider: Provider, model: nn.Module, manifest: ModelManifest, settings: RunSettings, folder: Path, events: EventLog
+) -> StoredPlan:
+    events.emit("search.started")
+    plan = load_plan(folder)
+    if plan is None:
+        found = provider.plan(model, manifest.block_width, manifest.weight_limit, settings.guard_rank)
+        plan = save_plan(folder, found)
+    events.emit("search.done", **plan.chosen)
+    return plan
+
+
+def _client_result(
+    registry: Registry,
+    client_id: str,
+    request_id: str,
+    costs: CostBook,
+    touched: Mapping[str, int],
+    scores: Mapping[str, Any],
+    receipts: Mapping[str, Path],
+    work_dir: Path,
+) -> dict[str, Any]:
+    client = registry.client(client_id)
+    request = registry.request(client_id, request_id)
+    if client is None or request is None:
+        raise ProtocolError(f"client {client_id[:16]}... has no request {request_id}")
+    table: dict[str, dict[str, float]] = {}
+    if client_id in scores:
+        for score in scores[client_id].scores:
+            table.setdefault(score.model, {})[score.data] = score.correct / score.total
+    receipt = receipts.get(client_id)
+    return {
+        "id": client_id[:16],
+        "client_id": client_id,
+        "verdict": str(client.status),
+        "reason": client.reason or None,
+        "chunks": touched.get(client_id, 0),
+        "chunks_proved": len(request.proofs),
+        **asdict(costs.of(client_id)),
+        "accuracy": table,
+        "receipt": str(receipt.relative_to(work_dir)) if receipt else None,
+    }

@@ -1,0 +1,156 @@
+"""Devices that cheat, each in one way, by the strongest means they have: a proof of whatever they did instead.
+
+They deviate only where `DeviceAgent` decides what to change and what to prove; commitments, signatures and messages are
+the real ones. A verifier that accepted any of them would be broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from zkapex.circuits.field import felts, random_elements
+from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
+from zkapex.circuits.statement import SALTS
+from zkapex.circuits.store import Circuit
+from zkapex.client.agent import DeviceAgent, utc_now
+from zkapex.client.holdings import Change, Holdings
+from zkapex.client.operators import group_obs
+from zkapex.client.task import Task
+from zkapex.errors import InputError, ProverError
+from zkapex.proofs.chunk import BoolArray, IntArray, PublicInputs, Witness, prove_vectors, residual_sums
+from zkapex.proofs.instance import Instance
+from zkapex.proofs.worker import COST, PROOF, finished
+
+
+def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
+    """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
+    sums = residual_sums(witness.delta.values, witness.mu, witness.curvature.values, public.guard, public.mask)
+    limbs: list[int] = []
+    for total, slack in zip(sums, public.slacks(circuit.spec), strict=True):
+        try:
+            limbs += slack_limbs(slack, total, circuit.spec.weight_limit)
+        except ProverError:
+            limbs += [0] * SLACK_LIMBS
+    aux = felts(witness.mu) + felts(limbs) + felts(random_elements(SALTS))
+    vectors = [witness.theta_u.vector(), witness.delta.vector(), witness.curvature.vector()]
+    return [*vectors, public.vector(circuit.spec), aux]
+
+
+class Cheat(DeviceAgent):
+    """A device that proves what it did, whether or not it is what was asked."""
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        for chunk, folder in folders.items():
+            vectors = forced_vectors(circuit, instance.public(chunk), change.witness(holdings, chunk))
+            _leave(folder, prove_vectors(circuit, vectors)[0])
+
+
+class Ignore(Cheat):
+    """Does nothing: the weights stay as they were."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        return Change.create(holdings.weights, _no_multipliers(holdings, instance), instance.touched)
+
+
+class Half(Cheat):
+    """Zeroes only every other masked weight, and compensates correctly for those."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        weights, mu = group_obs(holdings, {n: _every_other(m) for n, m in instance.masks.items()}, instance.guard)
+        return Change.create(weights, mu, instance.touched)
+
+
+class Unguarded(Cheat):
+    """Compensates as if there were no guard, and so gives back part of what was to be forgotten."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        def nothing(layer: str, block: int) -> IntArray:
+            return np.zeros_like(instance.guard(layer, block))
+
+        weights, mu = group_obs(holdings, instance.masks, nothing)
+        return Change.create(weights, mu, instance.touched)
+
+
+class Decoy(Cheat):
+    """Applies the request faithfully, but to weights it never committed to, and keeps serving the others."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        return super()._change(_decoy(holdings), instance, name)
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        super()._prove_chunks(circuit, instance, _decoy(holdings), change, folders)
+
+
+class Replay(DeviceAgent):
+    """Sends the proofs of another device of the same simulation instead of its own."""
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        others = self._vault.folder.parent
+        for chunk, folder in folders.items():
+            for proof in sorted(others.glob(f"*/requests/{instance.request.request_id}/jobs/{chunk}/{PROOF}")):
+                if self._vault.folder not in proof.parents:
+                    _leave(folder, proof.read_bytes())
+            if finished(folder) is None:
+                raise ProverError("no other device has proved this chunk yet", fix="ask again")
+
+
+CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
+    {"ignore": Ignore, "half": Half, "unguarded": Unguarded, "decoy": Decoy, "replay": Replay}
+)
+"""Ways to cheat, by the name the demo's ``--cheat`` takes."""
+
+
+def make_cheat(
+    name: str, folder: Path, task: Task, workers: int | None = None, clock: Callable[[], datetime] = utc_now
+) -> DeviceAgent:
+    """A device that cheats in the named way.
+
+    Raises
+    ------
+    InputError
+        There is no such way.
+    """
+    if name not in CHEATS:
+        raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
+    return CHEATS[name](folder, task, workers, clock)
+
+
+def _leave(folder: Path, proof: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COST).write_text(json.dumps({"cpu_s": 0.0, "peak_rss_mb": 0.0}))
+    (folder / PROOF).write_bytes(proof)
+
+
+def _every_other(mask: BoolArray) -> BoolArray:
+    kept = np.zeros_like(mask)
+    kept.ravel()[np.flatnonzero(mask)[::2]] = True
+    return kept
+
+
+def _decoy(holdings: Holdings) -> Holdings:
+    """Weights that look like the device's own (columns in another order) under salts of their own: never committed to."""
+    weights = {name: np.ascontiguousarray(values[:, ::-1]) for name, values in holdings.weights.items()}
+    salts = {name: tuple((salt + 1) for salt in values) for name, values in holdings.salts.items()}
+    curvature = {name: values for name, values in holdings.salts.items() if name.startswith("curvature/")}
+    return Holdings(holdings.manifest, weights, holdings.curvature, {**salts, **curvature})
+
+
+def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArray]:
+    manifest = holdings.manifest
+    return {
+        layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)
+        for layer in manifest.layers
+        if layer.name in instance.masks
+    }

@@ -1,0 +1,196 @@
+"""The demo: one simulated federation from training to receipts, beside an oracle that was retrained without the data.
+
+The protocol runs in Flower; this module starts it, follows it, trains the oracle, and sums up. Its folder::
+
+    demo.json           settings, and whether it finished
+    result.json         the ServerApp's account; summary.json: what `zkapex demo --json` prints
+    receipts/<client>/  key.pub     receipts with their proofs, and the key they are signed with
+    models/             the global model and every client's, before and after
+    plot.png            accuracy before, with the mask alone, after compensation, and of the oracle
+    provider/ devices/  state of the provider and of the simulated devices
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zkapex.client.personalise import FitSettings
+from zkapex.errors import InputError, StorageError
+from zkapex.simulation.adversaries import CHEATS
+from zkapex.simulation.digits import scenario
+from zkapex.simulation.launch import installed_app, run_flower, settings_of
+from zkapex.simulation.oracle import evaluate, mean, oracle
+from zkapex.simulation.plots import plot_accuracy
+
+MARKER, SUMMARY = "demo.json", "summary.json"
+STATES = ("before", "masked", "after")
+DATA_SETS = ("forget", "retain", "personal")
+ARTEFACTS = (
+    "result.json", SUMMARY, "receipts", "key.pub", "models", "plot.png", "provider", "devices", "flower",
+    "events.jsonl", "global-unlearned.npz", "oracle.json", MARKER,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo can be told.
+
+    Attributes
+    ----------
+    clients : int
+    dishonest : int
+        How many of them cheat.
+    cheat : str
+        How, see `zkapex.simulation.adversaries.CHEATS`.
+    forget_class : int
+        The digit to forget.
+    seed : int
+    """
+
+    clients: int = 4
+    dishonest: int = 1
+    cheat: str = "half"
+    forget_class: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clients <= 60:
+            raise InputError(f"--clients is {self.clients}", fix="choose a number from 1 to 60")
+        if not 0 <= self.dishonest <= self.clients:
+            raise InputError(f"--dishonest is {self.dishonest}", fix=f"choose a number from 0 to {self.clients}")
+        if self.cheat not in CHEATS:
+            raise InputError(f"--cheat is {self.cheat!r}", fix=f"choose one of {', '.join(CHEATS)}")
+        if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
+            raise InputError("somebody must be honest for others to replay their proofs", fix="lower --dishonest")
+        if not 0 <= self.forget_class <= 9:
+            raise InputError(f"--forget-class is {self.forget_class}", fix="choose a digit")
+        if not 0 <= self.seed < 2**20:
+            raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
+
+
+def run_demo(
+    settings: DemoSettings, out: Path, *, resume: bool, fresh: bool, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run the demo in `out`, or go on with an interrupted one; returns the summary.
+
+    Raises
+    ------
+    InputError
+        `out` holds something else, or an interrupted demo and neither `resume` nor `fresh` is set, or one of other
+        settings.
+    Error
+        Whatever stopped the run.
+    """
+    _prepare(settings, out, resume=resume, fresh=fresh)
+    run_config: dict[str, str | int | float | bool] = {
+        "clients": settings.clients,
+        "dishonest": settings.dishonest,
+        "cheat": settings.cheat,
+        "forget-class": settings.forget_class,
+        "seed": settings.seed,
+    }
+    result_path = out / "result.json"
+    if not result_path.exists():
+        run_flower(installed_app(), run_config, settings.clients, out, on_event)
+    result = json.loads(result_path.read_text())
+    on_event({"event": "oracle.started"})
+    reference = _oracle(settings, out)
+    on_event({"event": "oracle.done"})
+    summary = summarise(result, reference, settings)
+    _copy_global_models(out)
+    plot_accuracy(summary, out / "plot.png")
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1))
+    (out / MARKER).write_text(json.dumps({"settings": asdict(settings), "finished": True}))
+    return summary
+
+
+def summarise(result: dict[str, Any], reference: dict[str, float], settings: DemoSettings) -> dict[str, Any]:
+    """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
+    honest = [client for client in result["clients"] if client["verdict"] == "proved"]
+    accuracy = {
+        state: {
+            data: sum(client["accuracy"][state][data] for client in honest) / len(honest) if honest else None
+            for data in DATA_SETS
+        }
+        for state in STATES
+    }
+    return {
+        "settings": asdict(settings),
+        "clients": result["clients"],
+        "accuracy": accuracy,
+        "oracle": reference,
+        "global": result["global"],
+        "plan": result["plan"],
+        "request_id": result["request_id"],
+    }
+
+
+def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) -> None:
+    marker = out / MARKER
+    if marker.exists():
+        try:
+            kept = json.loads(marker.read_text())
+            earlier, finished = DemoSettings(**kept["settings"]), bool(kept["finished"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise StorageError(f"{marker} is damaged", why=str(e), fix="choose another --out, or --fresh") from e
+        if resume:
+            if earlier != settings:
+                raise InputError(
+                    f"the demo in {out} has other settings",
+                    why=f"it was started with {asdict(earlier)}",
+                    fix="resume it with the same options, or choose another --out",
+                )
+            return
+        if not finished and not fresh:
+            raise InputError(
+                f"an interrupted demo is in {out}",
+                fix="add --resume to go on with it, --fresh to start over, or choose another --out",
+            )
+        _remove(out)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no demo", fix="choose another --out")
+    elif resume:
+        raise InputError(f"there is no demo in {out} to resume", fix="leave --resume out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"settings": asdict(settings), "finished": False}))
+    except OSError as e:
+        raise StorageError(f"cannot write to {out}", why=str(e), fix="choose another --out") from e
+
+
+def _remove(out: Path) -> None:
+    """Delete an earlier demo's artefacts, and nothing else that may be in its folder."""
+    for name in ARTEFACTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _oracle(settings: DemoSettings, out: Path) -> dict[str, float]:
+    path = out / "oracle.json"
+    if not path.exists():
+        world = scenario(settings.clients, settings.forget_class, settings.seed)
+        config = settings_of(installed_app())
+        personal = FitSettings(int(config["personal-epochs"]), float(config["personal-lr"]))
+        torch.set_num_threads(1)
+        models = oracle(world, settings.seed, personal_settings=personal)
+        rows = [evaluate(model, world, client) for model, client in zip(models, world.clients, strict=True)]
+        path.write_text(json.dumps(mean(rows)))
+    reference: dict[str, float] = json.loads(path.read_text())
+    return reference
+
+
+def _copy_global_models(out: Path) -> None:
+    models = out / "models"
+    models.mkdir(exist_ok=True)
+    shutil.copyfile(out / "provider" / "global.npz", models / "global-before.npz")
+    shutil.copyfile(out / "global-unlearned.npz", models / "global-after.npz")

@@ -1,0 +1,99 @@
+"""The command line: ``zkapex``. One module per command; this one turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+from zkapex import __version__
+from zkapex.errors import Error, ResourceError, StorageError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="zkapex",
+    help="Federated unlearning that proves itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zkapex {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Federated unlearning that proves itself: deletion requests, zero-knowledge proofs, signed receipts."""
+
+
+def _register() -> None:
+    # Each command imports what it needs when it runs: `verify` must start without torch and Flower.
+    from zkapex.cli import demo, verify
+
+    app.command("demo")(demo.demo)
+    app.command("verify")(verify.verify)
+
+
+def main() -> None:
+    """Run the command line and exit with a documented code (``docs/exit-codes.md``)."""
+    _register()
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Run `action`; explain on standard error whatever stops it, and return the exit code."""
+    try:
+        code = action()
+    except Error as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. What was finished is kept; run again with --resume to go on.")
+        return INTERRUPTED
+    except typer.Abort:
+        return INTERRUPTED
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):  # usage: options that do not exist, values that do not parse
+            error.show()
+            return int(error.exit_code)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return fail(
+                StorageError("the disk is full", why=str(error), fix="free space, then run again with --resume")
+            )
+        if isinstance(error, MemoryError):
+            return fail(ResourceError("memory ran out", fix="close other programs, or use fewer workers"))
+        if os.environ.get("ZKAPEX_DEBUG"):
+            traceback.print_exc()
+        return fail(
+            Error(
+                f"something went wrong that zkapex did not expect: {type(error).__name__}",
+                why=str(error)[:1000],
+                fix="set ZKAPEX_DEBUG=1 to see where, and report it",
+            )
+        )
+    return code if isinstance(code, int) else 0
+
+
+def fail(error: Error) -> int:
+    """Print an error for a person on standard error, and for a machine on standard output if ``--json`` was given."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"zkapex: {error.explain()}", markup=False)
+    if "--json" in sys.argv:
+        what = {"error": type(error).__name__, "exit_code": error.exit_code}
+        print(json.dumps({**what, "what": error.what, "why": error.why, "fix": error.fix}))
+    return error.exit_code

@@ -1,0 +1,174 @@
+"""``zkapex demo``: the whole thing on this machine, followed and summed up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from zkapex.errors import ProtocolError
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for receipts, models, the plot and all state.")] = Path(
+        "zkapex-demo"
+    ),
+    clients: Annotated[int, typer.Option(help="Number of Flower clients.")] = 4,
+    dishonest: Annotated[int, typer.Option(help="How many of them cheat.")] = 1,
+    cheat: Annotated[
+        str,
+        typer.Option(
+            help="How: ignore (change nothing), half (zero half of the mask), unguarded (compensate as if "
+            "there were no guard), decoy (prove about other weights), replay (a neighbour's proofs)."
+        ),
+    ] = "half",
+    forget_class: Annotated[int, typer.Option(help="The digit to forget.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of data, training and search.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
+) -> None:
+    """Train a federation on handwritten digits, delete one class, prove it, and issue receipts.
+
+    Four clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
+    every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and is caught.
+    """
+    from zkapex.simulation.demo import DemoSettings, run_demo
+
+    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed)
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        follower = Follower(progress, console)
+        summary = run_demo(settings, out, resume=resume, fresh=fresh, on_event=follower.on_event)
+        follower.finish()
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        show(summary, out)
+    if not any(client["verdict"] == "proved" for client in summary["clients"]):
+        if dishonest < clients:
+            raise ProtocolError("no client proved the deletion", fix=f"see {out}/events.jsonl and {out}/flower/run.log")
+
+
+class Follower:
+    """Turns the events of a run into progress bars, or lines where there is no terminal."""
+
+    _STAGES = {
+        "run.started": "starting Flower",
+        "train.started": "training the global model",
+        "keys.started": "building proving keys",
+        "personalise.started": "personalising",
+        "enrol.started": "enrolling (commit, sign)",
+        "search.started": "choosing mask and guard",
+        "unlearn.started": "unlearning on the clients",
+        "prove.started": "proving and verifying",
+        "receipts.started": "evaluating, issuing receipts",
+        "oracle.started": "retraining the oracle",
+    }
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress = progress
+        self._console = console
+        self._task = progress.add_task("starting Flower", total=None, note="")
+        self._proved = 0
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        name = event["event"]
+        if name in self._STAGES:
+            self.finish()
+            total = event.get("rounds") or event.get("chunks") or event.get("clients")
+            self._task = self._progress.add_task(self._STAGES[name], total=total, note="")
+            self._proved = 0
+            if self._progress.disable:
+                self._console.print(f"{self._STAGES[name]} ...")
+        elif name == "train.round" and event["round"]:
+            self._update(event["round"], f"retain accuracy {event['retain']:.2f}, forget {event['forget']:.2f}")
+        elif name in ("personalise.done", "enrol.done"):
+            self._update(event["done"], f"{event['done']} of {event['total']} clients", event["total"])
+        elif name == "unlearn.responded":
+            self._progress.advance(self._task)
+        elif name == "prove.accepted":
+            self._proved += 1
+            self._update(self._proved, f"{self._proved} proofs accepted")
+        elif name == "search.done":
+            self._update(1, f"{event['masked_weights']} weights, {event['scorer']}", 1)
+        elif name in ("client.quarantined", "client.failed", "enrol.failed", "personalise.failed"):
+            who = event.get("client", event.get("node", ""))[:16]
+            self._console.print(f"  {name.partition('.')[2]}: client {who}: {event['reason']}", markup=False)
+
+    def finish(self) -> None:
+        """Fill the bar of the stage that has ended."""
+        task = next((t for t in self._progress.tasks if t.id == self._task), None)
+        if task is not None:
+            total = task.total or 1
+            self._progress.update(self._task, total=total, completed=total)
+            self._progress.stop_task(self._task)
+
+    def _update(self, completed: int, note: str, total: int | None = None) -> None:
+        if total is not None:
+            self._progress.update(self._task, total=total)
+        self._progress.update(self._task, completed=completed, note=note)
+        if self._progress.disable and note:
+            self._console.print(f"  {note}")
+
+
+def show(summary: dict[str, Any], out: Path) -> None:
+    """Print the summary as tables, and what it means."""
+    console = Console(highlight=False)
+    accuracy = Table(title="Accuracy of the personalised models (mean of the clients that proved)")
+    accuracy.add_column("")
+    for data in ("forget", "retain", "personal"):
+        accuracy.add_column(data, justify="right")
+    rows = {
+        "before": summary["accuracy"]["before"],
+        "mask alone": summary["accuracy"]["masked"],
+        "after compensation": summary["accuracy"]["after"],
+        "oracle: retrained without the class": summary["oracle"],
+    }
+    for name, values in rows.items():
+        cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]
+        accuracy.add_row(name, *cells)
+    console.print(accuracy)
+
+    table = Table(title="Clients")
+    for title in ("client", "verdict", "chunks", "proving CPU s", "peak MB", "proof KB", "verify CPU s"):
+        table.add_column(title, justify="left" if title in ("client", "verdict") else "right")
+    for client in summary["clients"]:
+        style = "green" if client["verdict"] == "proved" else "red"
+        table.add_row(
+            client["id"],
+            f"[{style}]{client['verdict']}[/]",
+            str(client["chunks"]),
+            f"{client['prove_cpu_s']:.1f}",
+            f"{client['prover_peak_rss_mb']:.0f}",
+            f"{client['proof_bytes'] / 1e3:.1f}",
+            f"{client['verify_s']:.2f}",
+        )
+    console.print(table)
+    for client in summary["clients"]:
+        if client["reason"]:
+            console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    console.print(
+        "\nA proof shows that the client changed the weights it had committed to by exactly the stated operator: masked\n"
+        "weights are zero, the rest is the guarded Group-OBS repair up to rounding. It reveals neither weights nor data.\n"
+        "It does not show that the device serves those weights, that older copies are gone, that the committed curvature\n"
+        "is that of real data, or that nothing about the forgotten data remains: the table above measures the last."
+    )
+    example = next((c["receipt"] for c in summary["clients"] if c["verdict"] == "proved"), None)
+    if example:
+        console.print(
+            f"\nCheck a receipt yourself:  zkapex verify {out / example} --trust {out / 'key.pub'}", soft_wrap=True
+        )
+    console.print(f"Everything is in {out}: receipts/, models/, plot.png, summary.json", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""``zkapex verify``: check a receipt and its proofs offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from zkapex.errors import NotProvedError
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="Folder of the receipt, the one that holds receipt.json.")],
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            help="The provider's public key (PEM), obtained independently of the receipt. Without it, anybody "
+            "could have made the receipt up."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Re-verify a receipt offline: signatures, digests, the chain of commitments, and every zero-knowledge proof.
+
+    Exits 0 only if everything holds and the client proved what was asked. The first use of a circuit builds its keys
+    (seconds), so that they need not be taken from whoever issued the receipt.
+    """
+    from zkapex.proofs.signing import load_public_key
+    from zkapex.proofs.verify import verify_receipt
+
+    console = Console(stderr=True, quiet=as_json)
+    trusted = None if trust is None else [load_public_key(trust)]
+    columns = (TextColumn("verifying proofs"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        verified = verify_receipt(path, trusted, lambda done, total: progress.update(task, completed=done, total=total))
+    receipt = verified.bundle.receipt
+    facts, outcome, predicate = receipt.facts, receipt.outcome, receipt.statement.predicate
+    if as_json:
+        print(json.dumps({
+            "verified": outcome.verdict == "proved",
+            "verdict": outcome.verdict,
+            "reasons": list(outcome.reasons),
+            "request_id": facts.request_id,
+            "client_id": facts.client_id,
+            "chunks_touched": facts.chunks_touched,
+            "proofs_verified": verified.chunks,
+            "verify_cpu_s": round(verified.cpu_s, 4),
+            "certified_distance": outcome.certified_distance,
+            "server_key_pinned": receipt.pinned,
+            "shows": list(predicate.shows),
+            "does_not_show": list(predicate.does_not_show),
+        }))  # fmt: skip
+    else:
+        out = Console(highlight=False)
+        out.print(f"The receipt is genuine. Verdict: {outcome.verdict}.", style="bold")
+        out.print(
+            f"  request {facts.request_id}, client {facts.client_id[:16]}, issued {outcome.issued_at:%Y-%m-%d %H:%M} UTC"
+        )
+        out.print(
+            f"  {verified.chunks} zero-knowledge proofs verified in {verified.cpu_s:.2f} CPU seconds, "
+            f"{facts.chunks_touched} of {facts.chunks_total} chunks touched, audit: {facts.audit_mode}"
+        )
+        for title, sentences in (("It shows:", predicate.shows), ("It does not show:", predicate.does_not_show)):
+            out.print(title)
+            for sentence in sentences:
+                out.print(f"  - {sentence}", soft_wrap=True)
+        if not receipt.pinned:
+            out.print(
+                "Its signature was checked with the key it names itself. Add --trust KEY to make sure who issued it.",
+                style="yellow",
+            )
+    if outcome.verdict != "proved":
+        raise NotProvedError(
+            f"the receipt is genuine, but says that client {facts.client_id[:16]} did not prove the deletion",
+            why="; ".join(outcome.reasons),
+            fix="ask the client again, or exclude it",
+        )
