@@ -103,7 +103,7 @@ def second_moments(
             handles.append(module.register_forward_pre_hook(lambda _, args, name=name: record(name, args[0])))
         model.eval()
         with torch.no_grad():
-            for batch in inputs.split(batch_size):
+            for batch in torch.split(inputs, batch_size):
                 model(batch)
     finally:
         for handle in handles:

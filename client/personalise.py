@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from zkapex.errors import InputError
 
@@ -72,9 +72,9 @@ def fit(
     model.train()
     for _ in range(settings.epochs):
         total = 0.0
-        for batch in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):
+        for batch in torch.split(torch.randperm(len(inputs), generator=generator), settings.batch_size):
             optimiser.zero_grad()
-            loss = F.cross_entropy(model(inputs[batch]), labels[batch])
+            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if schedule is not None:
@@ -106,7 +106,7 @@ def personalise(
 
 
 def _held_weights(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    held = []
+    held: list[tuple[torch.Tensor, torch.Tensor]] = []
     for name, mask in masks.items():
         try:
             weight = model.get_parameter(f"{name}.weight")

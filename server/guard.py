@@ -51,7 +51,7 @@ def gradient_gram(gradient: FloatArray, block_width: int) -> FloatArray:
 
 
 def guard_blocks(gram: FloatArray, rank: int, guard_bits: int) -> tuple[IntArray, ...]:
-    """Encode the top eigenvectors of each block's Gram matrix: the top right-singular vectors of the gradients behind it.
+    """Encode the top eigenvectors of each block's Gram matrix: the gradients' top right-singular vectors.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ def gradient_moments(
     chunk = max(1, _GRADIENT_BYTES // (4 * sum(w.numel() for w in targets.values())))
     first = {k: torch.zeros_like(w, dtype=torch.float64) for k, w in targets.items()}
     second = {k: torch.zeros_like(w, dtype=torch.float64) for k, w in targets.items()}
-    for x, y in zip(inputs.split(chunk), labels.split(chunk), strict=True):
+    for x, y in zip(torch.split(inputs, chunk), torch.split(labels, chunk), strict=True):
         for key, gradient in per_example(targets, x, y).items():
             first[key] += gradient.sum(0, dtype=torch.float64)
             second[key] += gradient.square().sum(0, dtype=torch.float64)
@@ -147,8 +147,8 @@ def score(scorer: str, layers: Mapping[str, LayerStatistics]) -> dict[str, Float
 def aware(layer: LayerStatistics) -> FloatArray:
     """Forgetting that survives compensation: ``a(g_f) - |a(g_r)| - h_r w^2 / 2``.
 
-    ``a(g) = -w (g A) / diag A``, with A the inverse curvature, is the first-order change of a loss with gradient g when w
-    is zeroed *and* the rest of its block compensates by Optimal Brain Surgeon.
+    ``a(g) = -w (g A) / diag A``, with A the inverse curvature, is the first-order change of a loss with gradient g
+    when w is zeroed *and* the rest of its block compensates by Optimal Brain Surgeon.
     """
     gained = _after_compensation(layer, layer.forget_gradient)
     lost = np.abs(_after_compensation(layer, layer.retain_gradient))

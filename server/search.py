@@ -5,10 +5,9 @@ model forget. The provider cannot see the clients' models. It tries on the globa
 personalised itself on shifted public data. What is tried is what will run: the full guarded operator on quantised
 weights.
 
-The mask is grown in steps. After each, every copy goes through the operator with the mask and guard so far, and the next
-weights are chosen by their saliency in the models that result: saliency is a first-order promise, and a mask chosen in one
-go at theta_0 breaks it (measured on the digits: ten times the weights for less forgetting). The guard is built from the
-forget gradients met on the way.
+The mask is grown in steps. After each, every copy goes through the operator with the mask and guard so far, and the
+next weights are chosen by their saliency in the models that result: saliency is a first-order promise, which a mask
+chosen in one go at theta_0 does not keep. The guard is built from the forget gradients met on the way.
 
 Two things make the plan hold on models nobody has looked at: a step must succeed on *all* copies, and forgetting is
 judged with the forget logit raised by a margin.
@@ -281,7 +280,9 @@ def _grow(
             masks = {name: masks[name] | added for name, added in top_fraction(free, more / total).items()}
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names}
         models = [trial.unlearn(masks, guards) for trial in trials]
-        outcome = _judge(trials, models, forget_set, space, Setting(scorer, fraction, rank), masks, encoding.block_width)
+        outcome = _judge(
+            trials, models, forget_set, space, Setting(scorer, fraction, rank), masks, encoding.block_width
+        )
         yield Plan(outcome, masks, guards, ())
         if outcome.reaches_target:
             return
@@ -339,7 +340,7 @@ def _accuracy(model: nn.Module, examples: Examples, raised: float = 0.0) -> floa
     """Accuracy with the logit of each example's own label raised by ``raised``."""
     inputs, labels = examples
     hits = 0
-    for x, y in zip(inputs.split(512), labels.split(512), strict=True):
+    for x, y in zip(torch.split(inputs, 512), torch.split(labels, 512), strict=True):
         logits = model(x)
         logits[torch.arange(len(y)), y] += raised
         hits += int((logits.argmax(1) == y).sum())

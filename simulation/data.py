@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from sklearn.datasets import load_digits
-from torch.nn import functional as F
+from torch.nn import functional
 
 from zkapex.errors import InputError
 
@@ -67,8 +67,8 @@ class Shift:
         angle = math.radians(self.degrees)
         rotation = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
         size = list(examples.inputs.shape)
-        grid = F.affine_grid(rotation.expand(size[0], 2, 3), size, align_corners=False)
-        images = F.grid_sample(examples.inputs, grid, align_corners=False)
+        grid = functional.affine_grid(rotation.expand(size[0], 2, 3), size, align_corners=False)
+        images = functional.grid_sample(examples.inputs, grid, align_corners=False)
         return Examples((images * self.contrast + self.offset).contiguous(), examples.labels)
 
 

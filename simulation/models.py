@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from zkapex.errors import InputError
 
@@ -72,7 +72,7 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[n, tokens, dim]`` to the same shape."""
         x = x + self.attention(self.norm1(x))
-        y: torch.Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y: torch.Tensor = x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
         return y
 
 

@@ -16,7 +16,9 @@ from zkapex.simulation.training import accuracy
 RETRAIN = FitSettings(epochs=25, learning_rate=2e-3)
 
 
-def retrain(scenario: Scenario, seed: int, config: ViTConfig | None = None, settings: FitSettings = RETRAIN) -> nn.Module:
+def retrain(
+    scenario: Scenario, seed: int, config: ViTConfig | None = None, settings: FitSettings = RETRAIN
+) -> nn.Module:
     """A fresh model trained centrally on the retain set alone: it has never seen the forget class."""
     model = vision_transformer(seed, config)
     fit(model, scenario.retain_set.inputs, scenario.retain_set.labels, settings, seed)

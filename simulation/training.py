@@ -32,7 +32,7 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int = 512) -> flo
         raise InputError("accuracy of no examples is undefined")
     model.eval()
     hits = 0
-    for x, y in zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True):
+    for x, y in zip(torch.split(examples.inputs, batch_size), torch.split(examples.labels, batch_size), strict=True):
         hits += int((model(x).argmax(1) == y).sum())
     return hits / len(examples.labels)
 
@@ -106,8 +106,8 @@ def provider_copies(
 ) -> list[Copy]:
     """What the provider searches on: the global model, then proxies of clients nobody may look at.
 
-    A proxy is made like a client, from as many public examples as a client has: fitted to examples as they are and, without
-    the forget class, seen through a shift of its own. It is judged on shifted examples it was not fitted to.
+    A proxy is made like a client, from as many public examples as a client has: fitted to examples as they are and,
+    without the forget class, seen through a shift of its own. It is judged on shifted examples it was not fitted to.
     """
     public = concatenate(scenario.retain_set, scenario.forget_set)
     retain = scenario.retain_set.take(_shuffled(len(scenario.retain_set.labels), seed)[:retain_size])

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zkapex.client.curvature import encode_damped
+from zkapex.client.group_obs import (
+    RangeExceededError,
+    Solution,
+    mask_only,
+    residuals,
+    solve,
+    solve_layer,
+    tolerances,
+)
+from zkapex.errors import InputError
+
+KAPPA, GUARD_BITS, WIDE = 11, 10, 10**7
+
+
+def curvature(rng: np.random.Generator, width: int, spread: float) -> np.ndarray:
+    """Encoded second moment of inputs with a mean and, for a large spread, a few outlier columns."""
+    x = rng.normal(size=(8 * width, width)) + rng.normal(size=width)
+    x *= np.exp(spread * rng.normal(size=width))
+    return encode_damped(x.T @ x / len(x), width, KAPPA, 0.03).matrix
+
+
+def guard(rng: np.random.Generator, width: int, rank: int, zero_columns: int = 0) -> np.ndarray:
+    v = np.linalg.qr(rng.normal(size=(width, rank)))[0] if rank else np.zeros((width, 0))
+    v[:, rank - zero_columns :] = 0.0
+    return np.rint(v * 2**GUARD_BITS).astype(np.int64)
+
+
+def instance(
+    seed: int, rows: int, width: int, rank: int, fraction: float, spread: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    theta = rng.integers(-1000, 1001, size=(rows, width))
+    return theta, rng.random((rows, width)) < fraction, curvature(rng, width, spread), guard(rng, width, rank)
+
+
+def dense_kkt(theta: np.ndarray, mask: np.ndarray, h: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """One row by the textbook: [H, C^T; C, 0] with C stacking the mask's and the guard's constraints."""
+    width, rank = len(theta), v.shape[1]
+    fixed = np.eye(width)[mask]
+    constraints = np.vstack([fixed, ((~mask)[:, None] * v).T])
+    n = len(constraints)
+    system = np.block([[h.astype(float), constraints.T], [constraints, np.zeros((n, n))]])
+    right = np.concatenate([np.zeros(width), -theta[mask], np.zeros(rank)])
+    return scipy.linalg.lstsq(system, right)[0][:width]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.sampled_from([4, 8, 32]),
+    rank=st.integers(0, 3),
+    fraction=st.floats(0.02, 0.4),
+    spread=st.floats(0, 1.5),
+)
+def test_agrees_with_a_dense_kkt_solve(seed: int, width: int, rank: int, fraction: float, spread: float) -> None:
+    theta, mask, h, v = instance(seed, 5, width, rank, fraction, spread)
+    solution = solve(theta, mask, h, v, WIDE)
+    for row in range(5):
+        if not mask[row].any():
+            assert not solution.delta[row].any()
+            assert not solution.mu[row].any()
+        elif (~mask[row]).sum() > rank:
+            exact = dense_kkt(theta[row], mask[row], h, v)
+            np.testing.assert_allclose(solution.delta[row], exact, atol=0.5 + 1e-4 * np.abs(exact).max())
+    assert not (theta + solution.delta)[mask].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 64),
+    width=st.sampled_from([32, 64]),
+    rank=st.integers(0, 8),
+    fraction=st.floats(0.005, 0.3),
+    spread=st.floats(0, 2.5),
+)
+def test_honest_solutions_are_within_tolerance(
+    seed: int, rows: int, width: int, rank: int, fraction: float, spread: float
+) -> None:
+    theta, mask, h, v = instance(seed, rows, width, rank, fraction, spread)
+    touched = int(mask.any(1).sum())
+    if not touched:
+        return
+    solution = solve(theta, mask, h, v, WIDE)
+    stationarity, leak = residuals(solution.delta, solution.mu, h, v, mask)
+    tau_s, tau_g = tolerances(touched, width, rank, KAPPA, GUARD_BITS)
+    assert stationarity <= tau_s
+    assert leak <= tau_g
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(0, 1))
+def test_a_large_change_of_one_weight_exceeds_the_tolerance(seed: int, spread: float) -> None:
+    theta, mask, h, v = instance(seed, 64, 32, 4, 0.05, spread)
+    solution = solve(theta, mask, h, v, WIDE)
+    tau_s, _ = tolerances(int(mask.any(1).sum()), 32, 4, KAPPA, GUARD_BITS)
+    column = int(np.linalg.norm(h, axis=0).argmax())
+    row = int(np.flatnonzero(mask.any(1) & ~mask[:, column])[0])
+    delta = solution.delta.copy()
+    # The least this can leave, over all mu and against the honest residual, is the change's part outside the guard.
+    vu = v[~mask[row]].astype(float)
+    hu = h[column, ~mask[row]].astype(float)
+    outside = np.linalg.norm(hu - vu @ np.linalg.lstsq(vu, hu, rcond=None)[0])
+    delta[row, column] += int(2.1 * np.sqrt(tau_s) / outside)
+    assert residuals(delta, solution.mu, h, v, mask)[0] > tau_s
+
+
+def test_mask_only_and_a_solution_without_guard_are_told_apart() -> None:
+    theta, mask, h, v = instance(7, 64, 32, 4, 0.05, 0.5)
+    tau_s, tau_g = tolerances(int(mask.any(1).sum()), 32, 4, KAPPA, GUARD_BITS)
+    bare = mask_only(theta, mask, 4)
+    assert residuals(bare.delta, bare.mu, h, v, mask)[0] > tau_s
+    plain = solve(theta, mask, h, v[:, :0], WIDE)
+    assert residuals(plain.delta, np.zeros((64, 4), np.int64), h, v, mask)[1] > tau_g
+
+
+def test_rounding_model_predicts_the_sums() -> None:
+    """The expectations the tolerances are built on: |H|^2 / 12 and |V|^2 / 12 per row, to a few per cent."""
+    rng = np.random.default_rng(0)
+    h, v = curvature(rng, 32, 0.3), guard(rng, 32, 4)
+    theta = rng.integers(-1000, 1001, size=(4000, 32))
+    mask = np.zeros(theta.shape, bool)
+    mask[np.arange(4000), rng.integers(0, 32, 4000)] = True
+    solution = solve(theta, mask, h, v, WIDE)
+    stationarity, leak = residuals(solution.delta, solution.mu, h, v, mask)
+    assert leak / 4000 == pytest.approx((v.astype(float) ** 2).sum() / 12 * 31 / 32, rel=0.05)
+    assert (
+        0.5 * (h.astype(float) ** 2).sum() / 12 < stationarity / 4000 < 1.2 * (h.astype(float) ** 2).sum() / 12 + 4**10
+    )
+
+
+@pytest.mark.parametrize("zero_columns", [1, 3])
+def test_vanishing_and_dependent_guard_columns_do_no_harm(zero_columns: int) -> None:
+    rng = np.random.default_rng(1)
+    theta, mask, h, _ = instance(1, 16, 16, 0, 0.1, 0.5)
+    v = guard(rng, 16, 4, zero_columns)
+    expected = solve(theta, mask, h, v[:, : 4 - zero_columns], WIDE)
+    padded = solve(theta, mask, h, v, WIDE)
+    repeated = solve(theta, mask, h, np.hstack([v, v[:, :1]]), WIDE)
+    np.testing.assert_array_equal(padded.delta, expected.delta)
+    np.testing.assert_allclose(repeated.delta, expected.delta, atol=1)
+    assert not padded.mu[:, 4 - zero_columns :].any()
+
+
+def test_a_fully_masked_row_is_zeroed() -> None:
+    theta, mask, h, v = instance(2, 3, 8, 2, 0.0, 0.0)
+    mask[1] = True
+    solution = solve(theta, mask, h, v, WIDE)
+    np.testing.assert_array_equal(solution.delta[1], -theta[1])
+    assert not solution.delta[[0, 2]].any()
+    assert residuals(solution.delta, solution.mu, h, v, mask) == (0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 20))
+def test_residuals_are_exact_beyond_64_bits(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    delta, mu = rng.integers(-(2**16), 2**16, (4, size)), rng.integers(-(2**16), 2**16, (4, 2))
+    h, v = rng.integers(-(2**16), 2**16, (size, size)), rng.integers(-(2**16), 2**16, (size, 2))
+    mask = rng.random((4, size)) < 0.3
+    d, m, hh, vv, u = (x.astype(object) for x in (delta, mu, h, v, (~mask).astype(int)))
+    expected = int((((d.dot(hh) - m.dot(vv.T)) * u) ** 2).sum()), int(((d * u).dot(vv) ** 2).sum())
+    assert residuals(delta, mu, h, v, mask) == expected
+
+
+def test_residuals_refuse_what_could_overflow() -> None:
+    huge = np.full((2, 2), 2**40)
+    with pytest.raises(InputError, match="too large"):
+        residuals(huge, np.zeros((2, 1), np.int64), huge, huge[:, :1], np.zeros((2, 2), bool))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), columns=st.integers(5, 24), rows=st.integers(1, 12))
+def test_a_layer_is_its_blocks_and_its_bands(seed: int, columns: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    width = 8
+    blocks = -(-columns // width)
+    theta, mask = rng.integers(-500, 501, (rows, columns)), rng.random((rows, columns)) < 0.15
+    h, v = [curvature(rng, width, 0.5) for _ in range(blocks)], [guard(rng, width, 2) for _ in range(blocks)]
+    whole = solve_layer(theta, mask, h, v, WIDE)
+    half = rows // 2
+    band = solve_layer(theta[half:], mask[half:], h, v, WIDE)
+    np.testing.assert_array_equal(whole.delta[half:], band.delta)
+    np.testing.assert_array_equal(whole.mu[:, half:], band.mu)
+    first = solve(theta[:, :width], mask[:, :width], h[0], v[0], WIDE) if columns >= width else None
+    if isinstance(first, Solution):
+        np.testing.assert_array_equal(whole.delta[:, :width], first.delta)
+    assert whole.delta.shape == theta.shape
+    assert whole.mu.shape == (blocks, rows, 2)
+
+
+def test_out_of_range_is_refused_with_a_way_out() -> None:
+    theta, mask, h, v = instance(3, 8, 16, 2, 0.2, 0.5)
+    with pytest.raises(RangeExceededError, match="admits at most 100") as caught:
+        solve(theta, mask, h, v, 100)
+    assert "smaller mask" in caught.value.fix
+
+
+def test_realistic_multipliers_fit_the_weights_range() -> None:
+    """kappa and guard_bits are chosen so that mu, like theta, stays within the smallest profile's limit."""
+    for seed in range(40):
+        theta, mask, h, v = instance(seed, 64, 32, 4, 0.05, 0.5)
+        assert np.abs(solve(theta, mask, h, v, WIDE).mu).max() <= 4032
+
+
+def test_shapes_are_checked() -> None:
+    theta, mask, h, v = instance(4, 4, 8, 2, 0.2, 0.5)
+    with pytest.raises(InputError, match="do not fit"):
+        solve(theta, mask[:2], h, v, WIDE)
+    with pytest.raises(InputError, match="guard"):
+        solve(theta, mask, h, v[:4], WIDE)
+    with pytest.raises(InputError, match="mu"):
+        residuals(theta, np.zeros((4, 3), np.int64), h, v, mask)
+    with pytest.raises(InputError, match="shape"):
+        mask_only(theta, mask[:2])
+    with pytest.raises(InputError, match="need 1 curvature"):
+        solve_layer(theta, mask, [h, h], [v, v], WIDE)
+    with pytest.raises(InputError, match="one shape"):
+        solve_layer(theta, mask[:2], [h], [v], WIDE)
+    with pytest.raises(InputError, match="at least one row"):
+        tolerances(0, 8, 2, KAPPA, GUARD_BITS)
+
+
+def test_no_guard_needs_no_guard_tolerance() -> None:
+    assert tolerances(64, 32, 0, KAPPA, GUARD_BITS)[1] == 0

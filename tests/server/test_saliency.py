@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zkapex.client.curvature import kfac
+from zkapex.client.group_obs import solve
+from zkapex.errors import InputError
+from zkapex.server import saliency
+from zkapex.server.saliency import SCORERS, LayerStatistics, gradient_moments, margin_loss, score, statistics
+from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.models import vision_transformer
+
+NAMES = ("blocks.0.fc1", "blocks.1.fc2")
+
+
+def layer(seed: int = 0, out: int = 6, columns: int = 11, width: int = 8) -> LayerStatistics:
+    rng = np.random.default_rng(seed)
+    arrays = [rng.normal(size=(out, columns)) for _ in range(3)]
+    squares = [rng.random((out, columns)) for _ in range(2)]
+    blocks = [rng.normal(size=(width, 4 * width)) for _ in range(2)]
+    inverse = np.stack([np.linalg.inv(x @ x.T / 10 + np.eye(width)) for x in blocks])
+    return LayerStatistics(arrays[0], arrays[1], squares[0], arrays[2], squares[1], inverse)
+
+
+def test_gradient_moments_match_one_backward_pass_per_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget = digits_scenario(seed=0).forget_set.take(torch.arange(7))
+    model = vision_transformer(0)
+    whole = gradient_moments(model, NAMES, *forget)
+    monkeypatch.setattr(saliency, "_GRADIENT_BYTES", 1 << 15)
+    chunked = gradient_moments(model, NAMES, *forget)
+    slow = {name: [] for name in NAMES}
+    for x, y in zip(*forget, strict=True):
+        model.zero_grad()
+        margin_loss(model(x[None]), y[None]).backward()
+        for name in NAMES:
+            slow[name].append(model.get_parameter(f"{name}.weight").grad.double().numpy())
+    for name in NAMES:
+        gradients = np.stack(slow[name])
+        for got in (whole[name], chunked[name]):
+            np.testing.assert_allclose(got[0], gradients.mean(0), atol=1e-6)
+            np.testing.assert_allclose(got[1], (gradients**2).mean(0), atol=1e-6)
+
+
+def test_margin_loss_does_not_saturate() -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
+    loss = margin_loss(logits, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(2) - 60)
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad.numpy(), [[-1, 0.5, 0.5]])
+
+
+def test_aware_foresees_what_group_obs_does() -> None:
+    """``a(g)`` is g . delta of the operator that zeroes that one weight and repairs its block."""
+    statistics_ = layer(columns=8)
+    scale = 1e4
+    quiet = dataclasses.replace(statistics_, retain_gradient=np.zeros((6, 8)), retain_fisher=np.zeros((6, 8)))
+    scores = SCORERS["aware"](quiet)
+    h = np.linalg.inv(statistics_.inverse_curvature[0])
+    encoded = np.rint((h + h.T) / 2 * 1e5).astype(np.int64)
+    theta = np.rint(quiet.weight * scale).astype(np.int64)
+    for row, column in ((0, 0), (3, 5), (5, 7)):
+        mask = np.zeros((6, 8), bool)
+        mask[row, column] = True
+        delta = solve(theta, mask, encoded, np.zeros((8, 0), np.int64), 10**9).delta / scale
+        assert scores[row, column] == pytest.approx((quiet.forget_gradient * delta).sum(), abs=2e-3)
+
+
+def test_aware_handles_the_padded_last_block() -> None:
+    s = layer()
+    a = s.inverse_curvature[1][:3, :3]
+    expected = -s.weight[:, 8:] * (s.forget_gradient[:, 8:] @ a) / np.diag(a)
+    lost = -s.weight[:, 8:] * (s.retain_gradient[:, 8:] @ a) / np.diag(a)
+    expected = expected - np.abs(lost) - s.retain_fisher[:, 8:] * s.weight[:, 8:] ** 2 / 2
+    np.testing.assert_allclose(SCORERS["aware"](s)[:, 8:], expected)
+
+
+def test_simple_scorers_say_what_they_claim() -> None:
+    s = layer()
+    np.testing.assert_array_equal(SCORERS["magnitude"](s), -np.abs(s.weight))
+    np.testing.assert_allclose(SCORERS["fisher-ratio"](s), s.forget_fisher / s.retain_fisher)
+    taylor = -(s.forget_gradient - s.retain_gradient) * s.weight
+    taylor += (s.forget_fisher - s.retain_fisher) * s.weight**2 / 2
+    np.testing.assert_allclose(SCORERS["taylor"](s), taylor)
+
+
+def test_fisher_ratio_survives_weights_the_retain_set_never_uses() -> None:
+    s = dataclasses.replace(layer(), retain_fisher=np.zeros((6, 11)))
+    assert np.isfinite(SCORERS["fisher-ratio"](s)).all()
+
+
+def test_statistics_feed_every_scorer() -> None:
+    scenario, model = digits_scenario(seed=0), vision_transformer(0)
+    curvature = kfac(model, NAMES, scenario.retain_set.inputs[:50], 32)
+    retain = scenario.retain_set.take(torch.arange(20))
+    found = statistics(model, NAMES, scenario.forget_set, retain, curvature)
+    assert found["blocks.1.fc2"].inverse_curvature.shape == (2, 32, 32)
+    for name in SCORERS:
+        scores = score(name, found)
+        assert {k: v.shape for k, v in scores.items()} == {"blocks.0.fc1": (64, 32), "blocks.1.fc2": (32, 64)}
+        assert all(np.isfinite(v).all() for v in scores.values())
+
+
+def test_bad_input_is_refused() -> None:
+    model, x = vision_transformer(0), torch.zeros(2, 1, 8, 8)
+    with pytest.raises(InputError, match="unknown scorer"):
+        score("astrology", {"a": layer()})
+    with pytest.raises(InputError, match="not a linear layer"):
+        gradient_moments(model, ["norm"], x, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(InputError, match="no gradient"):
+        gradient_moments(model, NAMES, x[:0], torch.zeros(0, dtype=torch.int64))
+    assert isinstance(model, nn.Module)

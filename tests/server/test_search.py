@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zkapex.circuits.encoding import dequantise, exponent_for, quantise
+from zkapex.client.curvature import kfac
+from zkapex.client.group_obs import RangeExceededError, solve_layer
+from zkapex.client.personalise import FitSettings, fit
+from zkapex.errors import InputError
+from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.simulation.data import Scenario, digits_scenario
+from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
+from zkapex.simulation.training import accuracy, provider_copies
+
+ENCODING = FixedPoint(block_width=32, weight_limit=8000)
+SPACE = SearchSpace(margin=1.0, forget_target=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08))
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return digits_scenario(seed=0)
+
+
+@pytest.fixture(scope="module")
+def model(scenario: Scenario) -> nn.Module:
+    trained = vision_transformer(0, ViTConfig(depth=1))
+    everything = [torch.cat(parts) for parts in zip(scenario.forget_set, scenario.retain_set, strict=True)]
+    fit(trained, everything[0], everything[1], FitSettings(12, 4e-3), 0)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def copies(scenario: Scenario, model: nn.Module) -> list[Copy]:
+    return provider_copies(model, scenario, 0, proxies=1, settings=FitSettings(4, 1e-3), retain_size=200)
+
+
+@pytest.fixture(scope="module")
+def names(model: nn.Module) -> Sequence[str]:
+    return tuple(target_layers(model))
+
+
+@pytest.fixture(scope="module")
+def plan(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> Plan:
+    return search(copies, names, scenario.forget_set, ENCODING, SPACE)
+
+
+def test_the_plan_makes_the_deployed_model_forget(
+    plan: Plan, scenario: Scenario, model: nn.Module, names: Sequence[str]
+) -> None:
+    """Recomputed from the public parts alone, on unseen data."""
+    exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), 8000) for n in names}
+    weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, 8000) for n, e in exponents.items()}
+    curvature = kfac(model, names, scenario.retain_set.inputs, 32)
+    after = vision_transformer(0, ViTConfig(depth=1))
+    after.load_state_dict(model.state_dict())
+    for name in names:
+        matrices = [block.matrix for block in curvature[name]]
+        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], 8000).delta
+        values = dequantise(weights[name] + delta, exponents[name])
+        with torch.no_grad():
+            after.get_parameter(f"{name}.weight").copy_(torch.from_numpy(values))
+        assert not after.get_parameter(f"{name}.weight").detach().numpy()[plan.masks[name]].any()
+    assert accuracy(model, scenario.forget_test) > 0.8
+    assert accuracy(after, scenario.forget_test) < 0.1
+    assert accuracy(after, scenario.retain_test) > accuracy(model, scenario.retain_test) - 0.06
+    assert plan.chosen.reaches_target
+
+
+def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
+    total = sum(mask.size for mask in plan.masks.values())
+    assert plan.chosen.masked_weights == sum(int(m.sum()) for m in plan.masks.values())
+    assert plan.chosen.masked_weights == round(plan.chosen.setting.fraction * total)
+    assert plan.chosen in plan.curve
+    assert set(plan.masks) == set(plan.guards) == set(names)
+    assert all(v.shape == (32, 4) and np.abs(v).max() <= 1024 for blocks in plan.guards.values() for v in blocks)
+    touched = sum(
+        int(mask[:, start : start + 32].any(1).sum())
+        for mask in plan.masks.values()
+        for start in range(0, mask.shape[1], 32)
+    )
+    assert plan.chosen.touched_rows == touched
+    assert plan.chosen.forget <= plan.chosen.forget_raised
+
+
+def test_masks_grow_and_the_search_stops_at_the_target(plan: Plan) -> None:
+    first = [outcome for outcome in plan.curve if outcome.setting.scorer == "taylor"]
+    assert [o.masked_weights for o in first] == sorted({o.masked_weights for o in first})
+    assert [o.reaches_target for o in first] == [False] * (len(first) - 1) + [True]
+    # Another scorer is followed only as long as it could still win.
+    best = first[-1]
+    if best.within_cost:
+        assert all(o.masked_weights < best.masked_weights for o in plan.curve if o.setting.scorer == "aware")
+
+
+def test_search_is_deterministic_and_leaves_the_copies_alone(
+    plan: Plan, scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    before = [{k: v.clone() for k, v in c.model.state_dict().items()} for c in copies]
+    again = search(copies, names, scenario.forget_set, ENCODING, SPACE)
+    assert again.chosen == plan.chosen
+    assert all(np.array_equal(again.masks[n], plan.masks[n]) for n in names)
+    for state, c in zip(before, copies, strict=True):
+        assert all(torch.equal(v, state[k]) for k, v in c.model.state_dict().items())
+
+
+def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
+    one_step = SearchSpace(scorers=("magnitude", "taylor"), fractions=(0.002,))
+    short = search(copies, names, scenario.forget_set, ENCODING, one_step)
+    assert not short.chosen.reaches_target
+    assert short.chosen.forget_raised == min(o.forget_raised for o in short.curve)
+    free = dataclasses.replace(SPACE, scorers=("taylor",), retain_cost=-1.0)
+    dear = search(copies, names, scenario.forget_set, ENCODING, free)
+    assert dear.chosen.reaches_target
+    assert not dear.chosen.within_cost
+
+
+def test_impossible_searches_are_refused(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
+    with pytest.raises(InputError, match="at least one copy"):
+        search([], names, scenario.forget_set, ENCODING)
+    with pytest.raises(InputError, match="at least one scorer"):
+        SearchSpace(scorers=())
+    for fractions in ((0.1, 0.1), (0.0,), (1.2,)):
+        with pytest.raises(InputError, match="must increase"):
+            SearchSpace(fractions=fractions)
+    # The inverse of a guard scale this small is a multiplier far out of range.
+    with pytest.raises(RangeExceededError):
+        search(copies, names, scenario.forget_set, dataclasses.replace(ENCODING, guard_bits=1), SPACE)
