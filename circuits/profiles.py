@@ -47,7 +47,7 @@ class Profile:
 PROFILES = {
     p.name: p
     for p in (
-        Profile("tiny", log2_rows=14, rows_per_chunk=64, block_width=32, weight_limit=8000),
+        Profile("tiny", log2_rows=13, rows_per_chunk=32, block_width=32, weight_limit=4032),
         Profile("server", log2_rows=15, rows_per_chunk=72, block_width=64, weight_limit=16320),
     )
 }

@@ -23,11 +23,11 @@ whose result nothing uses is silently dropped by ezkl's front end). The largest 
 **Why the lookup is an arc tangent.** ezkl has no identity table, but ``s * atan(x / s)`` rounds to ``x`` for every
 ``|x| < (1.5 s^2)^(1/3)``. With the fixed-point scale ``s = 2^24`` that holds for ``|x| <= 75000``.
 
-The scale has a price: ezkl aligns the scales of what it adds by multiplying, so the slack is first multiplied by the public
-number 1 as often as it takes to reach the scale of the sum it completes.
+The scale has a price: ezkl aligns the scales of what it adds by multiplying, so the slack is first multiplied by the
+public number 1 as often as it takes to reach the scale of the sum it completes.
 
-**Why slicing is a gather.** Splitting salts off with ONNX ``Slice`` copies every kept value into a new cell; ``GatherElements``
-with constant indices only relabels cells, and is free (``docs/adr/0003-statement-layout.md``).
+**Why slicing is a gather.** Splitting salts off with ONNX ``Slice`` copies every kept value into a new cell;
+``GatherElements`` with constant indices only relabels cells, and is free (``docs/adr/0003-statement-layout.md``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keys and structured reference strings on disk, outside the repository, built once and addressed by content.
 
-``<cache>/srs/<sha256>.srs``            the strings, plus ``local-<k>.json`` naming the one generated here for height 2^k
+``<cache>/srs/<sha256>.srs``            the strings; ``local-<k>.json`` names the one generated here for height 2^k
 ``<cache>/keys/<statement>-<srs>/``     network.onnx, settings.json, circuit.ezkl, vk.key, pk.key, built.json
 
 The cache root is ``$ZKAPEX_CACHE`` or the platform's user cache folder. Every build happens in a temporary folder that
@@ -99,18 +99,22 @@ class Circuit:
 
     @property
     def settings(self) -> Path:
+        """The canonical settings file."""
         return self.folder / "settings.json"
 
     @property
     def compiled(self) -> Path:
+        """The compiled circuit; only the prover needs it."""
         return self.folder / "circuit.ezkl"
 
     @property
     def vk(self) -> Path:
+        """The verification key."""
         return self.folder / "vk.key"
 
     @property
     def pk(self) -> Path:
+        """The proving key."""
         return self.folder / "pk.key"
 
 
@@ -261,7 +265,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
 
 
 def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
-    """Prove the all-zero witness once: keys that cannot prove must not be cached, and the length is part of the circuit."""
+    """Length of a proof, found by proving the all-zero witness: keys that cannot prove must not be cached."""
     zeros = [[to_felt(0)] * length for length in spec.input_lengths().values()]
     files = {n: work / n for n in ("input.json", "witness.json", "proof.json")}
     files["input.json"].write_text(json.dumps({"input_data": zeros}))

@@ -55,6 +55,7 @@ class Holdings:
         return cls(manifest, named["weights"], named["curvature"], vault.get_salts(SALTS_FILE))
 
     def save(self, vault: Vault) -> None:
+        """Write them; salts first, since a commitment without its salts cannot be opened again."""
         arrays = {f"weights/{k}": v for k, v in self.weights.items()}
         arrays |= {f"curvature/{k}": v for k, v in self.curvature.items()}
         vault.put_salts(SALTS_FILE, self.salts)
@@ -114,6 +115,7 @@ class Change:
         return cls(_sub(arrays, "weights/"), _sub(arrays, "mu/"), vault.get_salts(SALTS_FILE))
 
     def save(self, vault: Vault) -> None:
+        """Write the change."""
         arrays = {f"weights/{k}": v for k, v in self.weights.items()} | {f"mu/{k}": v for k, v in self.mu.items()}
         vault.put_salts(SALTS_FILE, self.salts)
         vault.put_arrays(SECRETS, arrays)

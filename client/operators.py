@@ -18,7 +18,7 @@ class Operator(Protocol):
     name: str
 
     def apply(self, holdings: Holdings, instance: Instance) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
-        """New weights int64 [rows, cols] of every layer, and multipliers int64 [blocks, rows, r] of those that change."""
+        """New weights int64 [rows, cols] of every layer; multipliers int64 [blocks, rows, r] of those that change."""
         ...
 
 

@@ -48,6 +48,7 @@ class Vault:
         return Vault(self.folder.joinpath(*names))
 
     def has(self, name: str) -> bool:
+        """Whether a file is there."""
         return (self.folder / name).exists()
 
     def put(self, name: str, data: bytes) -> None:
@@ -64,12 +65,14 @@ class Vault:
             raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
 
     def get(self, name: str) -> bytes:
+        """Read a file."""
         try:
             return (self.folder / name).read_bytes()
         except OSError as e:
             raise StorageError(f"cannot read {self.folder / name}", why=str(e)) from e
 
     def put_arrays(self, name: str, arrays: Arrays) -> None:
+        """Write named arrays atomically and durably."""
         partial = self.folder / f".{name}.partial.npz"
         try:
             partial.touch(mode=0o600)
@@ -83,6 +86,7 @@ class Vault:
             raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
 
     def get_arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
+        """Read named arrays; nothing is unpickled."""
         try:
             with np.load(self.folder / name, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
@@ -90,9 +94,11 @@ class Vault:
             raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e
 
     def put_salts(self, name: str, salts: Mapping[str, tuple[int, ...]]) -> None:
+        """Write salts by name, as decimal strings."""
         self.put(name, json.dumps({key: [str(s) for s in values] for key, values in salts.items()}).encode())
 
     def get_salts(self, name: str) -> Salts:
+        """Read salts."""
         try:
             return {key: tuple(int(s) for s in values) for key, values in json.loads(self.get(name)).items()}
         except (ValueError, AttributeError) as e:

@@ -22,7 +22,7 @@ class Tally:
 
 
 class Task(Protocol):
-    """One device's model and private data. Nothing it returns but weights of `fit_round` leaves the device in the clear."""
+    """One device's model and private data. Only the weights `fit_round` trains leave the device in the clear."""
 
     def build_model(self) -> nn.Module:
         """The architecture, with any weights: they are overwritten."""

@@ -1,14 +1,14 @@
 """How far an accepted change can be from the exact operator: the certified distance.
 
 Let e be the difference between an accepted delta and the exact one, on the unmasked weights U of one row, r_s the
-stationarity residual and r_g the guard residual of that row. Then ``H_UU e - V_U nu = r_s`` and ``V_U^T e = r_g``. Split
-``e = e_0 + e_1`` with e_1 in the range of V_U and e_0 orthogonal to it. Then ``|e_1| <= |r_g| / sigma``, sigma the smallest
-singular value of V_U, and from ``e_0^T H e_0 = e_0^T (r_s - H e_1)`` follows ``|e_0| <= (|r_s| + |H| |e_1|) / lambda``, with
-lambda the smallest eigenvalue of H. Both residuals are bounded over the whole chunk by the enforced tolerances, and
-``|H| <= sqrt(B)`` times the largest column norm.
+stationarity residual and r_g the guard residual of that row. Then ``H_UU e - V_U nu = r_s`` and ``V_U^T e = r_g``.
+Split ``e = e_0 + e_1`` with e_1 in the range of V_U and e_0 orthogonal to it. Then ``|e_1| <= |r_g| / sigma``, sigma
+the smallest singular value of V_U, and from ``e_0^T H e_0 = e_0^T (r_s - H e_1)`` follows
+``|e_0| <= (|r_s| + |H| |e_1|) / lambda``, with lambda the smallest eigenvalue of H. Both residuals are bounded over the
+whole chunk by the enforced tolerances, and ``|H| <= sqrt(B)`` times the largest column norm.
 
-Sigma follows from public data. Lambda and the column norm are what the device declared with the committed curvature: the
-distance is certified relative to them, and worth as much as they are.
+Sigma follows from public data. Lambda and the column norm are what the device declared with the committed curvature:
+the distance is certified relative to them, and worth as much as they are.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from zkapex.circuits.store import Circuit
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
 from zkapex.proofs.commitment import POINT_BYTES, Point, commit
 
+_REJECTED = "the proof does not show that masked weights are zero and the rest is the guarded repair"
+
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -99,6 +101,7 @@ class SaltedVector:
     salts: tuple[int, ...] = field(default_factory=lambda: random_elements(SALTS), repr=False)
 
     def vector(self) -> list[str]:
+        """The committed vector, values then salts, as field elements."""
         return felts(self.values) + felts(self.salts)
 
 
@@ -146,6 +149,14 @@ class Witness:
             If a sum of squares exceeds its tolerance or a value the range.
         """
         self.check_range(spec)
+        lengths = spec.input_lengths()
+        for name in ("theta_u", "delta", "curvature"):
+            given: SaltedVector = getattr(self, name)
+            if given.values.size + len(given.salts) != lengths[name]:
+                raise ProverError(
+                    f"{name} has {given.values.size} values and {len(given.salts)} salts",
+                    why=f"the circuit wants {lengths[name]} in all",
+                )
         sums = residual_sums(self.delta.values, self.mu, self.curvature.values, public.guard, public.mask)
         limbs: list[int] = []
         for total, slack in zip(sums, public.slacks(spec), strict=True):
@@ -305,6 +316,6 @@ def verify_raw(circuit: Circuit, outputs: list[str], proof: bytes) -> None:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as e:  # a Rust panic arrives as pyo3's PanicException, which is not an Exception
-            raise ProofError("a proof does not verify", why=str(e)) from e
+            raise ProofError(_REJECTED, why=" ".join(str(e).split())[:300]) from e
     if accepted is not True:
-        raise ProofError("a proof does not verify")
+        raise ProofError(_REJECTED)

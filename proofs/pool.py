@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -116,8 +117,9 @@ def _start(circuit: Circuit, threads: int, log: int) -> subprocess.Popen[str]:
     )
 
 
-def _ask(process: subprocess.Popen[str], folder: Path, log: object) -> Cost:
-    assert process.stdin is not None and process.stdout is not None
+def _ask(process: subprocess.Popen[str], folder: Path, log: IO[str]) -> Cost:
+    if process.stdin is None or process.stdout is None:
+        raise ProverError("a proving process was started without pipes")
     try:
         process.stdin.write(f"{folder}\n")
         process.stdin.flush()
@@ -125,8 +127,8 @@ def _ask(process: subprocess.Popen[str], folder: Path, log: object) -> Cost:
     except BrokenPipeError:
         line = ""
     if not line:
-        log.seek(0)  # type: ignore[attr-defined]
-        tail = log.read()[-500:]  # type: ignore[attr-defined]
+        log.seek(0)
+        tail = log.read()[-500:]
         raise ProverError(
             f"a proving process ended unexpectedly with status {process.wait()}",
             why=tail.strip() or "no output; it may have been killed for using too much memory",

@@ -1,8 +1,8 @@
 """A proving process: reads folders of jobs from standard input, one a line, proves each, answers one JSON line each.
 
 It is a process of its own because peak memory matters on an edge device: it imports neither torch nor Flower, and its
-memory goes back to the system with it. A job's folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable by
-its owner only); the finished proof appears beside them as ``proof.bin`` with ``cost.json``, atomically, cost first.
+memory goes back to the system with it. A job's folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable
+by its owner only); the finished proof appears beside them as ``proof.bin`` with ``cost.json``, atomically, cost first.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Peers:
         return answers
 
     def _exchange(self, step: str, contents: Mapping[int, RecordDict]) -> Iterator[tuple[int, Answer]]:
-        """One message to each node; yields each answer when it arrives, and at the end the nodes that were not heard."""
+        """One message to each node; yields each answer when it arrives, at the end the nodes that were not heard."""
         messages = [Message(content, node, f"query.{step}", ttl=self._timeout_s) for node, content in contents.items()]
         sent = dict(zip(self._grid.push_messages(messages), contents, strict=True))
         deadline = time.monotonic() + self._timeout_s

@@ -140,7 +140,7 @@ def _every_other(mask: BoolArray) -> BoolArray:
 
 
 def _decoy(holdings: Holdings) -> Holdings:
-    """Weights that look like the device's own (columns in another order) under salts of their own: never committed to."""
+    """Weights like the device's own, columns in another order, under salts of their own: never committed to."""
     weights = {name: np.ascontiguousarray(values[:, ::-1]) for name, values in holdings.weights.items()}
     salts = {name: tuple((salt + 1) for salt in values) for name, values in holdings.salts.items()}
     curvature = {name: values for name, values in holdings.salts.items() if name.startswith("curvature/")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
@@ -12,6 +12,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from zkapex.errors import ProtocolError
+
+SHOWS = (
+    "A proof shows that the client changed the weights it had committed to by exactly the stated operator: masked "
+    "weights are zero, the rest is the guarded Group-OBS repair up to rounding. It reveals neither weights nor data."
+)
+DOES_NOT_SHOW = (
+    "It does not show that the device serves those weights, that older copies are gone, that the committed curvature "
+    "is that of real data, or that nothing about the forgotten data remains: the first table measures the last."
+)
 
 
 def demo(
@@ -35,7 +44,7 @@ def demo(
 ) -> None:
     """Train a federation on handwritten digits, delete one class, prove it, and issue receipts.
 
-    Four clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
+    Clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
     every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and is caught.
     """
     from zkapex.simulation.demo import DemoSettings, run_demo
@@ -56,15 +65,15 @@ def demo(
         print(json.dumps(summary))
     else:
         show(summary, out)
-    if not any(client["verdict"] == "proved" for client in summary["clients"]):
-        if dishonest < clients:
-            raise ProtocolError("no client proved the deletion", fix=f"see {out}/events.jsonl and {out}/flower/run.log")
+    nobody = not any(client["verdict"] == "proved" for client in summary["clients"])
+    if nobody and dishonest < clients:
+        raise ProtocolError("no client proved the deletion", fix=f"see {out}/events.jsonl and {out}/flower/run.log")
 
 
 class Follower:
     """Turns the events of a run into progress bars, or lines where there is no terminal."""
 
-    _STAGES = {
+    _STAGES: ClassVar[dict[str, str]] = {
         "run.started": "starting Flower",
         "train.started": "training the global model",
         "keys.started": "building proving keys",
@@ -127,7 +136,7 @@ class Follower:
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
     console = Console(highlight=False)
-    accuracy = Table(title="Accuracy of the personalised models (mean of the clients that proved)")
+    accuracy = Table(title="Mean accuracy of the clients that proved")
     accuracy.add_column("")
     for data in ("forget", "retain", "personal"):
         accuracy.add_column(data, justify="right")
@@ -143,8 +152,11 @@ def show(summary: dict[str, Any], out: Path) -> None:
     console.print(accuracy)
 
     table = Table(title="Clients")
-    for title in ("client", "verdict", "chunks", "proving CPU s", "peak MB", "proof KB", "verify CPU s"):
-        table.add_column(title, justify="left" if title in ("client", "verdict") else "right")
+    for title in ("client", "verdict", "chunks", "prove CPU s", "peak MB", "proof KB", "verify CPU s"):
+        names = title in ("client", "verdict")
+        table.add_column(
+            title, justify="left" if names else "right", no_wrap=names, min_width=16 if title == "client" else 6
+        )
     for client in summary["clients"]:
         style = "green" if client["verdict"] == "proved" else "red"
         table.add_row(
@@ -160,12 +172,9 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
-    console.print(
-        "\nA proof shows that the client changed the weights it had committed to by exactly the stated operator: masked\n"
-        "weights are zero, the rest is the guarded Group-OBS repair up to rounding. It reveals neither weights nor data.\n"
-        "It does not show that the device serves those weights, that older copies are gone, that the committed curvature\n"
-        "is that of real data, or that nothing about the forgotten data remains: the table above measures the last."
-    )
+    console.print("")
+    for sentence in (SHOWS, DOES_NOT_SHOW):
+        console.print(sentence)
     example = next((c["receipt"] for c in summary["clients"] if c["verdict"] == "proved"), None)
     if example:
         console.print(

@@ -58,9 +58,8 @@ def verify(
     else:
         out = Console(highlight=False)
         out.print(f"The receipt is genuine. Verdict: {outcome.verdict}.", style="bold")
-        out.print(
-            f"  request {facts.request_id}, client {facts.client_id[:16]}, issued {outcome.issued_at:%Y-%m-%d %H:%M} UTC"
-        )
+        issued = f"{outcome.issued_at:%Y-%m-%d %H:%M} UTC"
+        out.print(f"  request {facts.request_id}, client {facts.client_id[:16]}, issued {issued}")
         out.print(
             f"  {verified.chunks} zero-knowledge proofs verified in {verified.cpu_s:.2f} CPU seconds, "
             f"{facts.chunks_touched} of {facts.chunks_total} chunks touched, audit: {facts.audit_mode}"
