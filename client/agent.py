@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from zkapex.circuits.store import Circuit, find_srs, import_srs
@@ -23,7 +23,7 @@ from zkapex.client.operators import operator
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.client.weights import encode_weights, load_weights
-from zkapex.errors import InputError, ProtocolError, ProverError, SignatureError
+from zkapex.errors import InputError, ProtocolError, ProverError, SignatureError, StorageError
 from zkapex.proofs.chunk import BoolArray, IntArray
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
@@ -47,15 +47,23 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.pool import prove_all
 from zkapex.proofs.receipt import open_receipt
 from zkapex.proofs.sealed import seal, unseal
-from zkapex.proofs.signing import key_id, load_or_create_private_key, public_key_from_hex, public_key_hex
+from zkapex.proofs.signing import (
+    CHALLENGE_BYTES,
+    CHALLENGE_TYPE,
+    key_id,
+    load_or_create_private_key,
+    public_key_from_hex,
+    public_key_hex,
+    sign,
+)
 from zkapex.proofs.verify import circuit_of
-from zkapex.proofs.worker import finished, write_job
+from zkapex.proofs.worker import finished, forget_witness, write_job
 from zkapex.wire import pack, unpack, unpack_arrays
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 MODEL, SERVER_KEY, MANIFEST, ENROLMENT = "model.npz", "server.pub", "manifest.json", "enrolment.json"
-HELD = "held-zero.npz"
-REQUEST, RESPONSE, RECEIPT = "request.json", "response.json", "receipt.json"
+HELD, REVISION = "held-zero.npz", "revision"
+REQUEST, RESPONSE, RECEIPT, SCORES = "request.json", "response.json", "receipt.json", "scores.json"
 
 
 def utc_now() -> datetime:
@@ -82,6 +90,7 @@ class DeviceAgent:
         self, folder: Path, task: Task, workers: int | None = None, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._vault = Vault(folder)
+        self._vault.create()
         self._task = task
         self._workers = workers
         self._clock = clock
@@ -93,11 +102,15 @@ class DeviceAgent:
     def train(self, content: RecordDict) -> RecordDict:
         """One round of federated training, as FedAvg sends and expects it."""
         model = self._task.build_model()
-        arrays, config = content["arrays"], content["config"]
-        if not isinstance(arrays, ArrayRecord):
-            raise ProtocolError("a training message carries no weights")
-        model.load_state_dict(arrays.to_torch_state_dict())
-        used = self._task.fit_round(model, int(str(config.get("server-round", 1))))
+        arrays, config = content.get("arrays"), content.get("config")
+        number = config.get("server-round", 1) if isinstance(config, ConfigRecord) else None
+        if not isinstance(arrays, ArrayRecord) or not isinstance(number, int):
+            raise ProtocolError("a training message carries no weights, or no configuration")
+        try:
+            model.load_state_dict(arrays.to_torch_state_dict())
+        except (RuntimeError, ValueError, TypeError) as e:
+            raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
+        used = self._task.fit_round(model, number)
         return RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": used})})
 
     def answer(self, query: str, content: RecordDict) -> RecordDict:
@@ -122,11 +135,19 @@ class DeviceAgent:
         return steps[query](content)
 
     def identify(self, content: RecordDict) -> RecordDict:
-        """The signed enrolment this device stands by, for a provider that starts a new run."""
+        """The signed enrolment this device stands by, for a provider that starts a new run, and its challenge signed.
+
+        Enrolments travel with receipts, so showing one proves nothing; the signature does. Empty if there is none yet.
+        """
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
         vault = self._vault.inner("enrolment")
         if not vault.has(ENROLMENT):
-            raise ProtocolError("this device has not enrolled yet")
-        return self._deliver(vault.get(ENROLMENT))
+            return pack(Delivery())
+        challenge = blobs.get("challenge", b"")
+        if len(challenge) != CHALLENGE_BYTES:
+            raise ProtocolError(f"a challenge of {len(challenge)} bytes came, not of {CHALLENGE_BYTES}")
+        answer = sign(challenge, CHALLENGE_TYPE, self._key).to_bytes()
+        return pack(Delivery(), {"envelope": vault.get(ENROLMENT), "challenge": answer})
 
     def personalise(self, content: RecordDict) -> RecordDict:
         """Fine-tune the global model on private data, and keep the result."""
@@ -154,16 +175,12 @@ class DeviceAgent:
     def enrol(self, content: RecordDict) -> RecordDict:
         """Commit to the personalised weights and their curvature, and sign the commitments."""
         request, blobs = unpack(content, EnrolRequest, MAX_MESSAGE_BYTES)
-        self._pin(request.server_key)
+        self._check_pin(request.server_key)
         vault = self._vault.inner("enrolment")
         if vault.has(ENROLMENT):
             kept = vault.get(ENROLMENT)
-            old = unseal(Enrolment, kept, [self._key.public_key()]).record
-            if old.nonce == request.nonce:
+            if unseal(Enrolment, kept, [self._key.public_key()]).record.nonce == request.nonce:
                 return self._deliver(kept)
-            revision = old.revision + 1
-        else:
-            revision = 0
         manifest = request.manifest
         circuit = self._circuit(manifest, blobs)
         model = self._load_model()
@@ -175,6 +192,9 @@ class DeviceAgent:
             weights,
             {name: np.stack([block.matrix for block in blocks]) for name, blocks in curvature.items()},
         )
+        revision = self._next_revision(vault)
+        if not self._vault.has(SERVER_KEY):
+            self._vault.put(SERVER_KEY, request.server_key.encode())
         vault.clear()
         self._vault.inner("requests").clear()
         holdings.save(vault)
@@ -242,9 +262,9 @@ class DeviceAgent:
     def prove(self, content: RecordDict) -> RecordDict:
         """Prove the chunks that are asked for; finished ones are answered from disk."""
         request, _ = unpack(content, ProveRequest, MAX_MESSAGE_BYTES)
-        vault = self._vault.inner("requests", request.request_id)
-        if not vault.has(RESPONSE):
-            raise ProtocolError(f"this device has not answered request {request.request_id} yet")
+        if request.client_id != self.client_id:
+            raise ProtocolError("proofs are asked of another client", why=f"it names {request.client_id[:16]}...")
+        vault = self._answered(request.request_id)
         sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._server_key()])
         instance = Instance(self._manifest(), sealed.record)
         strange = sorted(set(request.chunks) - set(instance.touched))
@@ -261,14 +281,22 @@ class DeviceAgent:
             done = finished(folder)
             if done is None:
                 raise ProverError(f"the proof of chunk {chunk} is not where the worker left it")
+            forget_witness(folder)  # of a worker that was killed just before it could
             proof, cost = done
             proofs.append(ChunkProof(chunk=chunk, proof=proof, prove_cpu_s=cost.cpu_s, peak_rss_mb=cost.peak_rss_mb))
         return pack(ProveResponse(request_id=request.request_id, client_id=self.client_id, proofs=tuple(proofs)))
 
     def evaluate(self, content: RecordDict) -> RecordDict:
-        """Tally the model before a request, with its mask alone, and after it."""
+        """Tally the model before a request, with its mask alone, and after it; the tallies outlive the first two."""
         request, _ = unpack(content, EvaluateRequest, MAX_MESSAGE_BYTES)
-        vault = self._vault.inner("requests", request.request_id)
+        vault = self._answered(request.request_id)
+        if vault.has(SCORES):
+            kept = EvaluateReply.from_bytes(vault.get(SCORES))
+            if {score.model for score in kept.scores} >= set(request.models):
+                scores = [score for score in kept.scores if score.model in request.models]
+                return pack(kept.model_copy(update={"scores": tuple(scores)}))
+        if vault.has(RECEIPT) and open_receipt(vault.get(RECEIPT), [self._server_key()]).outcome.verdict == "proved":
+            raise ProtocolError(f"request {request.request_id} is settled", why="the weights before it are gone")
         manifest = self._manifest()
         model = self._load_model()
         sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._server_key()])
@@ -279,12 +307,14 @@ class DeviceAgent:
             "masked": lambda: {n: np.where(masks[n], 0, w) if n in masks else w for n, w in before.items()},
             "after": lambda: Change.load(vault).weights,
         }
-        scores: list[Score] = []
+        scores = []
         for name in request.models:
             load_weights(model, manifest, states[name]())
             for data, tally in self._task.evaluate(model).items():
                 scores.append(Score.model_validate({"model": name, "data": data, **vars(tally)}))
-        return pack(EvaluateReply(client_id=self.client_id, request_id=request.request_id, scores=tuple(scores)))
+        reply = EvaluateReply(client_id=self.client_id, request_id=request.request_id, scores=tuple(scores))
+        vault.put(SCORES, reply.to_bytes())
+        return pack(reply)
 
     def receipt(self, content: RecordDict) -> RecordDict:
         """Keep the receipt of a request; once it says `proved`, the weights before the request are forgotten."""
@@ -292,9 +322,7 @@ class DeviceAgent:
         receipt = open_receipt(blobs.get("envelope", b""), [self._server_key()])
         if receipt.facts.client_id != self.client_id:
             raise ProtocolError("the receipt is another client's")
-        vault = self._vault.inner("requests", receipt.facts.request_id)
-        if not vault.has(RESPONSE):
-            raise ProtocolError(f"this device did not take part in request {receipt.facts.request_id}")
+        vault = self._answered(receipt.facts.request_id)
         if not vault.has(RECEIPT) and receipt.outcome.verdict == "proved":
             self._settle(vault, receipt.facts.post_root)
         vault.put(RECEIPT, receipt.envelope)
@@ -317,12 +345,19 @@ class DeviceAgent:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
+    def _answered(self, request_id: str) -> Vault:
+        """What is kept about a request this device has answered."""
+        vault = self._vault.inner("requests", request_id)
+        if not vault.has(RESPONSE):
+            raise ProtocolError(f"this device has not answered request {request_id} yet")
+        return vault
+
     def _start_from(self, request: UnlearnRequest, circuit: Circuit) -> Holdings:
         """The holdings the request starts from: those enrolled, plus every change a receipt has settled."""
         manifest = self._manifest()
         vault = self._vault.inner("requests", request.request_id)
         holdings = Holdings.load(manifest, self._vault.inner("enrolment"))
-        if not vault.has(REQUEST):
+        if not vault.has(RESPONSE):
             root = commitment_root(list(holdings.theta_commitments(circuit, range(manifest.n_chunks))))
             if root != request.pre_root:
                 raise ProtocolError(
@@ -340,6 +375,8 @@ class DeviceAgent:
         if commitment_root(list(after.theta_commitments(circuit, range(manifest.n_chunks)))) != post_root:
             raise ProtocolError("the receipt is for other weights than this device holds", fix="enrol the device again")
         after.save(enrolled)
+        for folder in (vault.folder / "jobs").glob("*"):
+            forget_witness(folder)
 
     def _held_zero(self) -> dict[str, torch.Tensor]:
         """Masks of all requests this device has answered: what was deleted must not be learned again."""
@@ -366,11 +403,21 @@ class DeviceAgent:
             srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.srs_origin)
         return circuit_of(manifest, srs)
 
-    def _pin(self, server_key: str) -> None:
-        """Trust the first provider this device meets, or the one put on it beforehand, and no other."""
-        if not self._vault.has(SERVER_KEY):
-            self._vault.put(SERVER_KEY, server_key.encode())
-        if self._vault.get(SERVER_KEY).decode().strip() != server_key:
+    def _next_revision(self, vault: Vault) -> int:
+        """The number of a new enrolment, kept before the old one is given up: the provider takes no number twice."""
+        if vault.has(ENROLMENT):
+            old = unseal(Enrolment, vault.get(ENROLMENT), [self._key.public_key()]).record
+            self._vault.put(REVISION, str(old.revision + 1).encode())
+        if not self._vault.has(REVISION):
+            return 0
+        try:
+            return int(self._vault.get(REVISION))
+        except ValueError as e:
+            raise StorageError(f"{self._vault.folder / REVISION} is damaged", why=str(e)) from e
+
+    def _check_pin(self, server_key: str) -> None:
+        """Trust the first provider this device enrols with, or the one put on it beforehand, and no other."""
+        if self._vault.has(SERVER_KEY) and self._vault.get(SERVER_KEY).decode().strip() != server_key:
             raise SignatureError(
                 "this device is pinned to another provider",
                 why="the server's key is not the one it enrolled with",

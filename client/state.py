@@ -1,10 +1,13 @@
 """What a device keeps on disk, so that it can be killed at any moment and continue.
 
 ``key.pem``                the device's signing key
-``model.pt.npz``           every parameter of the personalised model, float32
+``model.npz``              every parameter of the personalised model, float32
+``held-zero.npz``          the masks of all requests answered so far
+``revision``               number of the next enrolment, once there was a first; only grows
 ``server.pub``             the provider's key, pinned at the first enrolment (or put there beforehand)
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
-``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs
+``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs;
+                           scores.json; receipt.json
 
 Salts are what hides the weights behind their commitments: they are written with owner-only permissions, before the
 commitment they belong to leaves the device.
@@ -15,7 +18,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +44,15 @@ class Vault:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def create(self) -> None:
+        """Make the folder, and every missing one above it, private. Writing does so by itself; asking does not."""
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for path in (*reversed(self.folder.parents), self.folder):
+                if not path.is_dir():
+                    path.mkdir(mode=0o700, exist_ok=True)
         except OSError as e:
-            raise StorageError(f"cannot create {folder}", why=str(e), fix="check the device's state folder") from e
+            raise StorageError(f"cannot create {self.folder}", why=str(e), fix="check the device's state folder") from e
 
     def inner(self, *names: str) -> Vault:
         """A vault inside this one."""
@@ -53,6 +64,7 @@ class Vault:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file atomically and durably."""
+        self.create()
         partial = self.folder / f".{name}.partial"
         try:
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
@@ -61,7 +73,8 @@ class Vault:
                 os.fsync(f.fileno())
             partial.rename(self.folder / name)
         except OSError as e:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
 
     def get(self, name: str) -> bytes:
@@ -82,7 +95,8 @@ class Vault:
                 os.fsync(f.fileno())
             partial.rename(self.folder / name)
         except OSError as e:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
 
     def get_arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
@@ -90,7 +104,7 @@ class Vault:
         try:
             with np.load(self.folder / name, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
-        except (OSError, ValueError, EOFError) as e:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
             raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e
 
     def put_salts(self, name: str, salts: Mapping[str, tuple[int, ...]]) -> None:
@@ -101,10 +115,9 @@ class Vault:
         """Read salts."""
         try:
             return {key: tuple(int(s) for s in values) for key, values in json.loads(self.get(name)).items()}
-        except (ValueError, AttributeError) as e:
+        except (ValueError, TypeError, AttributeError) as e:
             raise StorageError(f"{self.folder / name} is damaged", why=str(e), fix="enrol again") from e
 
     def clear(self) -> None:
         """Delete everything in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

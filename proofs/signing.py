@@ -36,6 +36,9 @@ from zkapex.proofs.record import MAX_RECORD_BYTES, sha256_hex
 
 MAX_ENVELOPE_BYTES = MAX_RECORD_BYTES * 4 // 3 + 8192
 MAX_SIGNATURES = 8
+CHALLENGE_TYPE = "application/vnd.zkapex.challenge.v1"
+"""What a device signs to show that it holds its key now; no record has this type."""
+CHALLENGE_BYTES = 32
 _MAX_KEY_FILE_BYTES = 8192
 _PAYLOAD_TYPE = re.compile(r"[a-z0-9.+/-]{1,128}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")

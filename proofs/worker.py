@@ -93,9 +93,14 @@ def run_job(circuit: Circuit, folder: Path) -> Cost:
         partial = folder / f".{name}"
         partial.write_bytes(data)
         partial.rename(folder / name)
-    (folder / "job.npz").unlink()
-    (folder / "job.json").unlink()
+    forget_witness(folder)
     return cost
+
+
+def forget_witness(folder: Path) -> None:
+    """Delete a job's witness, if it is still there."""
+    for name in ("job.npz", "job.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def peak_rss_mb() -> float:

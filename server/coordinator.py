@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 
 from zkapex.circuits.store import Circuit
-from zkapex.errors import Error, ProtocolError, VerificationError
+from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
 from zkapex.proofs.audit import seed_commitment
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
@@ -27,6 +27,7 @@ from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import (
     Audit,
     Delivery,
+    Enrolment,
     EnrolRequest,
     EvaluateReply,
     EvaluateRequest,
@@ -40,14 +41,23 @@ from zkapex.proofs.messages import (
 )
 from zkapex.proofs.packing import pack_guards, pack_masks
 from zkapex.proofs.receipt import Outcome, issue
-from zkapex.proofs.sealed import seal, unseal, unseal_enrolment
-from zkapex.proofs.signing import public_key_from_hex, public_key_hex
+from zkapex.proofs.sealed import Sealed, seal, unseal, unseal_enrolment
+from zkapex.proofs.signing import (
+    CHALLENGE_BYTES,
+    CHALLENGE_TYPE,
+    Envelope,
+    public_key_from_hex,
+    public_key_hex,
+    verify,
+)
 from zkapex.proofs.verify import ChunkVerifier
 from zkapex.server.costs import CostBook
 from zkapex.server.peers import Answer, Peers, Trouble
 from zkapex.server.registry import Registry, utc_now
 from zkapex.server.states import (
+    UNDER_WAY,
     Client,
+    ClientStatus,
     Distributed,
     Drawn,
     Enrolled,
@@ -65,6 +75,8 @@ from zkapex.server.states import (
 from zkapex.wire import pack, pack_arrays, unpack
 
 MAX_REPLY_BYTES = 256 * 2**20
+BLAMED = (ProtocolError, VerificationError, FormatVersionError)
+"""What a client's answer can be wrong with. Other errors, a full disk say, are the server's own and stop the run."""
 Emit = Callable[..., None]
 
 
@@ -128,39 +140,74 @@ class Coordinator:
     batch: int = 8
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
+    away: set[int] = field(default_factory=set)
+    """Nodes that were not heard from when the run started. They may be clients, so they are not enrolled anew."""
 
     def recognise(self) -> None:
-        """Learn which nodes are clients that enrolled in an earlier run."""
-        contents = {node: pack(Delivery()) for node in self.peers.nodes()}
-        for node, answer in self.peers.ask("identify", contents, attempts=1).items():
+        """Learn which nodes are clients that enrolled before, in this or an earlier run.
+
+        An enrolment that the registry does not hold, because the server was killed before it could store it, is taken
+        now: the device's signature under a fresh challenge stands for the nonce that is lost.
+        """
+        self.registry.add_manifest(self.manifest)
+        challenges = {node: secrets.token_bytes(CHALLENGE_BYTES) for node in self.peers.nodes()}
+        contents = {node: pack(Delivery(), {"challenge": challenge}) for node, challenge in challenges.items()}
+        for node, answer in self.peers.ask("identify", contents).items():
             if isinstance(answer, Trouble):
-                continue  # not enrolled yet, or away
-            _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
-            sealed = unseal_enrolment(blobs.get("envelope", b""))
-            client = self.registry.client(sealed.record.client_id)
-            if client is not None and client.enrolment_digest == sealed.digest:
-                self.clients[node] = client.client_id
+                if not answer.reachable:
+                    self.away.add(node)
+                    self.emit("client.away", node=str(node), reason=answer.reason)
+                continue
+            try:
+                _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
+                if blobs:  # else it has not enrolled yet
+                    self._admit(node, self._identified(blobs, challenges[node]))
+            except BLAMED as e:
+                self.emit("identify.failed", node=str(node), reason=_sentence(e))
+
+    def _identified(self, blobs: Mapping[str, bytes], challenge: bytes) -> Sealed[Enrolment]:
+        sealed = unseal_enrolment(blobs.get("envelope", b""))
+        key = public_key_from_hex(sealed.record.public_key)
+        if verify(Envelope.from_bytes(blobs.get("challenge", b"")), CHALLENGE_TYPE, [key]) != challenge:
+            raise ProtocolError("the client signed another challenge")
+        return sealed
+
+    def _admit(self, node: int, sealed: Sealed[Enrolment]) -> None:
+        """Take the node for the client whose enrolment it has shown to be its own."""
+        enrolment = sealed.record
+        if enrolment.client_id in self.clients.values():
+            raise ProtocolError("another node is this client already", why="two devices run with one key")
+        if enrolment.manifest_digest != self.manifest.digest():
+            raise ProtocolError("the enrolment is under another manifest")
+        known = self.registry.client(enrolment.client_id)
+        if known is None or known.enrolment_digest != sealed.digest:
+            for point in (*enrolment.theta, *enrolment.curvature):
+                Point.from_hex(point)
+            self.registry.apply(Enrolled(sealed))
+        self.clients[node] = enrolment.client_id
 
     def personalise(
         self, weights: Mapping[str, npt.NDArray[np.float32]], epochs: int, learning_rate: float, seed: int
     ) -> None:
         """Have every node that has not enrolled fine-tune the global model on its own data."""
         contents = {}
-        for node in self.peers.nodes():
-            if node not in self.clients:
-                request = PersonaliseRequest(
-                    federation=self.registry.federation, epochs=epochs, learning_rate=learning_rate, seed=seed
-                )
-                contents[node] = pack_arrays(weights, pack(request))
+        for node in self._strangers():
+            request = PersonaliseRequest(
+                federation=self.registry.federation, epochs=epochs, learning_rate=learning_rate, seed=seed
+            )
+            contents[node] = pack_arrays(weights, pack(request))
         done = 0
 
         def on_answer(node: int, answer: Answer) -> None:
             nonlocal done
             done += 1
-            if isinstance(answer, Trouble):
-                self.emit("personalise.failed", node=str(node), reason=answer.reason)
+            try:
+                if isinstance(answer, Trouble):
+                    raise ProtocolError("the client could not personalise", why=answer.reason)
+                reply, _ = unpack(answer, PersonaliseReply, MAX_REPLY_BYTES)
+            except BLAMED as e:
+                self.emit("personalise.failed", node=str(node), reason=_sentence(e))
                 return
-            reply, _ = unpack(answer, PersonaliseReply, MAX_REPLY_BYTES)
             self.emit(
                 "personalise.done",
                 client=reply.client_id,
@@ -181,15 +228,14 @@ class Coordinator:
         """
         srs = self.circuit.srs.path.read_bytes()
         contents = {}
-        for node in self.peers.nodes():
-            if node not in self.clients:
-                request = EnrolRequest(
-                    federation=self.registry.federation,
-                    manifest=self.manifest,
-                    nonce=secrets.token_hex(32),
-                    server_key=public_key_hex(self.key.public_key()),
-                )
-                contents[node] = (request.nonce, pack(request, {"srs": srs}))
+        for node in self._strangers():
+            request = EnrolRequest(
+                federation=self.registry.federation,
+                manifest=self.manifest,
+                nonce=secrets.token_hex(32),
+                server_key=public_key_hex(self.key.public_key()),
+            )
+            contents[node] = (request.nonce, pack(request, {"srs": srs}))
 
         def on_answer(node: int, answer: Answer) -> None:
             try:
@@ -199,29 +245,29 @@ class Coordinator:
                 sealed = unseal_enrolment(blobs.get("envelope", b""))
                 if sealed.record.nonce != contents[node][0]:
                     raise ProtocolError("the enrolment does not carry the nonce it was asked for with")
-                for point in (*sealed.record.theta, *sealed.record.curvature):
-                    Point.from_hex(point)
-                self.registry.apply(Enrolled(sealed))
-            except Error as e:
+                self._admit(node, sealed)
+            except BLAMED as e:
                 self.emit("enrol.failed", node=str(node), reason=_sentence(e))
                 return
-            self.clients[node] = sealed.record.client_id
             self.emit(
                 "enrol.done", client=sealed.record.client_id, done=len(self.clients), total=len(self.peers.nodes())
             )
 
-        self.registry.add_manifest(self.manifest)
         self.peers.ask("enrol", {node: content for node, (_, content) in contents.items()}, on_answer=on_answer)
         if not self.clients:
             raise ProtocolError("no client enrolled", fix="see the enrol.failed events for each client's reason")
 
     def open(self, deletion: Deletion) -> None:
-        """Sign a request to every enrolled client that has none of this id yet."""
+        """Sign a request to every enrolled client that has none of this id yet and may be asked."""
         mask = pack_masks(self.manifest, deletion.masks)
         guards = pack_guards(self.manifest, deletion.guards)
         for client_id in self.clients.values():
             client = self.registry.client(client_id)
             if client is None or self.registry.request(client_id, deletion.request_id) is not None:
+                continue
+            if client.status is ClientStatus.QUARANTINED or client.active is not None:
+                why = "it is quarantined" if client.active is None else f"request {client.active} is under way"
+                self.emit("client.skipped", client=client_id, reason=why)
                 continue
             seed = secrets.token_hex(32) if deletion.sample is not None else None
             now = self.clock()
@@ -269,7 +315,7 @@ class Coordinator:
                     Point.from_hex(commitment.theta)
                 self.registry.apply(Responded(response))
                 self.registry.apply(Drawn(client.client_id, request_id))
-            except Error as e:
+            except BLAMED as e:
                 self._reject(request, e)
                 return
             self.emit("unlearn.responded", client=client.client_id, chunks=len(request.touched))
@@ -301,7 +347,7 @@ class Coordinator:
                     return
                 try:
                     self._take_proofs(request, chunks, answer, verifiers, costs)
-                except Error as e:
+                except BLAMED as e:
                     self._reject(request, e)
 
             self.peers.ask("prove", contents, on_answer=on_answer)
@@ -312,10 +358,16 @@ class Coordinator:
         contents = {node: pack(ask) for node in self.clients}
         replies = {}
         for node, answer in self.peers.ask("evaluate", contents).items():
-            if isinstance(answer, RecordDict):
+            try:
+                if isinstance(answer, Trouble):
+                    raise ProtocolError("the client could not evaluate", why=answer.reason)
                 reply, _ = unpack(answer, EvaluateReply, MAX_REPLY_BYTES)
-                if reply.client_id == self.clients[node]:
-                    replies[reply.client_id] = reply
+                if reply.client_id != self.clients[node] or reply.request_id != request_id:
+                    raise ProtocolError("the scores are another client's, or of another request")
+            except BLAMED as e:
+                self.emit("evaluate.failed", client=self.clients[node], reason=_sentence(e))
+                continue
+            replies[reply.client_id] = reply
         return replies
 
     def conclude(self, request_id: str, folder: Path) -> dict[str, Path]:
@@ -326,9 +378,10 @@ class Coordinator:
             "srs": self.circuit.srs.path.read_bytes(),
         }
         written, contents = {}, {}
-        for node, client_id in self.clients.items():
-            request = self.registry.request(client_id, request_id)
-            if request is None or request.verdict is None:
+        nodes = {client_id: node for node, client_id in self.clients.items()}
+        for request in self.registry.requests(request_id):
+            client_id = request.client_id
+            if request.verdict is None:
                 continue
             evidence = self.registry.evidence(client_id, request_id, **files)
             receipt = self.registry.receipt(client_id, request_id)
@@ -338,12 +391,23 @@ class Coordinator:
             path = folder / client_id[:16]
             write_bundle(path, receipt, evidence)
             written[client_id] = path
-            contents[node] = pack(Delivery(), {"envelope": receipt})
+            if client_id in nodes:
+                contents[nodes[client_id]] = pack(Delivery(), {"envelope": receipt})
             self.emit("receipt.issued", client=client_id, verdict=request.verdict, path=str(path))
         self.peers.ask("receipt", contents)
         return written
 
+    def give_up_absent(self, request_id: str) -> None:
+        """Close what is under way with clients that none of the nodes is."""
+        present = set(self.clients.values())
+        for request in self.registry.requests(request_id):
+            if request.status in UNDER_WAY and request.client_id not in present:
+                self._trouble(request, Trouble(False, "no node of this run is this client"))
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _strangers(self) -> list[int]:
+        return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
 
     def _under_way(self, request_id: str, *states: RequestStatus) -> dict[int, Request]:
         found = {}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from zkapex.errors import StorageError
+from zkapex.server.storage import save_text
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,4 @@ class CostBook:
             proof_bytes=old.proof_bytes + proof_bytes,
             verify_s=old.verify_s + verify_s,
         )
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        try:
-            partial.write_text(json.dumps({client: asdict(cost) for client, cost in self._costs.items()}))
-            partial.rename(self._path)
-        except OSError as e:
-            raise StorageError(f"cannot write {self._path}", why=str(e), fix="free disk space and resume") from e
+        save_text(self._path, json.dumps({client: asdict(cost) for client, cost in self._costs.items()}))

@@ -18,7 +18,7 @@ from zkapex.client.weights import encode_weights, load_weights
 from zkapex.errors import StorageError
 from zkapex.proofs.messages import ModelManifest
 from zkapex.server.search import Outcome, Plan
-from zkapex.server.storage import load_arrays, save_arrays
+from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
 
 ARRAYS, TEXT = "plan.npz", "plan.json"
 
@@ -58,9 +58,7 @@ def save_plan(folder: Path, plan: Plan) -> StoredPlan:
     arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
     save_arrays(folder / ARRAYS, arrays)
     text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
-    partial = folder / f".{TEXT}.partial"
-    partial.write_text(json.dumps(text, indent=1))
-    partial.rename(folder / TEXT)
+    save_text(folder / TEXT, json.dumps(text, indent=1))
     stored = load_plan(folder)
     if stored is None:
         raise StorageError(f"the plan in {folder} vanished while it was written")
@@ -68,10 +66,18 @@ def save_plan(folder: Path, plan: Plan) -> StoredPlan:
 
 
 def load_plan(folder: Path) -> StoredPlan | None:
-    """The plan in a folder, or None if there is none yet."""
+    """The plan in a folder, or None if there is none yet.
+
+    Raises
+    ------
+    StorageError
+        It is damaged.
+    """
     if not (folder / TEXT).exists():
         return None
-    text = json.loads((folder / TEXT).read_text())
+    text = load_json(folder / TEXT)
+    if not isinstance(text, dict) or not text.keys() >= {"chosen", "curve"}:
+        raise StorageError(f"{folder / TEXT} is damaged", fix="delete it and resume")
     arrays = load_arrays(folder / ARRAYS)
     masks = {k.removeprefix("mask/"): v.astype(np.bool_) for k, v in arrays.items() if k.startswith("mask/")}
     guards = {k.removeprefix("guard/"): v.astype(np.int64) for k, v in arrays.items() if k.startswith("guard/")}

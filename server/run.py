@@ -14,6 +14,7 @@ What is finished is on disk in the work folder, and a run that finds it there do
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -31,8 +32,8 @@ from zkapex.circuits.profiles import profile
 from zkapex.circuits.store import circuit, local_srs
 from zkapex.client.curvature import DAMPING, KAPPA, kfac
 from zkapex.client.group_obs import GUARD_BITS, tolerances
-from zkapex.errors import ProtocolError
-from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.errors import InputError, ProtocolError
+from zkapex.proofs.messages import MAX_BATCH, MAX_CHUNKS, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
@@ -42,7 +43,7 @@ from zkapex.server.peers import Peers
 from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_global
 from zkapex.server.provider import Provider
 from zkapex.server.registry import Registry
-from zkapex.server.storage import load_arrays, save_arrays
+from zkapex.server.storage import load_arrays, save_arrays, save_text
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,41 @@ class RunSettings:
 
         Raises
         ------
-        ProtocolError
-            A setting is missing or of another type.
+        InputError
+            A setting is missing, of another type or out of range.
         """
         values = {}
         for name, kind in cls.__annotations__.items():
             value = config.get(name.replace("_", "-"))
             wanted = {"int": int, "float": float, "str": str}[kind]
             if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
-                raise ProtocolError(
+                raise InputError(
                     f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
                 )
             values[name] = wanted(value)
         return cls(**values)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("rounds", 1, 10_000),
+            ("personal_epochs", 1, 10_000),
+            ("guard_rank", 0, 64),
+            ("sample", 0, MAX_CHUNKS - 1),
+            ("batch", 1, MAX_BATCH),
+            ("timeout_s", 1, 10**7),
+            ("seed", 0, 2**20 - 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(
+                    f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
+                    fix=f"give a number from {low} to {high}",
+                )
+        if not 0 < self.personal_lr < 1:
+            raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
+        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
+            raise InputError(
+                f"run setting request-id is {self.request_id!r}", fix="use lower-case letters, digits and hyphens"
+            )
 
 
 def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
@@ -154,6 +177,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             sample=settings.sample or None,
         )
         coordinator.open(deletion)
+        coordinator.give_up_absent(settings.request_id)
         events.emit("unlearn.started", clients=len(coordinator.clients))
         coordinator.distribute(settings.request_id)
         touched = {r.client_id: len(r.touched) for r in registry.requests(settings.request_id)}
@@ -179,10 +203,10 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             "global": {"before": dict(provider.evaluate(model)), "after": dict(provider.evaluate(after))},
             "clients": [
                 _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
-                for client_id in sorted(coordinator.clients.values())
+                for client_id in sorted(touched)
             ],
         }
-    (work_dir / "result.json").write_text(json.dumps(result, indent=1))
+    save_text(work_dir / "result.json", json.dumps(result, indent=1))
     return result
 
 

@@ -1,9 +1,14 @@
-"""Named arrays on disk, whole or not at all."""
+"""Named arrays and text on disk, whole or not at all."""
 
 from __future__ import annotations
 
+import json
+import zipfile
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +30,41 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> No
             np.savez(f, **arrays)  # type: ignore[arg-type]
         partial.rename(path)
     except OSError as e:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}", why=str(e), fix="free disk space and resume") from e
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(path)
+    except OSError as e:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}", why=str(e), fix="free disk space and resume") from e
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    StorageError
+        It is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
@@ -40,5 +78,5 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as e:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
         raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e

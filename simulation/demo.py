@@ -23,6 +23,7 @@ import torch
 
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
+from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.adversaries import CHEATS
 from zkapex.simulation.digits import scenario
 from zkapex.simulation.launch import installed_app, run_flower, settings_of
@@ -88,7 +89,12 @@ def run_demo(
     Error
         Whatever stopped the run.
     """
-    _prepare(settings, out, resume=resume, fresh=fresh)
+    if resume and fresh:
+        raise InputError("--resume and --fresh exclude each other", fix="leave one of them out")
+    try:
+        _prepare(settings, out, resume=resume, fresh=fresh)
+    except OSError as e:
+        raise StorageError(f"cannot use {out}", why=str(e), fix="choose another --out") from e
     run_config: dict[str, str | int | float | bool] = {
         "clients": settings.clients,
         "dishonest": settings.dishonest,
@@ -99,21 +105,29 @@ def run_demo(
     result_path = out / "result.json"
     if not result_path.exists():
         run_flower(installed_app(), run_config, settings.clients, out, on_event)
-    result = json.loads(result_path.read_text())
+    result = load_json(result_path)
     on_event({"event": "oracle.started"})
     reference = _oracle(settings, out)
     on_event({"event": "oracle.done"})
     summary = summarise(result, reference, settings)
     _copy_global_models(out)
-    plot_accuracy(summary, out / "plot.png")
-    (out / SUMMARY).write_text(json.dumps(summary, indent=1))
-    (out / MARKER).write_text(json.dumps({"settings": asdict(settings), "finished": True}))
+    try:
+        plot_accuracy(summary, out / "plot.png")
+    except OSError as e:
+        raise StorageError(f"cannot write {out / 'plot.png'}", why=str(e), fix="free disk space and resume") from e
+    save_text(out / SUMMARY, json.dumps(summary, indent=1))
+    _mark(settings, out, finished=True)
     return summary
 
 
 def summarise(result: dict[str, Any], reference: dict[str, float], settings: DemoSettings) -> dict[str, Any]:
     """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
-    honest = [client for client in result["clients"] if client["verdict"] == "proved"]
+    # A client that was proved may yet have told nothing, or not all, about its accuracy.
+    honest = [
+        client
+        for client in result["clients"]
+        if client["verdict"] == "proved" and all(set(client["accuracy"].get(s, ())) >= set(DATA_SETS) for s in STATES)
+    ]
     accuracy = {
         state: {
             data: sum(client["accuracy"][state][data] for client in honest) / len(honest) if honest else None
@@ -138,7 +152,11 @@ def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) ->
         try:
             kept = json.loads(marker.read_text())
             earlier, finished = DemoSettings(**kept["settings"]), bool(kept["finished"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, InputError) as e:
+            if fresh:
+                _remove(out)
+                _mark(settings, out, finished=False)
+                return
             raise StorageError(f"{marker} is damaged", why=str(e), fix="choose another --out, or --fresh") from e
         if resume:
             if earlier != settings:
@@ -154,15 +172,18 @@ def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) ->
                 fix="add --resume to go on with it, --fresh to start over, or choose another --out",
             )
         _remove(out)
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is not a folder", fix="choose another --out")
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no demo", fix="choose another --out")
     elif resume:
         raise InputError(f"there is no demo in {out} to resume", fix="leave --resume out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps({"settings": asdict(settings), "finished": False}))
-    except OSError as e:
-        raise StorageError(f"cannot write to {out}", why=str(e), fix="choose another --out") from e
+    out.mkdir(parents=True, exist_ok=True)
+    _mark(settings, out, finished=False)
+
+
+def _mark(settings: DemoSettings, out: Path, *, finished: bool) -> None:
+    save_text(out / MARKER, json.dumps({"settings": asdict(settings), "finished": finished}))
 
 
 def _remove(out: Path) -> None:
@@ -184,13 +205,16 @@ def _oracle(settings: DemoSettings, out: Path) -> dict[str, float]:
         torch.set_num_threads(1)
         models = oracle(world, settings.seed, personal_settings=personal)
         rows = [evaluate(model, world, client) for model, client in zip(models, world.clients, strict=True)]
-        path.write_text(json.dumps(mean(rows)))
-    reference: dict[str, float] = json.loads(path.read_text())
+        save_text(path, json.dumps(mean(rows)))
+    reference: dict[str, float] = load_json(path)
     return reference
 
 
 def _copy_global_models(out: Path) -> None:
     models = out / "models"
-    models.mkdir(exist_ok=True)
-    shutil.copyfile(out / "provider" / "global.npz", models / "global-before.npz")
-    shutil.copyfile(out / "global-unlearned.npz", models / "global-after.npz")
+    try:
+        models.mkdir(exist_ok=True)
+        shutil.copyfile(out / "provider" / "global.npz", models / "global-before.npz")
+        shutil.copyfile(out / "global-unlearned.npz", models / "global-after.npz")
+    except OSError as e:
+        raise StorageError(f"cannot write to {models}", why=str(e), fix="free disk space and resume") from e

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from sklearn.datasets import load_digits
@@ -99,7 +100,9 @@ class SmallTask:
         self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
     ) -> int:
         self.fits += 1
-        personalise(model, _pair(self._personal), _pair(self._replay), seed, FitSettings(epochs, learning_rate), hold_zero)
+        personalise(
+            model, _pair(self._personal), _pair(self._replay), seed, FitSettings(epochs, learning_rate), hold_zero
+        )
         return len(self._personal[1])
 
     def curvature_inputs(self) -> torch.Tensor:
@@ -291,12 +294,10 @@ def step_of(message: Message) -> str:
 
 def refused(action: Callable[[], object], kind: type[Error]) -> Error:
     """The error that `action` raises, of exactly this kind."""
-    try:
+    with pytest.raises(Error) as caught:
         action()
-    except Error as error:
-        assert type(error) is kind, f"{type(error).__name__}: {error.explain()}"
-        return error
-    raise AssertionError("it was accepted")
+    assert type(caught.value) is kind, caught.value.explain()
+    return caught.value
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -308,9 +309,3 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def _tally(model: nn.Module, examples: Examples) -> Tally:
     model.eval()
     return Tally(int((model(examples[0]).argmax(1) == examples[1]).sum()), len(examples[1]))
-
-
-def _pair(examples: Examples) -> Any:
-    from zkapex.simulation.data import Examples as Named
-
-    return Named(*examples)
