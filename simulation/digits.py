@@ -113,9 +113,7 @@ class DigitsProvider:
 
     def plan(self, model: nn.Module, block_width: int, weight_limit: int, guard_rank: int) -> Plan:
         """See `zkapex.server.provider.Provider`."""
-        space = SearchSpace(
-            guard_ranks=(guard_rank,), forget_target=self._forget_target, retain_cost=self._retain_cost
-        )
+        space = SearchSpace(guard_ranks=(guard_rank,), forget_target=self._forget_target, retain_cost=self._retain_cost)
         copies = provider_copies(model, self._world, self._seed)
         return search(
             copies, self.target_layers(model), self._world.forget_set, FixedPoint(block_width, weight_limit), space
