@@ -29,6 +29,7 @@ from zkapex.server.events import EventLog
 from zkapex.server.registry import Registry
 from zkapex.server.run import RunSettings, run
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
 
 FORGET_CLASS = 3
@@ -84,7 +85,7 @@ class SmallTask:
         self.index = index
         self.fits = 0
         """How often the device has personalised."""
-        inputs, labels = share(120 * index)
+        inputs, labels = share(120 * (index % 7))
         self._replay = (inputs, labels)
         kept = labels != FORGET_CLASS
         self._personal = (1 - inputs[kept], labels[kept])
@@ -101,7 +102,7 @@ class SmallTask:
     ) -> int:
         self.fits += 1
         personalise(
-            model, _pair(self._personal), _pair(self._replay), seed, FitSettings(epochs, learning_rate), hold_zero
+            model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero
         )
         return len(self._personal[1])
 
@@ -166,6 +167,14 @@ Device = Callable[[int, Path, SmallTask], Agent]
 
 def honest(index: int, folder: Path, task: SmallTask) -> Agent:
     return DeviceAgent(folder, task, workers=1)
+
+
+CHEATERS = ("ignore", "half", "unguarded", "decoy", "replay")
+
+
+def mixed(index: int, folder: Path, task: SmallTask) -> Agent:
+    """Two honest devices, then one for every way to cheat."""
+    return honest(index, folder, task) if index < 2 else make_cheat(CHEATERS[index - 2], folder, task, workers=1)
 
 
 class Altered:
@@ -243,8 +252,12 @@ class Federation:
     def serve(self) -> dict[str, Any]:
         """Run to the end through the real ServerApp; the content of result.json."""
         run_in_process(make_server_app(lambda context: self.provider), self.grid(), self.config)
-        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
-        return result
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        """The content of result.json."""
+        found: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return found
 
     def run(self, fatal: Callable[[dict[str, Any]], bool] = lambda event: False) -> list[dict[str, Any]]:
         """Run until the end or a fatal event; the events of this run. Errors and `Died` are raised."""

@@ -1,0 +1,37 @@
+"""Runs that are expensive enough to be shared by several test modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from federation import CHEATERS, Federation, mixed
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_each() -> None:
+    """As in a run: several threads of torch would only take turns with the provers."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A finished run of two honest clients and one for every way to cheat, in this order. Not to be changed."""
+    federation = Federation(tmp_path_factory.mktemp("market") / "run", clients=2 + len(CHEATERS), device=mixed)
+    federation.serve()
+    return federation
+
+
+@pytest.fixture(scope="session")
+def result(market: Federation) -> dict[str, Any]:
+    """What the finished run says happened."""
+    return market.result()
+
+
+@pytest.fixture(scope="session")
+def receipt(market: Federation, result: dict[str, Any]) -> Path:
+    """Folder of an honest client's receipt."""
+    path: str = market.row(result, 0)["receipt"]
+    return market.folder / path

@@ -1,0 +1,58 @@
+"""Every way to cheat ends in quarantine for a reason of its own, and the honest neighbours do not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation import CHEATERS, Federation, SmallTask, refused
+
+from zkapex.errors import InputError
+from zkapex.proofs.verify import verify_receipt
+from zkapex.simulation.adversaries import CHEATS, make_cheat
+
+NOT_THE_OPERATOR = "the proof does not show that masked weights are zero and the rest is the guarded repair"
+NOT_THE_WEIGHTS = "commitment"
+
+
+def test_the_market_has_every_cheat() -> None:
+    assert set(CHEATERS) == set(CHEATS)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_honest_clients_among_cheats_are_proved(market: Federation, result: dict[str, Any], index: int) -> None:
+    row = market.row(result, index)
+    assert (row["verdict"], row["reason"], row["chunks"], row["chunks_proved"]) == ("proved", None, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "reason"),
+    [
+        ("ignore", NOT_THE_OPERATOR),
+        ("half", NOT_THE_OPERATOR),
+        ("unguarded", NOT_THE_OPERATOR),
+        ("decoy", NOT_THE_WEIGHTS),
+        ("replay", NOT_THE_WEIGHTS),
+    ],
+)
+def test_a_cheat_is_quarantined_with_the_reason(
+    market: Federation, result: dict[str, Any], cheat: str, reason: str
+) -> None:
+    row = market.row(result, 2 + CHEATERS.index(cheat))
+    assert row["verdict"] == "quarantined"
+    assert reason in row["reason"]
+    assert row["chunks_proved"] == 0
+
+
+def test_a_cheats_receipt_is_genuine_and_says_no(market: Federation, result: dict[str, Any]) -> None:
+    row = market.row(result, 2)
+    verified = verify_receipt(market.folder / row["receipt"])
+    assert verified.bundle.receipt.outcome.verdict == "failed"
+    assert verified.bundle.receipt.outcome.reasons == (row["reason"],)
+    assert verified.chunks == 0
+
+
+def test_there_is_no_other_way_to_cheat(tmp_path: Path) -> None:
+    error = refused(lambda: make_cheat("nicely", tmp_path, SmallTask(0)), InputError)
+    assert "ignore" in error.fix
