@@ -217,18 +217,20 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
     args.logrows = spec.log2_rows
     args.lookup_range = (-spec.weight_limit, spec.weight_limit)
     args.ignore_range_check_inputs_outputs = True  # the statement's own lookup bounds what must be bounded
-    args.disable_freivalds = not spec.freivalds
+    args.disable_freivalds = True  # ezkl's own leaves its products unconstrained; see zkapex.circuits.statement
     path = work / "settings.raw.json"
     ezkl.gen_settings(str(graph), str(path), py_run_args=args)
     settings: dict[str, Any] = json.loads(path.read_text())
     path.unlink()
     settings["timestamp"] = 0
+    # Ezkl counts a cell for every input, but a committed input stays in its own column and takes none.
+    settings["total_assignments"] -= sum(spec.input_lengths().values())
+    settings["num_rows"] = -(-settings["total_assignments"] // spec.inner_columns)
     if settings["run_args"]["logrows"] != spec.log2_rows:
         raise ProverError(f"the statement does not fit 2^{spec.log2_rows} rows", fix="use fewer rows per chunk")
     height = (1 << spec.log2_rows) - RESERVED_ROWS
     needed = max(
         settings["num_rows"],
-        -(-settings["einsum_params"]["total_einsum_col_size"] // spec.inner_columns),
         2 * spec.weight_limit + 1,
         max(spec.input_lengths().values()),
     )

@@ -1,5 +1,8 @@
 """Proving and verifying one chunk.
 
+The prover commits to its private vectors first; the challenge that their matrix products are checked at is a hash of
+those commitments (see `zkapex.circuits.statement`), and only then is the public vector, which holds its powers, fixed.
+
 The verifier trusts nothing it is sent but the raw proof bytes: it rebuilds the proof object from them, its own
 instances, its own settings and its own verification key, recomputes the public commitment, and compares the other
 leading commitments with the ones that were enrolled or signed before.
@@ -7,9 +10,10 @@ leading commitments with the ones that were enrolled or signed before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +21,13 @@ import ezkl
 import numpy as np
 import numpy.typing as npt
 
-from zkapex.circuits.field import MODULUS, felts, random_elements, to_felt
+from zkapex.circuits.field import MODULUS, felts, random_elements
 from zkapex.circuits.slack import Slack, slack_for, slack_limbs
 from zkapex.circuits.statement import INPUTS, SALTS, StatementSpec
 from zkapex.circuits.store import Circuit
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
 from zkapex.proofs.commitment import POINT_BYTES, Point, commit
+from zkapex.proofs.record import encode_parts
 
 _REJECTED = "the proof does not show that masked weights are zero and the rest is the guarded repair"
 
@@ -58,8 +63,18 @@ class PublicInputs:
         except ValueError as e:
             raise InputError("a tolerance cannot be expressed in this circuit", why=str(e)) from e
 
-    def vector(self, spec: StatementSpec) -> list[str]:
-        """The public committed vector.
+    def vector(self, spec: StatementSpec, challenge: int) -> list[str]:
+        """The public committed vector, complete with the powers of the challenge.
+
+        Raises
+        ------
+        InputError
+            If a shape or range does not fit the statement.
+        """
+        return self.fixed(spec) + felts(_powers(spec, challenge))
+
+    def fixed(self, spec: StatementSpec) -> list[str]:
+        """The part of the public vector that is known before the prover has committed to anything.
 
         Raises
         ------
@@ -82,7 +97,7 @@ class PublicInputs:
     def outputs(self, spec: StatementSpec) -> list[str]:
         """The circuit's public outputs, as field elements."""
         stationarity, guard = self.slacks(spec)
-        return [to_felt(0), to_felt(stationarity.half), to_felt(guard.half)]
+        return felts([0, stationarity.half, guard.half] + [0] * spec.freivalds)
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ class Witness:
                     fix="choose a smaller scale for the layer or a profile with a larger weight limit",
                 )
 
-    def vectors(self, public: PublicInputs, spec: StatementSpec) -> list[list[str]]:
+    def vectors(self, circuit: Circuit, public: PublicInputs) -> list[list[str]]:
         """The five committed vectors in the circuit's order.
 
         Raises
@@ -148,6 +163,7 @@ class Witness:
         ProverError
             If a sum of squares exceeds its tolerance or a value the range.
         """
+        spec = circuit.spec
         self.check_range(spec)
         lengths = spec.input_lengths()
         for name in ("theta_u", "delta", "curvature"):
@@ -157,32 +173,78 @@ class Witness:
                     f"{name} has {given.values.size} values and {len(given.salts)} salts",
                     why=f"the circuit wants {lengths[name]} in all",
                 )
-        sums = residual_sums(self.delta.values, self.mu, self.curvature.values, public.guard, public.mask)
+        residuals = self.residuals(public)
+        sums = square_sums(residuals, public.mask)
         limbs: list[int] = []
         for total, slack in zip(sums, public.slacks(spec), strict=True):
             limbs += slack_limbs(slack, total, spec.weight_limit)
-        aux = felts(self.mu) + felts(limbs) + felts(random_elements(SALTS))
-        return [
-            self.theta_u.vector(),
-            self.delta.vector(),
-            self.curvature.vector(),
-            public.vector(spec),
-            aux,
-        ]
+        return self.with_limbs(circuit, public, residuals, limbs)
+
+    def residuals(self, public: PublicInputs) -> tuple[IntArray, IntArray]:
+        """``E = delta H - mu V^T``, int64 [R, B], and ``F = (delta * u) V``, int64 [R, r], exactly."""
+        delta, guard = self.delta.values, public.guard
+        return delta @ self.curvature.values - self.mu @ guard.T, (delta * ~public.mask) @ guard
+
+    def with_limbs(
+        self, circuit: Circuit, public: PublicInputs, residuals: tuple[IntArray, IntArray], limbs: Sequence[int]
+    ) -> list[list[str]]:
+        """The five committed vectors for given residuals and slack limbs, whether or not the statement then holds."""
+        aux = felts(self.mu) + felts(limbs)
+        if circuit.spec.freivalds:
+            aux += felts(residuals[0]) + felts(residuals[1])
+        private = {
+            "theta_u": self.theta_u.vector(),
+            "delta": self.delta.vector(),
+            "curvature": self.curvature.vector(),
+            "aux": aux + felts(random_elements(SALTS)),
+        }
+        return complete(circuit, public, private)
 
 
-def residual_sums(
-    delta: IntArray, mu: IntArray, curvature: IntArray, guard: IntArray, mask: BoolArray
-) -> tuple[int, int]:
-    """The two sums the circuit bounds, exactly: stationarity and guard (design: checks 2 and 3).
+def complete(circuit: Circuit, public: PublicInputs, private: Mapping[str, list[str]]) -> list[list[str]]:
+    """The five committed vectors in the circuit's order, from the four private ones: derives the challenge."""
+    points = {name: commit(circuit, vector) for name, vector in private.items()}
+    vectors = {**private, "public": public.vector(circuit.spec, challenge(circuit, public, points))}
+    return [vectors[name] for name in INPUTS]
 
-    The products are below 2^53 for every admissible statement, so float-free int64 suffices for them; the squares are
-    summed as Python integers.
+
+def challenge(circuit: Circuit, public: PublicInputs, points: Mapping[str, Point]) -> int:
+    """The point at which matrix products are checked, fixed by everything that enters them.
+
+    Parameters
+    ----------
+    points : mapping of str to Point
+        Commitments to (at least) the four private vectors.
+
+    Returns
+    -------
+    int
+        In ``[0, MODULUS)``; SHA-512 reduced, so that the bias is below 2**-257.
     """
-    keep = ~mask
-    residual = (delta @ curvature - mu @ guard.T) * keep
-    leak = (delta * keep) @ guard
-    return sum(int(v) ** 2 for v in residual.ravel().tolist()), sum(int(v) ** 2 for v in leak.ravel().tolist())
+    known = hashlib.sha256("".join(public.fixed(circuit.spec)).encode("ascii")).hexdigest()
+    private = [points[name].to_bytes() for name in INPUTS if name != "public"]
+    message = encode_parts("zkapex:challenge:v1", circuit.vk_digest, known, *private)
+    return int.from_bytes(hashlib.sha512(message).digest(), "big") % MODULUS
+
+
+def _powers(spec: StatementSpec, challenge: int) -> list[int]:
+    """``a_i = z^(i (B + r))`` for R rows, then ``b_j = z^j`` for B columns and ``c_j = z^(B + j)`` for r."""
+    if not spec.freivalds:
+        return []
+    columns = spec.block_width + spec.guard_rank
+    across = [pow(challenge, j, MODULUS) for j in range(columns)]
+    step = pow(challenge, columns, MODULUS)
+    return [pow(step, i, MODULUS) for i in range(spec.rows_per_chunk)] + across
+
+
+def square_sums(residuals: tuple[IntArray, IntArray], mask: BoolArray) -> tuple[int, int]:
+    """The two sums the circuit bounds, exactly: stationarity and guard.
+
+    The residuals are far below 2^63 for every admissible statement; their squares are summed as Python integers.
+    """
+    stationarity, leak = residuals
+    kept = stationarity * ~mask
+    return sum(v * v for v in kept.ravel().tolist()), sum(v * v for v in leak.ravel().tolist())
 
 
 @dataclass(frozen=True)
@@ -208,7 +270,7 @@ def prove_chunk(circuit: Circuit, public: PublicInputs, witness: Witness) -> byt
     ProverError
         If the witness does not satisfy it, or ezkl fails.
     """
-    proof, outputs = prove_vectors(circuit, witness.vectors(public, circuit.spec))
+    proof, outputs = prove_vectors(circuit, witness.vectors(circuit, public))
     if outputs != public.outputs(circuit.spec):
         raise ProverError(
             "the witness does not satisfy the statement",
@@ -275,7 +337,7 @@ def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, pro
         "theta_u": expected.theta_u,
         "delta": expected.theta_u - expected.theta_p + empty,
         "curvature": expected.curvature,
-        "public": commit(circuit, public.vector(circuit.spec)),
+        "public": commit(circuit, public.vector(circuit.spec, challenge(circuit, public, points))),
     }
     meaning = {
         "theta_u": "the weights after unlearning that were announced",

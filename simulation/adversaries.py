@@ -14,32 +14,28 @@ from types import MappingProxyType
 
 import numpy as np
 
-from zkapex.circuits.field import felts, random_elements
 from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
-from zkapex.circuits.statement import SALTS
 from zkapex.circuits.store import Circuit
 from zkapex.client.agent import DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import group_obs
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
-from zkapex.proofs.chunk import BoolArray, IntArray, PublicInputs, Witness, prove_vectors, residual_sums
+from zkapex.proofs.chunk import BoolArray, IntArray, PublicInputs, Witness, prove_vectors, square_sums
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.worker import COST, PROOF, finished
 
 
 def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
-    sums = residual_sums(witness.delta.values, witness.mu, witness.curvature.values, public.guard, public.mask)
+    residuals = witness.residuals(public)
     limbs: list[int] = []
-    for total, slack in zip(sums, public.slacks(circuit.spec), strict=True):
+    for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
         try:
             limbs += slack_limbs(slack, total, circuit.spec.weight_limit)
         except ProverError:
             limbs += [0] * SLACK_LIMBS
-    aux = felts(witness.mu) + felts(limbs) + felts(random_elements(SALTS))
-    vectors = [witness.theta_u.vector(), witness.delta.vector(), witness.curvature.vector()]
-    return [*vectors, public.vector(circuit.spec), aux]
+    return witness.with_limbs(circuit, public, residuals, limbs)
 
 
 class Cheat(DeviceAgent):
