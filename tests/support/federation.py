@@ -81,8 +81,8 @@ def only(examples: Examples, kept: torch.Tensor) -> Examples:
 class SmallTask:
     """One device's share: 120 digits, personally seen in negative."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, epochs: int = 30) -> None:
+        self.index, self._epochs = index, epochs
         self.fits = 0
         """How often the device has personalised."""
         inputs, labels = share(120 * (index % 7))
@@ -94,16 +94,14 @@ class SmallTask:
         return perceptron()
 
     def fit_round(self, model: nn.Module, round_number: int) -> int:
-        fit(model, *self._replay, FitSettings(10, 3e-3), round_number * 100 + self.index)
+        fit(model, *self._replay, FitSettings(self._epochs, 3e-3), round_number * 100 + self.index)
         return len(self._replay[1])
 
     def fit_personal(
         self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
     ) -> int:
         self.fits += 1
-        personalise(
-            model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero
-        )
+        personalise(model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero)
         return len(self._personal[1])
 
     def curvature_inputs(self) -> torch.Tensor:
@@ -209,6 +207,9 @@ class MortalLog(EventLog):
         if self._fatal(self.seen[-1]):
             raise Died(event)
 
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        super().__exit__(kind, None if isinstance(error, Died) else error, traceback)
+
 
 @dataclass
 class Federation:
@@ -219,12 +220,13 @@ class Federation:
     device: Device = honest
     network: Network = reliable
     settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 30
     provider: SmallProvider = field(default_factory=SmallProvider)
     asked: list[tuple[int, str]] = field(default_factory=list)
     """(client's number, step) of every message a device acted on."""
 
     def __post_init__(self) -> None:
-        self.tasks = [SmallTask(index) for index in range(self.clients)]
+        self.tasks = [SmallTask(index, self.epochs) for index in range(self.clients)]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -232,7 +234,7 @@ class Federation:
             "work-dir": str(self.folder),
             "clients": self.clients,
             "rounds": 1,
-            "personal-epochs": 8,
+            "personal-epochs": 20,
             "personal-lr": 3e-3,
             "batch": 1,
             "timeout-s": 1,
