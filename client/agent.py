@@ -153,7 +153,10 @@ class DeviceAgent:
         """Fine-tune the global model on private data, and keep the result."""
         request, _ = unpack(content, PersonaliseRequest, MAX_MESSAGE_BYTES)
         model = self._task.build_model()
-        state = {name: torch.from_numpy(values) for name, values in unpack_arrays(content).items()}
+        arrays = unpack_arrays(content)
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ProtocolError("the global model has weights that are no numbers")
+        state = {name: torch.from_numpy(values) for name, values in arrays.items()}
         try:
             model.load_state_dict(state)
         except RuntimeError as e:
@@ -340,6 +343,7 @@ class DeviceAgent:
     ) -> None:
         """Leave a proof in the folder of every chunk."""
         for chunk, folder in folders.items():
+            Vault(folder).create()
             write_job(folder, instance.public(chunk), change.witness(holdings, chunk))
         prove_all(circuit, list(folders.values()), self._workers)
 
@@ -442,7 +446,10 @@ class DeviceAgent:
         if not self._vault.has(MODEL):
             raise ProtocolError("this device has no personalised model yet", fix="personalise before enrolling")
         model = self._task.build_model()
-        model.load_state_dict({n: torch.from_numpy(v) for n, v in self._vault.get_arrays(MODEL).items()})
+        try:
+            model.load_state_dict({n: torch.from_numpy(v) for n, v in self._vault.get_arrays(MODEL).items()})
+        except (RuntimeError, TypeError) as e:
+            raise StorageError(f"{self._vault.folder / MODEL} is not of this device's model", why=str(e)[:500]) from e
         return model.eval()
 
     def _deliver(self, envelope: bytes) -> RecordDict:

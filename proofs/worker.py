@@ -90,7 +90,7 @@ def run_job(circuit: Circuit, folder: Path) -> Cost:
     proof = prove_chunk(circuit, *read_job(folder))
     cost = Cost(_cpu_s() - before, peak_rss_mb())
     for name, data in ((COST, json.dumps(cost.__dict__).encode()), (PROOF, proof)):
-        partial = folder / f".{name}"
+        partial = _private(folder / f".{name}")
         partial.write_bytes(data)
         partial.rename(folder / name)
     forget_witness(folder)
