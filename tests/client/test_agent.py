@@ -1,0 +1,516 @@
+"""The device against a hostile server: every demand it must not follow is a clear error, and changes nothing on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from federation import LAYERS, REQUEST, TOUCHED, Federation, SmallTask, perceptron, refused, snapshot
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from zkapex.circuits.encoding import dequantise
+from zkapex.client import agent as agent_module
+from zkapex.client.agent import DeviceAgent, utc_now
+from zkapex.client.holdings import Change, Holdings
+from zkapex.client.state import Vault
+from zkapex.errors import (
+    Error,
+    InputError,
+    ProtocolError,
+    ReceiptError,
+    SignatureError,
+    StorageError,
+    VerificationError,
+)
+from zkapex.proofs.instance import Instance
+from zkapex.proofs.merkle import commitment_root
+from zkapex.proofs.messages import (
+    Delivery,
+    Enrolment,
+    EnrolRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    GuardBlock,
+    LayerMask,
+    ModelManifest,
+    PersonaliseReply,
+    PersonaliseRequest,
+    ProveRequest,
+    UnlearnResponse,
+)
+from zkapex.proofs.sealed import seal, unseal
+from zkapex.proofs.signing import CHALLENGE_TYPE, Envelope, load_private_key, public_key_hex, verify
+from zkapex.wire import pack, pack_arrays, unpack
+
+LIMIT = 2**26
+STRANGER = Ed25519PrivateKey.generate()
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A federation of one, stopped when the request was signed and not yet sent."""
+    federation = Federation(tmp_path_factory.mktemp("enrolled") / "run", clients=1)
+    federation.run(lambda event: event["event"] == "unlearn.started")
+    return federation
+
+
+class Bench:
+    """A device of its own, copied from a federation's, and the provider that belongs to it."""
+
+    def __init__(self, federation: Federation, folder: Path) -> None:
+        self.folder = folder / "device"
+        shutil.copytree(federation.state(0), self.folder)
+        self.task = SmallTask(0, epochs=1)
+        self.agent = DeviceAgent(self.folder, self.task, workers=1)
+        self.key = load_private_key(federation.folder / "provider" / "key.pem")
+        with federation.registry() as registry:
+            found = registry.request(self.agent.client_id, REQUEST)
+        assert found is not None
+        self.request = found.sealed.record
+        self.manifest = ModelManifest.from_bytes((self.folder / "enrolment" / "manifest.json").read_bytes())
+
+    def ask(self, key: Ed25519PrivateKey | None = None, **changes: Any) -> RecordDict:
+        """The signed request, or one changed before it is signed."""
+        record = self.request.model_copy(update=changes)
+        return pack(Delivery(), {"envelope": seal(record, key or self.key).envelope})
+
+    def enrol(self, nonce: str = "ab" * 32, key: Ed25519PrivateKey | None = None, **changes: Any) -> RecordDict:
+        manifest = self.manifest.model_copy(update=changes)
+        server_key = public_key_hex((key or self.key).public_key())
+        return pack(EnrolRequest(federation="small", manifest=manifest, nonce=nonce, server_key=server_key))
+
+    def prove(self, *chunks: int, **changes: Any) -> RecordDict:
+        fields = {"request_id": REQUEST, "client_id": self.agent.client_id, "chunks": chunks, **changes}
+        return pack(ProveRequest(**fields))
+
+    def evaluate(self, **changes: Any) -> RecordDict:
+        return pack(EvaluateRequest(**{"request_id": REQUEST, "models": ("before", "masked", "after"), **changes}))
+
+    def personalise(self, learning_rate: float = 1e-3, **arrays: np.ndarray) -> RecordDict:
+        state = {name: value.numpy() for name, value in perceptron().state_dict().items()} | arrays
+        request = PersonaliseRequest(federation="small", epochs=1, learning_rate=learning_rate, seed=0)
+        return pack_arrays(state, pack(request))
+
+    def refuses(self, step: str, content: RecordDict, kind: type[Error]) -> Error:
+        """The error a step ends with; nothing on the device may have changed."""
+        before = snapshot(self.folder)
+        error = refused(lambda: self.agent.answer(step, content), kind)
+        assert snapshot(self.folder) == before
+        return error
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Committed weights as they are enrolled now."""
+        return dict(Holdings.load(self.manifest, Vault(self.folder / "enrolment")).weights)
+
+
+@pytest.fixture
+def bench(enrolled: Federation, tmp_path: Path) -> Bench:
+    return Bench(enrolled, tmp_path / "enrolled")
+
+
+@pytest.fixture
+def settled(market: Federation, tmp_path: Path) -> Bench:
+    """A device whose request was proved, and which has the receipt."""
+    return Bench(market, tmp_path / "settled")
+
+
+@pytest.fixture
+def small_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(agent_module, "MAX_MESSAGE_BYTES", 100)
+    return
+
+
+# -- requests it must not follow
+
+
+def other_mask(bench: Bench, **changes: Any) -> tuple[LayerMask, ...]:
+    first, *rest = bench.request.mask
+    return (first.model_copy(update=changes), *rest)
+
+
+def other_guard(bench: Bench, **changes: Any) -> tuple[GuardBlock, ...]:
+    first, *rest = bench.request.guards
+    return (first.model_copy(update=changes), *rest)
+
+
+HOSTILE: dict[str, tuple[Callable[[Bench], RecordDict], type[Error], str]] = {
+    "nothing": (lambda b: pack(Delivery()), SignatureError, "envelope"),
+    "noise": (lambda b: pack(Delivery(), {"envelope": b"\xff\x00"}), SignatureError, "envelope"),
+    "no record": (lambda b: RecordDict(), ProtocolError, "no zkapex record"),
+    "another record": (lambda b: b.evaluate(), ProtocolError, "expected"),
+    "signed by a stranger": (lambda b: b.ask(STRANGER), SignatureError, "key"),
+    "an enrolment as a request": (
+        lambda b: pack(Delivery(), {"envelope": (b.folder / "enrolment" / "enrolment.json").read_bytes()}),
+        SignatureError,
+        "",
+    ),
+    "another client's": (lambda b: b.ask(client_id="0" * 64), ProtocolError, "another client"),
+    "expired": (
+        lambda b: b.ask(issued_at=utc_now() - timedelta(days=9), expires_at=utc_now() - timedelta(days=2)),
+        ProtocolError,
+        "expired",
+    ),
+    "of another manifest": (lambda b: b.ask(manifest_digest="0" * 64), ProtocolError, "another manifest"),
+    "from other commitments": (lambda b: b.ask(pre_root="0" * 64), ProtocolError, "does not hold"),
+    "an unknown operator": (lambda b: b.ask(operator="format-disk"), ProtocolError, "format-disk"),
+    "a mask too short": (lambda b: b.ask(mask=other_mask(b, bits=b.request.mask[0].bits[:-1])), ProtocolError, "mask"),
+    "a mask too long": (lambda b: b.ask(mask=other_mask(b, bits=b.request.mask[0].bits + b"x")), ProtocolError, "mask"),
+    "a mask of nothing": (
+        lambda b: b.ask(mask=other_mask(b, bits=bytes(len(b.request.mask[0].bits)))),
+        ProtocolError,
+        "empty",
+    ),
+    "a mask of no layer": (lambda b: b.ask(mask=other_mask(b, layer="head")), ProtocolError, "unknown layers"),
+    "masks out of order": (lambda b: b.ask(mask=b.request.mask[::-1]), ProtocolError, "order"),
+    "a guard of no block": (lambda b: b.ask(guards=other_guard(b, block=99)), ProtocolError, "unknown blocks"),
+    "a guard too narrow": (
+        lambda b: b.ask(guards=other_guard(b, width=8, values=b.request.guards[0].values[: 8 * 2 * 4])),
+        ProtocolError,
+        "guard",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_request_changes_nothing(bench: Bench, name: str) -> None:
+    make, kind, what = HOSTILE[name]
+    error = bench.refuses("unlearn", make(bench), kind)
+    assert what in f"{error.what} {error.why}"
+
+
+def test_messages_are_measured_before_they_are_parsed(bench: Bench, small_messages: None) -> None:
+    for step, content in (
+        ("unlearn", bench.ask()),
+        ("enrol", bench.enrol()),
+        ("receipt", bench.ask()),
+    ):
+        assert "too large" in bench.refuses(step, content, ProtocolError).what
+
+
+def test_an_unknown_step_is_refused(bench: Bench) -> None:
+    assert "'format-disk'" in bench.refuses("format-disk", RecordDict(), ProtocolError).what
+
+
+def test_a_request_is_answered_once_and_the_same_again(bench: Bench) -> None:
+    first = bench.agent.answer("unlearn", bench.ask())
+    after = snapshot(bench.folder)
+    second = bench.agent.answer("unlearn", bench.ask())
+    assert unpack(first, Delivery, LIMIT) == unpack(second, Delivery, LIMIT)
+    assert snapshot(bench.folder) == after
+    error = bench.refuses("unlearn", bench.ask(nonce="0" * 64), ProtocolError)
+    assert "different now" in error.what
+    late = DeviceAgent(bench.folder, bench.task, clock=lambda: utc_now() + timedelta(days=30))
+    assert unpack(late.answer("unlearn", bench.ask()), Delivery, LIMIT) == unpack(first, Delivery, LIMIT)
+
+
+def test_a_request_half_done_is_no_door_for_another(bench: Bench) -> None:
+    bench.agent.answer("unlearn", bench.ask())
+    (bench.folder / "requests" / REQUEST / "response.json").unlink()  # as if killed just before
+    error = bench.refuses("unlearn", bench.ask(pre_root="0" * 64), ProtocolError)
+    assert "does not hold" in error.what
+
+
+# -- proofs
+
+
+def test_proofs_are_of_touched_chunks_of_its_own_requests(bench: Bench) -> None:
+    assert "not answered" in bench.refuses("prove", bench.prove(0), ProtocolError).what
+    bench.agent.answer("unlearn", bench.ask())
+    assert "chunk 1 is not touched" in bench.refuses("prove", bench.prove(0, 1), ProtocolError).what
+    assert "not touched" in bench.refuses("prove", bench.prove(2**18 - 1), ProtocolError).what
+    assert "another client" in bench.refuses("prove", bench.prove(0, client_id="0" * 64), ProtocolError).what
+    assert "not answered" in bench.refuses("prove", bench.prove(0, request_id="other"), ProtocolError).what
+
+
+def test_a_finished_proof_is_answered_from_disk(settled: Bench) -> None:
+    before = snapshot(settled.folder)
+    first = settled.agent.answer("prove", settled.prove(*TOUCHED))
+    assert str(first) == str(settled.agent.answer("prove", settled.prove(*TOUCHED)))
+    assert snapshot(settled.folder) == before
+
+
+# -- enrolment
+
+
+def layer(**changes: Any) -> Callable[[Bench], RecordDict]:
+    def make(bench: Bench) -> RecordDict:
+        first, *rest = bench.manifest.layers
+        return bench.enrol(layers=(first.model_copy(update=changes), *rest))
+
+    return make
+
+
+MANIFESTS: dict[str, tuple[Callable[[Bench], RecordDict], type[Error], str]] = {
+    "a layer that does not exist": (layer(name="fc9"), InputError, "fc9"),
+    "another shape": (layer(rows=31), InputError, "31"),
+    "a huge shape": (layer(rows=2**20), InputError, "1048576"),
+    "a scale too large for the weights": (layer(exponent=40), InputError, ""),
+    "another circuit": (lambda b: b.enrol(circuit_digest="0" * 64), ReceiptError, "verification key"),
+    "other settings": (lambda b: b.enrol(settings_digest="0" * 64), ReceiptError, "settings"),
+    "an unknown reference string": (lambda b: b.enrol(srs_digest="0" * 64), InputError, "reference string"),
+    "a circuit larger than its reference string": (
+        lambda b: b.enrol(statement=b.manifest.statement.model_copy(update={"log2_rows": 16})),
+        Error,
+        "",
+    ),
+    "another provider": (lambda b: b.enrol(key=STRANGER), SignatureError, "pinned"),
+    "no record": (lambda b: RecordDict(), ProtocolError, "no zkapex record"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_that_does_not_fit_changes_nothing(bench: Bench, name: str) -> None:
+    make, kind, what = MANIFESTS[name]
+    with pytest.raises(Error) as caught:
+        bench.agent.answer("enrol", make(bench))
+    assert issubclass(type(caught.value), kind)
+    error = bench.refuses("enrol", make(bench), type(caught.value))
+    assert what in f"{error.what} {error.why}"
+
+
+def test_a_reference_string_of_another_digest_is_not_kept(bench: Bench) -> None:
+    content = bench.enrol(srs_digest="0" * 64)
+    content["zkapex.blobs"] = ConfigRecord({"srs": b"not it"})
+    bench.refuses("enrol", content, VerificationError)
+
+
+def test_a_provider_is_pinned_only_once_the_device_has_enrolled(bench: Bench, tmp_path: Path) -> None:
+    agent = DeviceAgent(tmp_path / "new", bench.task)
+    refused(lambda: agent.answer("enrol", bench.enrol()), ProtocolError)  # no model yet
+    agent.answer("personalise", bench.personalise())
+    refused(lambda: agent.answer("enrol", layer(name="fc9")(bench)), InputError)
+    assert not (tmp_path / "new" / "server.pub").exists()
+    agent.answer("enrol", bench.enrol())
+    assert (tmp_path / "new" / "server.pub").read_text() == public_key_hex(bench.key.public_key())
+    refused(lambda: agent.answer("enrol", bench.enrol(key=STRANGER)), SignatureError)
+
+
+def enrolment(reply: RecordDict, agent: DeviceAgent) -> Enrolment:
+    _, blobs = unpack(reply, Delivery, LIMIT)
+    return Enrolment.from_bytes(Envelope.from_bytes(blobs["envelope"]).payload)
+
+
+def test_enrolling_again_counts_up_even_after_a_crash(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = enrolment(bench.agent.answer("enrol", bench.enrol("01" * 32)), bench.agent)
+    assert first.revision == 1
+    assert enrolment(bench.agent.answer("enrol", bench.enrol("01" * 32)), bench.agent) == first
+
+    def power_cut(self: Holdings, vault: Vault) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Holdings, "save", power_cut)
+        with pytest.raises(OSError, match="power cut"):
+            bench.agent.answer("enrol", bench.enrol("02" * 32))
+    assert enrolment(bench.agent.answer("enrol", bench.enrol("03" * 32)), bench.agent).revision == 2
+
+
+def test_identity_is_shown_by_a_signature_not_by_a_document(bench: Bench, tmp_path: Path) -> None:
+    challenge = bytes(range(32))
+    _, blobs = unpack(bench.agent.answer("identify", pack(Delivery(), {"challenge": challenge})), Delivery, LIMIT)
+    envelope = Envelope.from_bytes(blobs["challenge"])
+    key = load_private_key(bench.folder / "key.pem").public_key()
+    assert verify(envelope, CHALLENGE_TYPE, [key]) == challenge
+    for wrong in (b"", b"short", bytes(33)):
+        bench.refuses("identify", pack(Delivery(), {"challenge": wrong}), ProtocolError)
+    stranger = DeviceAgent(tmp_path / "new", bench.task)
+    _, none = unpack(stranger.answer("identify", pack(Delivery(), {"challenge": challenge})), Delivery, LIMIT)
+    assert none == {}
+
+
+# -- training and personalising
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"fc1.weight": np.zeros((3, 3), np.float32)}, "does not fit"),
+        ({"fc9.weight": np.zeros((3, 3), np.float32)}, "does not fit"),
+        ({"fc1.weight": np.full((32, 64), np.nan, np.float32)}, "no numbers"),
+        ({"fc1.weight": np.full((32, 64), np.inf, np.float32)}, "no numbers"),
+    ],
+)
+def test_a_global_model_that_does_not_fit_is_refused(bench: Bench, arrays: dict[str, np.ndarray], what: str) -> None:
+    assert what in bench.refuses("personalise", bench.personalise(**arrays), ProtocolError).what
+
+
+def test_impossible_personalisation_is_refused(bench: Bench) -> None:
+    bench.refuses("personalise", bench.personalise(learning_rate=5.0), InputError)
+    bench.refuses("personalise", RecordDict(), ProtocolError)
+    without = pack(PersonaliseRequest(federation="small", epochs=1, learning_rate=0.1, seed=0))
+    assert "no arrays" in bench.refuses("personalise", without, ProtocolError).what
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"arrays": ConfigRecord(), "config": ConfigRecord()}),
+        RecordDict({"arrays": ArrayRecord(), "config": ConfigRecord()}),
+        RecordDict({"arrays": ArrayRecord(perceptron().state_dict()), "config": ConfigRecord({"server-round": "x"})}),
+        RecordDict({"arrays": ArrayRecord(perceptron().state_dict())}),
+    ],
+)
+def test_a_training_message_that_is_none_is_refused(bench: Bench, content: RecordDict) -> None:
+    before = snapshot(bench.folder)
+    refused(lambda: bench.agent.train(content), ProtocolError)
+    assert snapshot(bench.folder) == before
+
+
+def test_a_device_says_how_personalising_went(bench: Bench) -> None:
+    reply, _ = unpack(bench.agent.answer("personalise", bench.personalise()), PersonaliseReply, LIMIT)
+    assert reply.client_id == bench.agent.client_id
+    assert reply.examples > 0
+    assert 0 <= reply.accuracy_after <= 1
+
+
+# -- what unlearning does on the device
+
+
+def test_deletion_is_deployed_at_once_and_held(bench: Bench) -> None:
+    reply = bench.agent.answer("unlearn", bench.ask())
+    _, blobs = unpack(reply, Delivery, LIMIT)
+    own = load_private_key(bench.folder / "key.pem").public_key()
+    response = unseal(UnlearnResponse, blobs["envelope"], [own]).record
+    assert tuple(c.chunk for c in response.commitments) == TOUCHED
+    masks = Instance(bench.manifest, bench.request).masks
+    change = Change.load(Vault(bench.folder / "requests" / REQUEST))
+    with np.load(bench.folder / "model.npz") as deployed:
+        for spec in bench.manifest.layers:
+            assert np.array_equal(deployed[f"{spec.name}.weight"], dequantise(change.weights[spec.name], spec.exponent))
+            assert not deployed[f"{spec.name}.weight"][masks[spec.name]].any()
+    held = Vault(bench.folder).get_arrays("held-zero.npz")
+    assert all(np.array_equal(held[name], mask) for name, mask in masks.items())
+
+
+def test_what_was_deleted_is_never_learned_again(bench: Bench) -> None:
+    bench.agent.answer("unlearn", bench.ask())
+    masks = Instance(bench.manifest, bench.request).masks
+    for nonce in ("01" * 32, "02" * 32):
+        bench.agent.answer("personalise", bench.personalise())
+        bench.agent.answer("enrol", bench.enrol(nonce))
+        for name, mask in masks.items():
+            assert not bench.weights[name][mask].any()
+            assert bench.weights[name][~mask].any()
+    assert (bench.folder / "held-zero.npz").exists()
+
+
+def test_a_second_masks_zeros_are_held_with_the_first_ones(bench: Bench) -> None:
+    bench.agent.answer("unlearn", bench.ask())
+    first = Vault(bench.folder).get_arrays("held-zero.npz")
+    bench.agent.answer("enrol", bench.enrol("01" * 32))
+    bits = np.zeros((32, 64), np.bool_)
+    bits[0, 40] = True
+    root = seal_root(bench)
+    mask = (LayerMask(layer="fc1", bits=np.packbits(bits).tobytes()),)
+    bench.agent.answer("unlearn", bench.ask(request_id="second", mask=mask, pre_root=root))
+    held = Vault(bench.folder).get_arrays("held-zero.npz")
+    assert np.array_equal(held["fc1"], first["fc1"] | bits)
+    assert np.array_equal(held["fc2"], first["fc2"])
+
+
+def seal_root(bench: Bench) -> str:
+    record = Enrolment.from_bytes(
+        Envelope.from_bytes((bench.folder / "enrolment" / "enrolment.json").read_bytes()).payload
+    )
+    return commitment_root(list(enumerate(record.theta)))
+
+
+def test_salts_are_fresh_for_every_chunk_and_request(bench: Bench) -> None:
+    def salts(path: str) -> list[str]:
+        return [one for values in json.loads((bench.folder / path).read_text()).values() for one in values]
+
+    bench.agent.answer("unlearn", bench.ask())
+    used = salts("enrolment/salts.json") + salts(f"requests/{REQUEST}/salts.json")
+    assert len(set(used)) == len(used)
+    (bench.folder / "requests" / REQUEST / "response.json").unlink()  # killed before the answer was out
+    bench.agent.answer("unlearn", bench.ask())
+    again = salts(f"requests/{REQUEST}/salts.json")
+    assert not set(again) & set(used)
+    bench.agent.answer("enrol", bench.enrol("01" * 32))
+    assert not set(salts("enrolment/salts.json")) & set(used + again)
+
+
+# -- after the receipt
+
+
+def test_the_weights_before_are_gone_once_the_receipt_is_there(settled: Bench) -> None:
+    vault = Vault(settled.folder / "requests" / REQUEST)
+    change = Change.load(vault)
+    for name in LAYERS:
+        assert np.array_equal(settled.weights[name], change.weights[name])
+    first = settled.agent.answer("evaluate", settled.evaluate())
+    reply, _ = unpack(first, EvaluateReply, LIMIT)
+    assert {score.model for score in reply.scores} == {"before", "masked", "after"}
+    part, _ = unpack(settled.agent.answer("evaluate", settled.evaluate(models=("after",))), EvaluateReply, LIMIT)
+    assert part.scores == tuple(score for score in reply.scores if score.model == "after")
+    (vault.folder / "scores.json").unlink()
+    assert "gone" in settled.refuses("evaluate", settled.evaluate(), ProtocolError).why
+
+
+def test_evaluation_needs_a_request(bench: Bench) -> None:
+    assert "not answered" in bench.refuses("evaluate", bench.evaluate(), ProtocolError).what
+
+
+def test_a_receipt_is_taken_only_from_the_provider_and_for_this_device(
+    settled: Bench, bench: Bench, market: Federation, result: dict[str, Any]
+) -> None:
+    mine, neighbours = (
+        (market.folder / market.row(result, index)["receipt"] / "receipt.json").read_bytes() for index in (0, 1)
+    )
+    before = snapshot(settled.folder)
+    settled.agent.answer("receipt", pack(Delivery(), {"envelope": mine}))
+    assert snapshot(settled.folder) == before
+    another = pack(Delivery(), {"envelope": neighbours})
+    assert "another client" in settled.refuses("receipt", another, ProtocolError).what
+    settled.refuses("receipt", pack(Delivery()), SignatureError)
+    bench.refuses("receipt", pack(Delivery(), {"envelope": mine}), SignatureError)  # of another provider
+
+
+# -- state
+
+
+def test_everything_on_the_device_is_its_owners_alone(market: Federation) -> None:
+    folder = market.state(0)
+    for path in (folder, *folder.rglob("*")):
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+def test_witnesses_are_deleted_after_proving(market: Federation) -> None:
+    for index in (0, 1):
+        jobs = market.state(index) / "requests" / REQUEST / "jobs"
+        assert sorted(path.name for path in jobs.iterdir()) == ["0", "2"]
+        assert {path.name for path in jobs.rglob("*") if path.is_file()} == {"proof.bin", "cost.json"}
+
+
+def test_a_witness_left_by_a_killed_worker_is_deleted(settled: Bench) -> None:
+    job = settled.folder / "requests" / REQUEST / "jobs" / "0"
+    (job / "job.npz").write_bytes(b"secret")
+    settled.agent.answer("prove", settled.prove(0))
+    assert not (job / "job.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["enrolment/secrets.npz", "enrolment/salts.json", "model.npz"])
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", b'{"a": 1}'])
+def test_damaged_state_is_an_error_that_names_the_file(bench: Bench, name: str, damage: bytes) -> None:
+    (bench.folder / name).write_bytes(damage)
+    with pytest.raises(StorageError) as caught:
+        bench.agent.answer("unlearn", bench.ask())
+    assert Path(name).name in caught.value.what
+    assert not (bench.folder / "requests" / REQUEST / "response.json").exists()
+
+
+def test_another_model_than_the_enrolled_one_is_noticed(bench: Bench) -> None:
+    Vault(bench.folder).put_arrays("model.npz", {"fc1.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(StorageError):
+        bench.agent.answer("unlearn", bench.ask())
