@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from zkapex.errors import StorageError
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Salts = dict[str, tuple[int, ...]]
+DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged archive can end with."""
 
 
 class Vault:
@@ -104,7 +107,7 @@ class Vault:
         try:
             with np.load(self.folder / name, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        except DAMAGE as e:
             raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e
 
     def put_salts(self, name: str, salts: Mapping[str, tuple[int, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.errors import StorageError
+
+DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged archive can end with."""
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -78,5 +82,5 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+    except DAMAGE as e:
         raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e
