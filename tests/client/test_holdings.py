@@ -1,0 +1,98 @@
+"""Committed values and the change a request makes to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import refused
+from parties import make_manifest
+
+from zkapex.circuits.field import MODULUS
+from zkapex.client.holdings import Change, Holdings
+from zkapex.client.state import Vault
+from zkapex.errors import ProtocolError, StorageError
+
+MANIFEST = make_manifest()  # two layers in chunks of 3 x 4: 6 x 8 in chunks 0-3, 7 x 5 in chunks 4-9
+RNG = np.random.default_rng(0)
+
+
+def weights() -> dict[str, np.ndarray]:
+    return {layer.name: RNG.integers(-50, 50, (layer.rows, layer.cols)) for layer in MANIFEST.layers}
+
+
+def holdings() -> Holdings:
+    curvature = {layer.name: RNG.integers(-9, 9, (MANIFEST.blocks(layer), 4, 4)) for layer in MANIFEST.layers}
+    return Holdings.create(MANIFEST, weights(), curvature)
+
+
+def multipliers() -> dict[str, np.ndarray]:
+    return {layer.name: RNG.integers(-9, 9, (MANIFEST.blocks(layer), layer.rows, 2)) for layer in MANIFEST.layers}
+
+
+def test_salts_are_field_elements_and_all_different() -> None:
+    one = holdings()
+    drawn = [salt for values in one.salts.values() for salt in values]
+    assert set(one.salts) == {f"theta/{n}" for n in range(10)} | {f"curvature/{n}" for n in range(4)}
+    assert len(set(drawn)) == len(drawn)
+    assert all(0 <= salt < MODULUS for salt in drawn)
+    change = Change.create(one.weights, multipliers(), (2, 7))
+    assert set(change.salts) == {"theta/2", "theta/7"}
+    assert not {salt for values in change.salts.values() for salt in values} & set(drawn)
+
+
+def test_holdings_and_changes_come_back_from_disk(tmp_path: Path) -> None:
+    one, vault = holdings(), Vault(tmp_path / "a")
+    one.save(vault)
+    back = Holdings.load(MANIFEST, vault)
+    assert back.salts == dict(one.salts)
+    change, other = Change.create(weights(), multipliers(), (0,)), Vault(tmp_path / "b")
+    change.save(other)
+    changed = Change.load(other)
+    assert changed.salts == change.salts
+    for layer in MANIFEST.layers:
+        assert np.array_equal(back.weights[layer.name], one.weights[layer.name])
+        assert np.array_equal(back.curvature[layer.name], one.curvature[layer.name])
+        assert np.array_equal(changed.weights[layer.name], change.weights[layer.name])
+        assert np.array_equal(changed.mu[layer.name], change.mu[layer.name])
+    assert back.weights["blocks.0.fc1"].dtype == np.int64
+
+
+def test_nothing_on_disk_is_a_storage_error(tmp_path: Path) -> None:
+    refused(lambda: Holdings.load(MANIFEST, Vault(tmp_path)), StorageError)
+    refused(lambda: Change.load(Vault(tmp_path)), StorageError)
+
+
+def test_a_chunk_is_cut_and_padded_with_zeros() -> None:
+    one = holdings()
+    matrix = one.weights["blocks.0.fc2"]  # 7 x 5: two blocks, three bands
+    assert np.array_equal(np.reshape(one.theta(4).values, (3, 4)), matrix[:3, :4])
+    corner = np.reshape(one.theta(9).values, (3, 4))
+    assert corner[0, 0] == matrix[6, 4]
+    assert np.count_nonzero(corner) <= 1
+    refused(lambda: one.theta(10), ProtocolError)
+
+
+def test_a_change_keeps_what_it_does_not_touch() -> None:
+    one = holdings()
+    new = {name: values.copy() for name, values in one.weights.items()}
+    new["blocks.0.fc1"][0, 0] += 7
+    after = Change.create(new, multipliers(), (0,)).apply(one)
+    assert after.salts["theta/0"] != one.salts["theta/0"]
+    assert all(after.salts[name] == salts for name, salts in one.salts.items() if name != "theta/0")
+    assert after.curvature is one.curvature
+
+
+@pytest.mark.parametrize("chunk", range(10))
+def test_a_witness_holds_what_its_chunk_needs(chunk: int) -> None:
+    one = holdings()
+    change = Change.create(weights(), multipliers(), tuple(range(10)))
+    witness = change.witness(one, chunk)
+    before, after = one.theta(chunk), change.apply(one).theta(chunk)
+    assert np.array_equal(witness.theta_u.values, after.values)
+    assert np.array_equal(witness.delta.values, after.values - before.values)
+    assert witness.theta_u.salts == after.salts
+    assert witness.mu.shape == (3, 2)
+    if chunk == 9:
+        assert not witness.mu[1:].any(), "rows beyond the layer"
