@@ -10,12 +10,16 @@ import traceback
 from collections.abc import Callable
 
 import typer
+import typer.core
 from rich.console import Console
 
 from zkapex import __version__
 from zkapex.errors import Error, ResourceError, StorageError
 
 INTERRUPTED = 130
+
+# Help is plain text here (rich_markup_mode), yet with rich installed typer 0.20 escapes the brackets in it.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="zkapex",
@@ -60,10 +64,10 @@ def guarded(action: Callable[[], object]) -> int:
         code = action()
     except Error as error:
         return fail(error)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. What was finished is kept; run again with --resume to go on.")
-        return INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
+        Console(stderr=True).print(
+            "Interrupted. What a demo has finished is kept: run it again with --resume to go on."
+        )
         return INTERRUPTED
     except Exception as error:
         import click
@@ -91,9 +95,19 @@ def guarded(action: Callable[[], object]) -> int:
 
 def fail(error: Error) -> int:
     """Print an error for a person on standard error, and for a machine on standard output if ``--json`` was given."""
+    explain(error)
+    if "--json" in sys.argv:
+        print(json.dumps(as_object(error)))
+    return error.exit_code
+
+
+def explain(error: Error) -> None:
+    """Print an error on standard error."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"zkapex: {error.explain()}", markup=False)
-    if "--json" in sys.argv:
-        what = {"error": type(error).__name__, "exit_code": error.exit_code}
-        print(json.dumps({**what, "what": error.what, "why": error.why, "fix": error.fix}))
-    return error.exit_code
+
+
+def as_object(error: Error) -> dict[str, str | int]:
+    """An error as a JSON object."""
+    what: dict[str, str | int] = {"error": type(error).__name__, "exit_code": error.exit_code}
+    return {**what, "what": error.what, "why": error.why, "fix": error.fix}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from zkapex.cli import as_object, explain
 from zkapex.errors import ProtocolError
 
 SHOWS = (
@@ -61,13 +62,17 @@ def demo(
         follower = Follower(progress, console)
         summary = run_demo(settings, out, resume=resume, fresh=fresh, on_event=follower.on_event)
         follower.finish()
+    error = None
+    if dishonest < clients and not any(client["verdict"] == "proved" for client in summary["clients"]):
+        where = f"{out}/events.jsonl and {out}/flower/run.log"
+        error = ProtocolError("no client proved the deletion", fix=f"see {where}")
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps({**summary, **(as_object(error) if error else {})}))
     else:
         show(summary, out)
-    nobody = not any(client["verdict"] == "proved" for client in summary["clients"])
-    if nobody and dishonest < clients:
-        raise ProtocolError("no client proved the deletion", fix=f"see {out}/events.jsonl and {out}/flower/run.log")
+    if error:
+        explain(error)
+        raise typer.Exit(error.exit_code)
 
 
 class Follower:

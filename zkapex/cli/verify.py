@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from zkapex.cli import as_object, explain
 from zkapex.errors import NotProvedError
 
 
@@ -40,6 +41,13 @@ def verify(
         verified = verify_receipt(path, trusted, lambda done, total: progress.update(task, completed=done, total=total))
     receipt = verified.bundle.receipt
     facts, outcome, predicate = receipt.facts, receipt.outcome, receipt.statement.predicate
+    error = None
+    if outcome.verdict != "proved":
+        error = NotProvedError(
+            f"the receipt is genuine, but says that client {facts.client_id[:16]} did not prove the deletion",
+            why="; ".join(outcome.reasons),
+            fix="ask the client again, or exclude it",
+        )
     if as_json:
         print(json.dumps({
             "verified": outcome.verdict == "proved",
@@ -54,6 +62,7 @@ def verify(
             "server_key_pinned": receipt.pinned,
             "shows": list(predicate.shows),
             "does_not_show": list(predicate.does_not_show),
+            **(as_object(error) if error else {}),
         }))  # fmt: skip
     else:
         out = Console(highlight=False)
@@ -73,9 +82,6 @@ def verify(
                 "Its signature was checked with the key it names itself. Add --trust KEY to make sure who issued it.",
                 style="yellow",
             )
-    if outcome.verdict != "proved":
-        raise NotProvedError(
-            f"the receipt is genuine, but says that client {facts.client_id[:16]} did not prove the deletion",
-            why="; ".join(outcome.reasons),
-            fix="ask the client again, or exclude it",
-        )
+    if error:
+        explain(error)
+        raise typer.Exit(error.exit_code)
