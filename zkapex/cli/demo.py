@@ -91,6 +91,11 @@ class Follower:
         "oracle.started": "retraining the oracle",
     }
 
+    _SETBACKS = frozenset(
+        {f"{step}.failed" for step in ("client", "identify", "personalise", "enrol", "evaluate")}
+        | {"client.quarantined", "client.away", "client.skipped"}
+    )
+
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress = progress
         self._console = console
@@ -118,9 +123,10 @@ class Follower:
             self._update(self._proved, f"{self._proved} proofs accepted")
         elif name == "search.done":
             self._update(1, f"{event['masked_weights']} weights, {event['scorer']}", 1)
-        elif name in ("client.quarantined", "client.failed", "enrol.failed", "personalise.failed"):
+        elif name in self._SETBACKS:
             who = event.get("client", event.get("node", ""))[:16]
-            self._console.print(f"  {name.partition('.')[2]}: client {who}: {event['reason']}", markup=False)
+            what = name.removeprefix("client.").replace(".", " ")
+            self._console.print(f"  {what}: client {who}: {event['reason']}", markup=False)
 
     def finish(self) -> None:
         """Fill the bar of the stage that has ended."""
