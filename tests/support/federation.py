@@ -33,6 +33,7 @@ from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
 
 FORGET_CLASS = 3
+DATA_SETS = ("forget", "retain", "personal")
 LAYERS = ("fc1", "fc2")
 TOUCHED = (0, 2)
 """Of the chunks 0, 1 (fc1, side by side) and 2, 3 (fc2, one below the other, the lower one padded)."""

@@ -36,7 +36,7 @@ def verify(
     console = Console(stderr=True, quiet=as_json)
     trusted = None if trust is None else [load_public_key(trust)]
     columns = (TextColumn("verifying proofs"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         verified = verify_receipt(path, trusted, lambda done, total: progress.update(task, completed=done, total=total))
     receipt = verified.bundle.receipt

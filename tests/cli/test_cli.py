@@ -1,0 +1,115 @@
+"""Whatever stops a command becomes a sentence and a documented code."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from commands import here, zkapex
+
+from zkapex import __version__, cli
+from zkapex.errors import Error, InputError, StorageError
+from zkapex.simulation.demo import DemoSettings
+
+
+def stop(error: BaseException) -> Callable[[], object]:
+    def action() -> object:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "what"),
+    [
+        (InputError("wrong", why="so", fix="this way"), 10, "zkapex: wrong\n  why: so\n  fix: this way"),
+        (StorageError("[bold]not markup[/bold]"), 12, "[bold]not markup[/bold]"),
+        (OSError(errno.ENOSPC, "No space left on device"), 12, "the disk is full"),
+        (MemoryError(), 41, "memory ran out"),
+        (KeyboardInterrupt(), 130, "--resume"),
+        (typer.Abort(), 130, "--resume"),
+        (ZeroDivisionError("division by zero"), 1, "did not expect: ZeroDivisionError"),
+        (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
+    ],
+)
+def test_errors_become_sentences(
+    error: BaseException, code: int, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.guarded(stop(error)) == code
+    out, err = capsys.readouterr()
+    assert what in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_the_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ZKAPEX_DEBUG", "1")
+    assert cli.guarded(stop(ZeroDivisionError())) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_are_objects_for_machines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["zkapex", "demo", "--json"])
+    assert cli.guarded(stop(Error("what", why="why", fix="fix"))) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"error": "Error", "exit_code": 1, "what": "what", "why": "why", "fix": "fix"}
+
+
+def test_no_error_is_code_0() -> None:
+    assert cli.guarded(lambda: None) == 0
+    assert cli.guarded(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["demo", "--nothing"], ["demo", "--clients", "many"], ["verify"], ["verify", "a", "b"], []],
+)
+def test_usage_errors_are_code_2(arguments: list[str]) -> None:
+    code, out, err = zkapex(*arguments)
+    assert code == 2
+    assert "Usage: " in out + err
+
+
+def test_the_version() -> None:
+    assert zkapex("--version") == (0, f"zkapex {__version__}\n", "")
+
+
+def bad(**options: str | int) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        bad(clients=0),
+        bad(clients=-1),
+        bad(clients=61),
+        bad(dishonest=-1),
+        bad(clients=2, dishonest=3),
+        bad(cheat="nicely"),
+        bad(clients=2, dishonest=2, cheat="replay"),
+        bad(forget_class=10),
+        bad(forget_class=-1),
+        bad(seed=-1),
+        bad(seed=2**20),
+    ],
+)
+def test_values_that_make_no_sense_are_code_10_and_leave_nothing(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here("demo", "--out", tmp_path / "out", "--json", *options) == 10
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["error"] == "InputError"
+    assert found["fix"]
+    assert found["what"] in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_make_sense() -> None:
+    assert DemoSettings(clients=60, dishonest=60, cheat="ignore", forget_class=9, seed=2**20 - 1).clients == 60
+    assert DemoSettings(clients=2, dishonest=0, cheat="replay").dishonest == 0
