@@ -13,6 +13,7 @@ from commands import here, zkapex
 
 from zkapex import __version__, cli
 from zkapex.errors import Error, InputError, StorageError
+from zkapex.simulation import demo
 from zkapex.simulation.demo import DemoSettings
 
 
@@ -62,6 +63,18 @@ def test_errors_are_objects_for_machines(monkeypatch: pytest.MonkeyPatch, capsys
 def test_no_error_is_code_0() -> None:
     assert cli.guarded(lambda: None) == 0
     assert cli.guarded(lambda: 7) == 7
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "run_flower", stop_with_ctrl_c)
+    assert here("demo", "--out", tmp_path / "out") == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def stop_with_ctrl_c(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

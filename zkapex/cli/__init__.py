@@ -64,11 +64,8 @@ def guarded(action: Callable[[], object]) -> int:
         code = action()
     except Error as error:
         return fail(error)
-    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
-        Console(stderr=True).print(
-            "Interrupted. What a demo has finished is kept: run it again with --resume to go on."
-        )
-        return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         import click
 
@@ -90,6 +87,9 @@ def guarded(action: Callable[[], object]) -> int:
                 fix="set ZKAPEX_DEBUG=1 to see where, and report it",
             )
         )
+    if code == INTERRUPTED:  # typer swallows Ctrl-C and returns its code
+        console = Console(stderr=True, soft_wrap=True)
+        console.print("Interrupted. What a demo has finished is kept: run it again with --resume to go on.")
     return code if isinstance(code, int) else 0
 
 
