@@ -1,0 +1,204 @@
+"""One small circuit, one honest chunk and its proof, made once per test run because proving takes seconds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import ezkl
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from zkapex.circuits.field import random_elements
+from zkapex.circuits.profiles import profile
+from zkapex.circuits.statement import CURVATURE_SALTS, StatementSpec, build_graph
+from zkapex.circuits.store import Circuit, Srs, circuit, import_srs, sha256_file
+from zkapex.client.group_obs import GUARD_BITS, solve, tolerances
+from zkapex.proofs.chunk import Expected, IntArray, PublicInputs, SaltedVector, Witness, prove_chunk
+from zkapex.proofs.commitment import Point, commit, empty_commitment
+
+KAPPA = 10
+SRS_FILE = Path(__file__).parent.parent / "conformance" / "srs.bin"
+"""A reference string of 2^13 rows, kept with the tests so that every machine builds the same keys."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk with everything that is public or secret about it."""
+
+    public: PublicInputs
+    theta_p: SaltedVector
+    witness: Witness
+
+
+def srs() -> Srs:
+    return import_srs(SRS_FILE.read_bytes(), sha256_file(SRS_FILE), "local")
+
+
+def spec(**changes: object) -> StatementSpec:
+    return StatementSpec(**{**profile("tiny").statement().model_dump(), **changes})
+
+
+@cache
+def tiny(guard_rank: int = 4) -> Circuit:
+    """The circuit of the `tiny` profile: 32 x 32 weights, 2^13 rows."""
+    return circuit(spec(guard_rank=guard_rank), srs())
+
+
+def curvature(rng: np.random.Generator, width: int) -> IntArray:
+    """A damped second moment, scaled so that its largest column norm is 2^KAPPA."""
+    x = rng.normal(size=(3 * width, width)) * rng.uniform(0.2, 2, width)
+    h = x.T @ x / len(x)
+    h += 0.05 * np.diag(h).mean() * np.eye(width)
+    encoded: IntArray = np.rint(h * 2**KAPPA / np.linalg.norm(h, axis=0).max()).astype(np.int64)
+    return encoded
+
+
+def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
+    """`rank` orthonormal columns at the guard's scale."""
+    q, _ = np.linalg.qr(rng.normal(size=(width, max(rank, 1))))
+    encoded: IntArray = np.rint(q[:, :rank] * 2**GUARD_BITS).astype(np.int64)
+    return encoded
+
+
+def make_chunk(built: Circuit, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
+    """An honest chunk with random weights."""
+    spec = built.spec
+    rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
+    rng = np.random.default_rng(seed)
+    theta = rng.integers(-900, 901, (rows, width))
+    mask = rng.random((rows, width)) < density
+    h, v = curvature(rng, width), guard(rng, width, rank)
+    solution = solve(theta, mask, h, v, spec.weight_limit)
+    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+    theta_p = SaltedVector(theta)
+    theta_u = SaltedVector(theta + solution.delta)
+    salted_h = SaltedVector(h, random_elements(CURVATURE_SALTS))
+    witness = Witness.build(theta_p, theta_u, salted_h, solution.mu)
+    return Chunk(PublicInputs(mask, v, tau_s, tau_g, context), theta_p, witness)
+
+
+@cache
+def honest() -> Chunk:
+    return make_chunk(tiny(), seed=1)
+
+
+@cache
+def honest_proof() -> bytes:
+    """A valid proof of `honest`."""
+    chunk = honest()
+    return prove_chunk(tiny(), chunk.public, chunk.witness)
+
+
+def expected(built: Circuit, chunk: Chunk) -> Expected:
+    """What a verifier expects of a chunk whose weights were enrolled and announced as they are."""
+    w = chunk.witness
+    return Expected(*(commit(built, v.vector()) for v in (chunk.theta_p, w.theta_u, w.curvature)))
+
+
+@cache
+def honest_expected() -> Expected:
+    return expected(tiny(), honest())
+
+
+@cache
+def empty() -> Point:
+    return empty_commitment(tiny())
+
+
+def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) -> Chunk:
+    """The same chunk after another change than the exact one."""
+    w = chunk.witness
+    changed = Witness.build(
+        chunk.theta_p, SaltedVector(theta_u, w.theta_u.salts), w.curvature, w.mu if mu is None else mu
+    )
+    return replace(chunk, witness=changed)
+
+
+def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
+    """Prove with a graph of the prover's own, but the real proving key: raw proof and public outputs.
+
+    The key fixes which cells must equal which and where gates and lookups hold; the graph only decides what the prover
+    writes into the cells. A prover is free to do this, and ezkl's own lets us.
+    """
+    with tempfile.TemporaryDirectory() as tmp:
+        at = {
+            n: str(Path(tmp) / n) for n in ("network.onnx", "circuit.ezkl", "input.json", "witness.json", "proof.json")
+        }
+        onnx.save(graph, at["network.onnx"])
+        ezkl.compile_circuit(at["network.onnx"], at["circuit.ezkl"], str(built.settings))
+        Path(at["input.json"]).write_text(json.dumps({"input_data": vectors}))
+        key, reference = str(built.vk), str(built.srs.path)
+        result = ezkl.gen_witness(at["input.json"], at["circuit.ezkl"], at["witness.json"], key, reference)
+        ezkl.prove(at["witness.json"], at["circuit.ezkl"], str(built.pk), at["proof.json"], reference)
+        proof = bytes(json.loads(Path(at["proof.json"]).read_text())["proof"])
+    return proof, [o[0] for o in result["outputs"]]
+
+
+class Forger:
+    """Rewires a graph so that some values are read from elsewhere, without moving a single cell."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(graph)
+        self._count = 0
+
+    def nodes(self, kind: str) -> list[onnx.NodeProto]:
+        """Nodes of a kind, in the graph's order."""
+        return [n for n in self.model.graph.node if n.op_type == kind]
+
+    def redirect(
+        self, old: str, source: str, pick: IntArray, shape: tuple[int, ...], only: str | None = None
+    ) -> Forger:
+        """Let what reads `old` (or only the node that yields `only`) read ``source.ravel()[pick]`` instead.
+
+        `old` is still computed, and so its cells are still filled.
+        """
+        self._count += 1
+        users = [n for n in self.model.graph.node if old in n.input and only in (None, n.output[0])]
+        n = f"forged{self._count}"
+        new = [
+            helper.make_node("Reshape", [source, self._constant([-1])], [f"{n}a"]),
+            helper.make_node("Reshape", [old, self._constant([-1])], [f"{n}b"]),
+            helper.make_node("Concat", [f"{n}a", f"{n}b"], [f"{n}c"], axis=0),
+            helper.make_node("GatherElements", [f"{n}c", self._constant(pick)], [f"{n}d"], axis=0),
+            helper.make_node("Reshape", [f"{n}d", self._constant(list(shape))], [f"{n}e"]),
+        ]
+        for user in users:
+            for i, name in enumerate(user.input):
+                if name == old:
+                    user.input[i] = f"{n}e"
+        self._sort([*self.model.graph.node, *new])
+        return self
+
+    def _constant(self, values: object) -> str:
+        name = f"forged_constant{len(self.model.graph.initializer)}"
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+        return name
+
+    def _sort(self, nodes: list[onnx.NodeProto]) -> None:
+        graph = self.model.graph
+        known = {v.name for v in graph.input} | {v.name for v in graph.initializer}
+        ordered: list[onnx.NodeProto] = []
+        while nodes:
+            ready = next(n for n in nodes if all(name in known for name in n.input))
+            nodes.remove(ready)
+            known |= set(ready.output)
+            ordered.append(ready)
+        del graph.node[:]
+        graph.node.extend(ordered)
+
+
+def forger(built: Circuit) -> Forger:
+    return Forger(build_graph(built.spec))
+
+
+def bump(values: IntArray, index: tuple[int, ...], by: int) -> IntArray:
+    """A copy with one value changed."""
+    changed = values.copy()
+    changed[index] += by
+    return changed
