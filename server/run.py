@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
@@ -44,6 +42,7 @@ from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_glo
 from zkapex.server.provider import Provider
 from zkapex.server.registry import Registry
 from zkapex.server.storage import load_arrays, save_arrays, save_text
+from zkapex.server.training import train
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,9 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         save_public_key(key.public_key(), work_dir / "key.pub")
     peers = Peers(grid, settings.timeout_s)
 
-    model = _train(grid, provider, settings, folder, events)
+    model = train(
+        grid, provider, folder / "global.npz", settings.rounds, settings.timeout_s, settings.seed, events.emit
+    )
     events.emit("keys.started", profile=settings.profile)
     chosen = profile(settings.profile)
     statement = chosen.statement(settings.guard_rank)
@@ -208,35 +209,6 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         }
     save_text(work_dir / "result.json", json.dumps(result, indent=1))
     return result
-
-
-def _train(grid: Grid, provider: Provider, settings: RunSettings, folder: Path, events: EventLog) -> nn.Module:
-    """The global model: trained now with FedAvg over all nodes, or loaded if that is done."""
-    model = provider.initial_model()
-    path = folder / "global.npz"
-    if not path.exists():
-        nodes = len(list(grid.get_node_ids()))
-        events.emit("train.started", rounds=settings.rounds, clients=nodes)
-
-        def progress(number: int, arrays: ArrayRecord) -> MetricRecord:
-            model.load_state_dict(arrays.to_torch_state_dict())
-            accuracy = dict(provider.evaluate(model))
-            events.emit("train.round", round=number, total=settings.rounds, **accuracy)
-            return MetricRecord({name: float(value) for name, value in accuracy.items()})
-
-        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
-        result = strategy.start(
-            grid,
-            ArrayRecord(model.state_dict()),
-            num_rounds=settings.rounds,
-            timeout=float(settings.timeout_s),
-            train_config=ConfigRecord({"seed": settings.seed}),
-            evaluate_fn=progress,
-        )
-        state = result.arrays.to_torch_state_dict()
-        save_arrays(path, {name: value.numpy() for name, value in state.items()})
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in load_arrays(path).items()})
-    return model.eval()
 
 
 def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:

@@ -92,7 +92,7 @@ class Follower:
     }
 
     _SETBACKS = frozenset(
-        {f"{step}.failed" for step in ("client", "identify", "personalise", "enrol", "evaluate")}
+        {f"{step}.failed" for step in ("client", "train", "identify", "personalise", "enrol", "evaluate")}
         | {"client.quarantined", "client.away", "client.skipped"}
     )
 
