@@ -9,6 +9,7 @@ is renamed into place, under a lock, so a killed build leaves nothing half made.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -31,6 +32,20 @@ from zkapex.errors import ProverError, ResourceError, StorageError, Verification
 
 RESERVED_ROWS = 8
 """Rows halo2 keeps for blinding; a circuit must leave them free."""
+
+
+def _private_tables() -> None:
+    """Give ezkl a folder of this process for its lookup tables.
+
+    By default it keeps them in ``~/.ezkl``, where it believes whatever it finds: a build that was killed at the wrong
+    moment makes all later ones fail, and altered values would silently become part of the keys.
+    """
+    folder = tempfile.mkdtemp(prefix="zkapex-tables-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["EZKL_REPO_PATH"] = folder  # read when the first table is laid out
+
+
+_private_tables()
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Circuit:
             built = json.loads((folder / "built.json").read_text())
             spec = StatementSpec.model_validate(built["statement"])
             known = (built["vk_sha256"], built["settings_sha256"], built["rows"], built["proof_bytes"])
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise StorageError(
                 f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt"
             ) from e
