@@ -40,7 +40,7 @@ _DOES_NOT_SHOW_ALWAYS = (
     "That the device serves the weights that were committed to.",
     "That older copies of the weights, or the data itself, were destroyed.",
     "That nothing about the forgotten data can be inferred from the remaining weights.",
-    "That the curvature the client committed to is that of real data; the repair and the certified distance rest on it.",
+    "That the curvature the client committed to, on which repair and certified distance rest, is that of real data.",
 )
 _DOES_NOT_SHOW_SAMPLED = "That the touched chunks which were not drawn were changed as requested."
 _DOES_NOT_SHOW_LOCAL_SRS = (
