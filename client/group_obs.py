@@ -9,7 +9,7 @@ arXiv 2512.09953; Optimal Brain Surgeon for a group of weights), the second keep
 forget set's gradient lives in. Rows without a masked weight do not change.
 
 Everything goes in and comes out as integers. The solution is rounded, so both conditions hold up to rounding only;
-`tolerances` says how far honest rounding can be off, `residuals` how far a given solution is.
+`tolerances` says how far honest rounding can be off, `zkapex.proofs.chunk.square_sums` how far a given one is.
 """
 
 from __future__ import annotations
@@ -145,35 +145,8 @@ def solve_layer(
     return LayerSolution(delta, np.stack([s.mu for s in solutions]))
 
 
-def residuals(delta: IntArray, mu: IntArray, h: IntArray, v: IntArray, mask: BoolArray) -> tuple[int, int]:
-    """The two sums the circuit bounds, exactly.
-
-    Returns
-    -------
-    stationarity : int
-        ``sum(((delta @ H - mu @ V^T) * u)**2)``
-    guard : int
-        ``sum(((delta * u) @ V)**2)``
-
-    Raises
-    ------
-    InputError
-        If shapes do not agree, or the values are so large that a single residual could overflow int64.
-    """
-    _check_shapes(delta, mask, h, v)
-    if mu.shape != (len(delta), v.shape[1]):
-        raise InputError(f"mu has shape {mu.shape}, not {(len(delta), v.shape[1])}")
-    bound = h.shape[0] * _largest(delta) * (_largest(h) + _largest(v)) + v.shape[1] * _largest(mu) * _largest(v)
-    if bound >= 2**62:
-        raise InputError("the values are too large for exact 64-bit residuals")
-    stationarity = (delta @ h - mu @ v.T)[~mask]
-    guard = np.where(mask, 0, delta) @ v
-    # Squares and their sums leave int64: Python's integers do not.
-    return sum(x * x for x in stationarity.tolist()), sum(x * x for x in guard.ravel().tolist())
-
-
 def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_bits: int) -> tuple[int, int]:
-    """Upper bounds ``(tau_s, tau_g)`` on the two sums of `residuals` for an honestly rounded solution.
+    """Upper bounds ``(tau_s, tau_g)`` on the sums of `zkapex.proofs.chunk.square_sums` for honest rounding.
 
     Parameters
     ----------

@@ -25,7 +25,6 @@ from zkapex.proofs.record import (
     Record,
     RequestId,
     Seconds,
-    Sentence,
     UtcTime,
 )
 
@@ -340,17 +339,6 @@ class Delivery(Record):
     kind: ClassVar[str] = "delivery"
 
     format: Literal["zkapex.delivery.v1"] = "zkapex.delivery.v1"
-
-
-class Refusal(Record):
-    """Client to server: the request cannot be carried out, and why."""
-
-    kind: ClassVar[str] = "refusal"
-
-    format: Literal["zkapex.refusal.v1"] = "zkapex.refusal.v1"
-    client_id: ClientId
-    request_id: RequestId | None
-    reason: Sentence
 
 
 ModelState = Literal["before", "masked", "after"]

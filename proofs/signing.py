@@ -80,6 +80,9 @@ class Envelope:
         """
         if len(data) > MAX_ENVELOPE_BYTES:
             raise SignatureError(f"a signed envelope of {len(data)} bytes is too large")
+        if data.count(b"[") + data.count(b"{") > MAX_SIGNATURES + 2:
+            # Python's parser recurses in C: deeply nested lists can end the process before it raises RecursionError.
+            raise SignatureError("this is not a DSSE envelope", why="it nests more lists and objects than one has")
         try:
             document = json.loads(data)
             envelope = cls(

@@ -1,4 +1,4 @@
-"""Public masks: which weights a request zeroes, chosen over all target layers at once, and their packed form."""
+"""Public masks: which weights a request zeroes, chosen over all target layers at once."""
 
 from __future__ import annotations
 
@@ -48,25 +48,3 @@ def top_fraction(scores: Mapping[str, FloatArray], fraction: float) -> dict[str,
         masks[name] = chosen[start : start + score.size].reshape(score.shape)
         start += score.size
     return masks
-
-
-def pack_mask(mask: BoolArray) -> bytes:
-    """The mask as bits, row-major, most significant bit first, zero-padded to whole bytes."""
-    return np.packbits(mask.ravel()).tobytes()
-
-
-def unpack_mask(data: bytes, rows: int, columns: int) -> BoolArray:
-    """The inverse of `pack_mask`: bool [rows, columns].
-
-    Raises
-    ------
-    InputError
-        If the length is not that of such a mask, or a padding bit is set (one mask has one packed form).
-    """
-    count = rows * columns
-    if rows < 1 or columns < 1 or len(data) != -(-count // 8):
-        raise InputError(f"{len(data)} bytes are not a packed mask of {rows} by {columns} weights")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    if bits[count:].any():
-        raise InputError("a packed mask has bits set beyond its last weight")
-    return bits[:count].astype(np.bool_).reshape(rows, columns)

@@ -24,7 +24,6 @@ from zkapex.proofs.messages import (
     PersonaliseRequest,
     ProveRequest,
     ProveResponse,
-    Refusal,
     Score,
     UnlearnRequest,
 )
@@ -48,7 +47,6 @@ RECORDS: list[Record] = [
         client_id=PARTY.client_id,
         proofs=(ChunkProof(chunk=1, proof=b"\x00\xff", prove_cpu_s=1.5, peak_rss_mb=800.0),),
     ),
-    Refusal(client_id=PARTY.client_id, request_id=None, reason="Speicher reicht nicht – 0,5 GB"),
     EvaluateReply(
         client_id=PARTY.client_id,
         request_id="r1",
@@ -168,9 +166,7 @@ BAD_FIELDS = [
     (RESPONSE, "commitments", RESPONSE.commitments[:1] * 2),
     (RECORDS[7], "chunks", (1, 1)),
     (RECORDS[7], "chunks", tuple(range(65))),
-    (RECORDS[9], "reason", "two\nlines"),
-    (RECORDS[9], "reason", "x" * 1001),
-    (RECORDS[10], "scores", ()),
+    (RECORDS[9], "scores", ()),
 ]
 
 

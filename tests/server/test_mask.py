@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkapex.errors import InputError
-from zkapex.server.mask import pack_mask, top_fraction, unpack_mask
+from zkapex.server.mask import top_fraction
 
 
 @given(
@@ -45,16 +45,3 @@ def test_scores_must_be_numbers() -> None:
         top_fraction({"a": np.full((1, 2), np.nan)}, 0.5)
     with pytest.raises(InputError, match="no layer"):
         top_fraction({}, 0.5)
-
-
-@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 30), columns=st.integers(1, 30))
-def test_packing_is_lossless_and_has_one_form(seed: int, rows: int, columns: int) -> None:
-    mask = np.random.default_rng(seed).random((rows, columns)) < 0.3
-    data = pack_mask(mask)
-    np.testing.assert_array_equal(unpack_mask(data, rows, columns), mask)
-    spare = -rows * columns % 8
-    if spare:
-        with pytest.raises(InputError, match="beyond"):
-            unpack_mask(data[:-1] + bytes([data[-1] | 1]), rows, columns)
-    with pytest.raises(InputError, match="not a packed mask"):
-        unpack_mask(data + b"\0", rows, columns)
