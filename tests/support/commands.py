@@ -9,7 +9,8 @@ from pathlib import Path
 
 from zkapex import cli
 
-_MAIN = "from zkapex.cli import main; main()"
+# A test run that was started in the background ignores Ctrl-C, and so would its children.
+_MAIN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from zkapex.cli import main; main()"
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
