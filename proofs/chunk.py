@@ -21,8 +21,8 @@ import ezkl
 import numpy as np
 import numpy.typing as npt
 
-from zkapex.circuits.field import MODULUS, felts, random_elements
-from zkapex.circuits.slack import Slack, slack_for, slack_limbs
+from zkapex.circuits.field import MODULUS, felts, from_felt, random_elements
+from zkapex.circuits.slack import SLACK_LIMBS, Slack, slack_for, slack_limbs
 from zkapex.circuits.statement import INPUTS, SALTS, StatementSpec
 from zkapex.circuits.store import Circuit
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
@@ -290,6 +290,7 @@ def prove_vectors(circuit: Circuit, vectors: Sequence[Sequence[str]]) -> tuple[b
     ProverError
         If a value is outside the lookup, or ezkl fails.
     """
+    _check_lookups(circuit.spec, vectors)
     with tempfile.TemporaryDirectory(prefix="zkapex-prove-") as tmp:
         data, out, proof = (str(Path(tmp) / n) for n in ("input.json", "witness.json", "proof.json"))
         Path(data).write_text(json.dumps({"input_data": vectors}))
@@ -300,6 +301,17 @@ def prove_vectors(circuit: Circuit, vectors: Sequence[Sequence[str]]) -> tuple[b
         except RuntimeError as e:
             raise ProverError("ezkl could not prove the chunk", why=str(e)) from e
         return bytes(json.loads(Path(proof).read_text())["proof"]), [o[0] for o in result["outputs"]]
+
+
+def _check_lookups(spec: StatementSpec, vectors: Sequence[Sequence[str]]) -> None:
+    """Refuse what the lookup does not admit: ezkl would never return, having looked for the value in its table."""
+    multipliers = spec.rows_per_chunk * spec.guard_rank + 2 * SLACK_LIMBS
+    counts = {"theta_u": spec.weights, "delta": spec.weights, "curvature": spec.block_width**2, "aux": multipliers}
+    for name, vector in zip(INPUTS, vectors, strict=True):
+        for text in vector[: counts.get(name, 0)]:
+            value = from_felt(text)
+            if min(value, MODULUS - value) > spec.weight_limit:
+                raise ProverError(f"{name} holds a value outside the circuit's range of {spec.weight_limit}")
 
 
 def leading_points(proof: bytes) -> dict[str, Point]:

@@ -7,6 +7,7 @@ has the right commitments and the right public outputs, so that only the proof i
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import ezkl
@@ -16,10 +17,19 @@ import pytest
 from onnx import TensorProto, helper
 from tiny import Chunk, Forger, bump, empty, expected, forger, honest, prove_with, srs, tiny, with_theta_u
 
-from zkapex.circuits.field import felts
-from zkapex.circuits.slack import slack_limbs
-from zkapex.errors import ProofError
-from zkapex.proofs.chunk import IntArray, PublicInputs, SaltedVector, Witness, square_sums, verify_chunk
+from zkapex.circuits.field import MODULUS, felts, random_elements
+from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
+from zkapex.errors import ProofError, ProverError
+from zkapex.proofs.chunk import (
+    Expected,
+    IntArray,
+    PublicInputs,
+    complete,
+    leading_points,
+    prove_vectors,
+    square_sums,
+    verify_chunk,
+)
 
 THETA_U, DELTA, CURVATURE, AUX = range(4)
 """Order of the lookups."""
@@ -119,50 +129,106 @@ def test_residuals_that_are_zero_under_a_challenge_that_is_zero() -> None:
     refuse(chunk, f, (0, 0), (nothing[0], nothing[1]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("which", [THETA_U, DELTA, CURVATURE, AUX])
-def test_a_lookup_that_bounds_other_values_than_those_used(which: int) -> None:
-    """One value is out of range; the lookup is shown zeros, and what follows reads the value itself."""
-    chunk = huge(which)
+IMAGINARY = pow(5, (MODULUS - 1) // 4, MODULUS)
+"""A square root of -1: for any x, ``x^2 + (IMAGINARY * x)^2 == 0`` modulo p, which is 1 modulo 4."""
+
+
+@dataclass(frozen=True)
+class Huge:
+    """Field elements that satisfy every equation of the statement modulo p, and would over no smaller integers."""
+
+    lookup: int
+    public: PublicInputs
+    private: dict[str, list[int]]
+
+
+def nothing() -> dict[str, list[int]]:
+    """A chunk of zeros under the identity as curvature; row 5 has a masked weight."""
+    spec = tiny().spec
+    lengths = spec.input_lengths()
+    private = {name: [0] * lengths[name] for name in ("theta_u", "delta", "curvature", "aux")}
+    for i in range(spec.block_width):
+        private["curvature"][i * spec.block_width + i] = 1
+    salts = {"theta_u": 4, "delta": 4, "curvature": 64, "aux": 4}
+    for name, count in salts.items():
+        private[name][-count:] = random_elements(count)
+    return private
+
+
+def huge(case: str) -> Huge:
+    spec = tiny().spec
+    width, rank = spec.block_width, spec.guard_rank
+    x = 2**200 + 12345
+    y = IMAGINARY * x % MODULUS
+    private = nothing()
+    theta, delta, h, aux = private["theta_u"], private["delta"], private["curvature"], private["aux"]
+    limbs_at = spec.rows_per_chunk * rank
+    residual_at = limbs_at + 2 * SLACK_LIMBS
+    mask = np.zeros((spec.rows_per_chunk, width), np.bool_)
+    mask[5, :2] = True
+    guard = np.zeros((width, rank), np.int64)
+    which = AUX
+    match case:
+        case "theta":  # masked weights whose squares cancel
+            theta[5 * width], theta[5 * width + 1] = x, y
+            which = THETA_U
+        case "delta":  # a change whose residuals' squares cancel
+            delta[0], delta[1] = x, y
+            aux[residual_at], aux[residual_at + 1] = x, y
+            which = DELTA
+        case "curvature":  # a curvature that makes a small change's residuals cancel
+            delta[0], h[0], h[1] = 7, x, y
+            aux[residual_at], aux[residual_at + 1] = 7 * x % MODULUS, 7 * y % MODULUS
+            which = CURVATURE
+        case "mu":  # multipliers that do the same
+            guard[0, 0] = guard[1, 1] = 1
+            aux[0], aux[1] = x, y
+            aux[residual_at], aux[residual_at + 1] = -x % MODULUS, -y % MODULUS
+        case "slack":  # a slack that makes up for any sum of squares
+            delta[0] = aux[residual_at] = 4000
+    public = PublicInputs(mask, guard, 10**5, 10**5, 7)
+    for i, slack in enumerate(public.slacks(spec)):
+        limbs = slack_limbs(slack, 0, spec.weight_limit)
+        aux[limbs_at + i * SLACK_LIMBS : limbs_at + (i + 1) * SLACK_LIMBS] = [limb % MODULUS for limb in limbs]
+    if case == "slack":
+        aux[limbs_at] -= 4000**2 * pow(public.slacks(spec)[0].weights[0], -1, MODULUS)
+        aux[limbs_at] %= MODULUS
+    return Huge(which, public, private)
+
+
+HUGE = [
+    pytest.param(c, marks=() if c in ("delta", "slack") else pytest.mark.slow)
+    for c in ("theta", "delta", "curvature", "mu", "slack")
+]
+
+
+@pytest.mark.parametrize("case", ["theta", "delta", "curvature", "mu", "slack"])
+def test_values_outside_the_lookup_are_refused_by_the_prover(case: str) -> None:
+    lie = huge(case)
+    vectors = complete(tiny(), lie.public, {n: felts(v) for n, v in lie.private.items()})
+    with pytest.raises(ProverError, match="outside the circuit's range"):
+        prove_vectors(tiny(), vectors)
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_huge_values_that_cancel_modulo_p_behind_a_lookup_that_is_shown_others(case: str) -> None:
+    """All equations hold modulo p. The lookup is shown zeros, and what follows reads the huge values themselves."""
+    lie = huge(case)
     f = forger(tiny())
-    node = lookup(f, which)
+    node = lookup(f, lie.lookup)
     raw, bounded = str(node.input[0]), str(node.output[0])
-    size = {THETA_U: 1024, DELTA: 1024, CURVATURE: 1024, AUX: 32 * 4 + 8}[which]
+    size = {AUX: 32 * 4 + 8}.get(lie.lookup, 1024)
     for user in [str(n.output[0]) for n in f.model.graph.node if bounded in n.input]:
         f.redirect(bounded, raw, np.arange(size), (size,), only=user)
-    f.redirect(raw, mask(f), zeros(chunk.public, size), (size,), only=bounded)
-    refuse(chunk, f, sums(chunk))
-
-
-def huge(which: int) -> Chunk:
-    """A chunk that would satisfy every equation over the integers, but for one value far outside the lookup.
-
-    The mask leaves row 0 free, the guard is zero, and the tolerances are as large as the circuit can express.
-    """
-    chunk, spec = honest(), tiny().spec
-    limit = spec.weight_limit
-    big = 3 * limit
-    top = ((2 * limit + 1) ** 4 - 1) // 2
-    w = chunk.witness
-    theta, h, mu = chunk.theta_p.values.copy(), w.curvature.values.copy(), np.zeros_like(w.mu)
-    theta_u = np.where(chunk.public.mask, 0, theta)
-    match which:
-        case 0:
-            theta[0, 0] = theta_u[0, 0] = big
-        case 1:
-            theta_u[0, 0], theta[0, 0] = 2000, 2000 - big
-        case 2:
-            h[0, 0] = big
-        case _:
-            mu[0, 0] = big
-    masked = chunk.public.mask.copy()
-    masked[0] = False
-    if which == THETA_U:
-        theta_u[0] = theta[0]
-    public = PublicInputs(masked, np.zeros_like(chunk.public.guard), top, top, chunk.public.context)
-    theta_p = SaltedVector(theta)
-    curvature = SaltedVector(h, w.curvature.salts)
-    return Chunk(public, theta_p, Witness.build(theta_p, SaltedVector(theta_u), curvature, mu))
+    f.redirect(raw, mask(f), zeros(lie.public, size), (size,), only=bounded)
+    vectors = complete(tiny(), lie.public, {n: felts(v) for n, v in lie.private.items()})
+    proof, outputs = prove_with(tiny(), f.model, vectors)
+    assert outputs == lie.public.outputs(tiny().spec), "modulo p, every equation holds"
+    points = leading_points(proof)
+    claimed = Expected(points["theta_u"] - points["delta"] + empty(), points["theta_u"], points["curvature"])
+    with pytest.raises(ProofError, match="does not show") as caught:
+        verify_chunk(tiny(), lie.public, claimed, proof, empty())
+    assert "constraint system is not satisfied" in caught.value.why
 
 
 def toy(lying: bool = False) -> onnx.ModelProto:

@@ -119,6 +119,15 @@ def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) ->
     return replace(chunk, witness=changed)
 
 
+def witness_outputs(built: Circuit, vectors: list[list[str]]) -> list[str]:
+    """The public outputs ezkl computes for these vectors, whether or not they satisfy the statement."""
+    with tempfile.TemporaryDirectory() as tmp:
+        data, out = str(Path(tmp) / "input.json"), str(Path(tmp) / "witness.json")
+        Path(data).write_text(json.dumps({"input_data": vectors}))
+        result = ezkl.gen_witness(data, str(built.compiled), out, str(built.vk), str(built.srs.path))
+    return [o[0] for o in result["outputs"]]
+
+
 def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
     """Prove with a graph of the prover's own, but the real proving key: raw proof and public outputs.
 
