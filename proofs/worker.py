@@ -135,7 +135,7 @@ def main() -> None:
                 answer["cost"] = run_job(circuit, Path(line.strip())).__dict__
             except Error as e:
                 answer["error"] = [e.what, e.why, e.fix]
-            except (OSError, ValueError, KeyError) as e:
+            except Exception as e:  # whatever a damaged archive or a full disk raises, the next job may be sound
                 error = ProverError(
                     "a proving job could not be read or stored", why=repr(e), fix="free disk space, retry"
                 )
