@@ -1,0 +1,103 @@
+"""A proving process: jobs on disk, results that appear whole, witnesses that vanish."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import empty, honest, honest_expected, tiny
+
+from zkapex.proofs.chunk import verify_chunk
+from zkapex.proofs.worker import COST, PROOF, finished, forget_witness, peak_rss_mb, read_job, run_job, write_job
+
+
+def test_jobs_round_trip(tmp_path: Path) -> None:
+    chunk = honest()
+    write_job(tmp_path / "job", chunk.public, chunk.witness)
+    public, witness = read_job(tmp_path / "job")
+    assert (public.mask == chunk.public.mask).all()
+    assert (public.guard == chunk.public.guard).all()
+    assert (public.tau_stationarity, public.tau_guard) == (chunk.public.tau_stationarity, chunk.public.tau_guard)
+    assert public.context == chunk.public.context
+    for name in ("theta_u", "delta", "curvature"):
+        read, wrote = getattr(witness, name), getattr(chunk.witness, name)
+        assert read.vector() == wrote.vector()
+    assert (witness.mu == chunk.witness.mu).all()
+
+
+def test_a_job_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    write_job(folder, honest().public, honest().witness)
+    for path in (folder, *folder.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_job_that_is_not_done_has_no_result(tmp_path: Path) -> None:
+    assert finished(tmp_path) is None
+    (tmp_path / COST).write_text('{"cpu_s": 1.0, "peak_rss_mb": 2.0}')
+    assert finished(tmp_path) is None, "cost comes first, so a proof without cost cannot be"
+    (tmp_path / PROOF).write_bytes(b"proof")
+    found = finished(tmp_path)
+    assert found is not None
+    assert found[0] == b"proof"
+
+
+def test_a_finished_job_has_a_valid_proof_and_no_witness(tmp_path: Path) -> None:
+    write_job(tmp_path, honest().public, honest().witness)
+    cost = run_job(tiny(), tmp_path)
+    found = finished(tmp_path)
+    assert found is not None
+    assert found[1] == cost
+    assert 0 < cost.cpu_s < 60
+    verify_chunk(tiny(), honest().public, honest_expected(), found[0], empty())
+    assert {p.name for p in tmp_path.iterdir()} == {PROOF, COST}
+    assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in tmp_path.iterdir())
+
+
+def test_forgetting_twice_is_fine(tmp_path: Path) -> None:
+    write_job(tmp_path, honest().public, honest().witness)
+    forget_witness(tmp_path)
+    forget_witness(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peak_memory_is_this_programs_own() -> None:
+    assert 10 < peak_rss_mb() < 100_000
+
+
+def test_the_process_answers_every_line_and_survives_bad_jobs(tmp_path: Path) -> None:
+    """Missing, damaged, out of range: an answer each, in order, and nothing else on standard output."""
+    chunk = honest()
+    for name in ("damaged", "scalars", "range"):
+        write_job(tmp_path / name, chunk.public, chunk.witness)
+    (tmp_path / "damaged" / "job.npz").write_bytes(b"PK\3\4 not really")
+    (tmp_path / "scalars" / "job.json").write_text("{}")
+    with np.load(tmp_path / "range" / "job.npz") as arrays:
+        changed = {k: arrays[k] for k in arrays.files}
+    changed["theta_u"][0, 0] = 10**6
+    np.savez(tmp_path / "range" / "job.npz", **changed)
+    names = ["missing", "damaged", "scalars", "range", "missing"]
+    result = subprocess.run(
+        [sys.executable, "-m", "zkapex.proofs.worker", str(tiny().folder), str(tiny().srs.path)],
+        input="".join(f"{tmp_path / n}\n" for n in names),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(a["folder"]).name for a in answers] == names
+    assert all("error" in a for a in answers)
+    assert "theta_u holds 1000000" in answers[3]["error"][0]
+
+
+@pytest.mark.parametrize("module", ["torch", "flwr"])
+def test_proving_loads_neither_torch_nor_flower(module: str) -> None:
+    program = f"import sys, zkapex.proofs.worker, zkapex.proofs.verify; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
