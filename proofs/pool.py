@@ -20,8 +20,8 @@ from zkapex.errors import ProverError, ResourceError
 from zkapex.proofs.worker import Cost, finished
 
 MEMORY_BASE, MEMORY_PER_KEY = 8e7, 2.5
-"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 155 MB with a key of 36 MB, 415 MB
-with one of 145 MB; rounded up."""
+"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 155 MB with a key of 36 MB and
+415 MB with one of 145 MB; rounded up."""
 
 
 def affordable_workers(circuit: Circuit, wanted: int | None = None) -> int:
