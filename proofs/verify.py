@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from zkapex.circuits.store import Circuit, Srs, circuit, find_srs, import_srs
-from zkapex.errors import InputError, ReceiptError
+from zkapex.errors import InputError, ProverError, ReceiptError, ResourceError
 from zkapex.proofs.bundle import Bundle, read_bundle
 from zkapex.proofs.chunk import Expected, verify_chunk
 from zkapex.proofs.commitment import Point, empty_commitment
@@ -42,9 +42,16 @@ def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
     Raises
     ------
     ReceiptError
-        If the keys built here are not those the manifest names.
+        If no keys can be built from what the manifest names, or they are not those it names.
     """
-    built = circuit(manifest.statement, srs)
+    try:
+        built = circuit(manifest.statement, srs)
+    except ResourceError:
+        raise
+    except ProverError as e:
+        raise ReceiptError(
+            "the manifest's statement and reference string make no circuit", why=f"{e.what}: {e.why}"
+        ) from e
     for name, ours, theirs in (
         ("verification key", built.vk_digest, manifest.circuit_digest),
         ("settings", built.settings_digest, manifest.settings_digest),
@@ -144,6 +151,9 @@ def verify_receipt(
     instance = Instance(dossier.manifest, dossier.request.record)
     checker = ChunkVerifier(built, instance, dossier.enrolment.record.curvature, dossier.pre, dossier.post)
     for done, chunk in enumerate(sorted(proofs), 1):
-        cpu_s += checker.verify(chunk, proofs[chunk])
+        try:
+            cpu_s += checker.verify(chunk, proofs[chunk])
+        except InputError as e:  # not the caller's input here, but the request's
+            raise ReceiptError(f"request.json is wrong: {e.what}", why=e.why) from e
         on_chunk(done, len(proofs))
     return Verified(bundle, len(proofs), cpu_s)

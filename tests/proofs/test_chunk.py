@@ -196,7 +196,8 @@ def test_a_weight_off_by_more_than_rounding_fails_the_second_equation_alone() ->
     chunk = honest()
     row = next(i for i in range(32) if not chunk.public.mask[i].any())
     v = chunk.public.guard.astype(np.float64)
-    direction = np.eye(32)[0] - v @ np.linalg.lstsq(v, np.eye(32)[0], rcond=None)[0]
+    steep = np.eye(32)[int(np.argmax(np.linalg.norm(chunk.witness.curvature.values, axis=0)))]
+    direction = steep - v @ np.linalg.lstsq(v, steep, rcond=None)[0]
     theta_u = chunk.witness.theta_u.values.copy()
     theta_u[row] += np.rint(150 * direction).astype(np.int64)
     assert failing(with_theta_u(chunk, theta_u)) == {STATIONARITY}
