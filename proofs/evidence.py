@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
-from zkapex.proofs.audit import draw
+from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     MAX_CHUNKS,
     Chunk,
     Enrolment,
+    Fraction,
     ModelManifest,
     Tolerance,
     UnlearnRequest,
@@ -59,6 +60,10 @@ class Facts(Part):
     post_root: Digest | None
     """Roots over the commitments of all chunks; no post root if the client never answered."""
     audit_mode: Literal["full", "sampled"]
+    audit_cheating: Fraction | None
+    """Fraction of the touched chunks a cheat is assumed to leave undone; none in a full audit."""
+    audit_detection: Fraction | None
+    """Probability with which such a cheat is found out; none in a full audit."""
     chunks_total: Count
     chunks_touched: Count
     chunks_drawn: Annotated[tuple[Chunk, ...], Field(max_length=MAX_CHUNKS)]
@@ -212,6 +217,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     masks = _within("request.json", lambda masks: unpack_masks(manifest, masks), asked.mask)
     _within("request.json", lambda guards: unpack_guards(manifest, guards), asked.guards)
     touched = touched_chunks(manifest, masks)
+    _within("request.json", lambda audit: check_audit(audit, len(touched)), asked.audit)
     post = list(pre)
     post_root: str | None = None
     drawn: tuple[int, ...] = ()
@@ -254,6 +260,8 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         pre_root=pre_root,
         post_root=post_root,
         audit_mode=asked.audit.mode,
+        audit_cheating=asked.audit.cheating,
+        audit_detection=asked.audit.detection,
         chunks_total=manifest.n_chunks,
         chunks_touched=len(touched),
         chunks_drawn=drawn,

@@ -208,18 +208,24 @@ class Audit(Part):
     """Which touched chunks will have to be proved.
 
     ``full``: all. ``sampled``: `count` of them, drawn from a seed of which the server publishes the hash here, before
-    it sees any commitment (see :mod:`zkapex.proofs.audit`).
+    it sees any commitment. A client that leaves a fraction `cheating` of the touched chunks undone, one at least, is
+    found out with probability `detection` (see :mod:`zkapex.proofs.audit`).
     """
 
     mode: Literal["full", "sampled"] = "full"
-    count: Annotated[int, Field(ge=1, lt=MAX_CHUNKS)] | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_CHUNKS)] | None = None
     seed_commitment: Digest | None = None
+    cheating: Annotated[float, Field(gt=0, le=1)] | None = None
+    detection: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         sampled = self.mode == "sampled"
-        if (self.count is not None) != sampled or (self.seed_commitment is not None) != sampled:
-            raise ValueError("count and seed_commitment belong to a sampled audit, and only to that")
+        numbers = (self.count, self.seed_commitment, self.cheating, self.detection)
+        if any((number is not None) != sampled for number in numbers):
+            raise ValueError(
+                "count, seed_commitment, cheating and detection belong to a sampled audit, and only to that"
+            )
         return self
 
 

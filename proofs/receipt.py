@@ -8,14 +8,17 @@ The receipt proves nothing by itself: that the proofs in it verify is checked by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, model_validator
 
 from zkapex.errors import ReceiptError
+from zkapex.proofs.audit import assumed_bad
 from zkapex.proofs.evidence import Dossier, Evidence, Facts, derive
 from zkapex.proofs.messages import MAX_CHUNKS
 from zkapex.proofs.record import Count, Digest, Name, Part, PublicKeyHex, Record, Sentence, UtcTime, sha256_hex
@@ -29,6 +32,10 @@ _SHOWS_FULL = "Every chunk of weights that the mask touches was changed by exact
 _SHOWS_SAMPLED = (
     "{proved} of the {touched} chunks of weights that the mask touches, drawn at random after the client had committed "
     "to all of them, were changed by exactly the stated operator."
+)
+_SHOWS_DETECTION = (
+    "A client that left {cheating} or more of these {touched} chunks undone ({bad} at least) would have been found out "
+    "with probability {detection}."
 )
 _SHOWS_ALWAYS = (
     "The changed weights are those the client had committed to and signed before it knew the mask; masked weights are "
@@ -245,11 +252,32 @@ def _sentences(facts: Facts, outcome: Outcome) -> tuple[tuple[str, ...], tuple[s
     does_not_show: tuple[str, ...] = _DOES_NOT_SHOW_ALWAYS
     shows: tuple[str, ...] = (_SHOWS_FULL, *_SHOWS_ALWAYS)
     if facts.audit_mode == "sampled":
-        sampled = _SHOWS_SAMPLED.format(proved=len(facts.chunks_drawn), touched=facts.chunks_touched)
-        shows = (sampled, *_SHOWS_ALWAYS)
+        shows = (*_sampling(facts), *_SHOWS_ALWAYS)
         does_not_show = (*does_not_show, _DOES_NOT_SHOW_SAMPLED)
     origin = _DOES_NOT_SHOW_LOCAL_SRS if facts.srs_origin == "local" else _DOES_NOT_SHOW_IMPORTED_SRS
     return shows, (*does_not_show, origin)
+
+
+def _sampling(facts: Facts) -> tuple[str, ...]:
+    """Say what a sampled audit shows."""
+    sampled = _SHOWS_SAMPLED.format(proved=len(facts.chunks_drawn), touched=facts.chunks_touched)
+    if facts.audit_cheating is None or facts.audit_detection is None:
+        return (sampled,)
+    bad = assumed_bad(facts.chunks_touched, facts.audit_cheating)
+    detection = _SHOWS_DETECTION.format(
+        cheating=percent(facts.audit_cheating),
+        touched=facts.chunks_touched,
+        bad=bad,
+        detection=percent(facts.audit_detection),
+    )
+    return sampled, detection
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction as a percentage; one below 1 is never rounded up to all."""
+    if fraction == 1:
+        return "100 %"
+    return f"{math.floor(Fraction(str(fraction)) * 100_000) / 1000:g} %" if fraction >= 1e-4 else f"{fraction:.2g}"
 
 
 def _difference(expected: Statement, receipt: Receipt) -> str:

@@ -19,7 +19,7 @@ from flwr.app import RecordDict
 
 from zkapex.circuits.store import Circuit
 from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
-from zkapex.proofs.audit import seed_commitment
+from zkapex.proofs.audit import sampled_audit
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
 from zkapex.proofs.commitment import Point
@@ -39,7 +39,7 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import pack_guards, pack_masks
+from zkapex.proofs.packing import pack_guards, pack_masks, touched_chunks
 from zkapex.proofs.receipt import Outcome, issue
 from zkapex.proofs.sealed import Sealed, seal, unseal, unseal_enrolment
 from zkapex.proofs.signing import (
@@ -95,8 +95,11 @@ class Deletion:
     forget_digest : str
     lifetime : timedelta
         How long clients may take to answer.
-    sample : int or None
-        How many chunks each client must prove; None for all.
+    cheating : float or None
+        Fraction of its touched chunks, one at least, that a cheat is assumed to leave undone; each client must then
+        prove a random sample of its chunks, just large enough to find such a cheat out. None has all chunks proved.
+    detect : float
+        Probability with which the sample is to find it out.
     """
 
     request_id: str
@@ -107,7 +110,8 @@ class Deletion:
     tau_g: int
     forget_digest: str
     lifetime: timedelta = timedelta(days=7)
-    sample: int | None = None
+    cheating: float | None = None
+    detect: float = 0.99
 
 
 @dataclass
@@ -269,7 +273,7 @@ class Coordinator:
                 why = "it is quarantined" if client.active is None else f"request {client.active} is under way"
                 self.emit("client.skipped", client=client_id, reason=why)
                 continue
-            seed = secrets.token_hex(32) if deletion.sample is not None else None
+            audit, seed = self._audit(deletion)
             now = self.clock()
             request = UnlearnRequest(
                 request_id=deletion.request_id,
@@ -282,9 +286,7 @@ class Coordinator:
                 guards=guards,
                 tau_s=deletion.tau_s,
                 tau_g=deletion.tau_g,
-                audit=Audit(mode="sampled", count=deletion.sample, seed_commitment=seed_commitment(seed))
-                if seed is not None
-                else Audit(),
+                audit=audit,
                 forget_digest=deletion.forget_digest,
                 issued_at=now,
                 expires_at=now + deletion.lifetime,
@@ -408,6 +410,14 @@ class Coordinator:
 
     def _strangers(self) -> list[int]:
         return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
+
+    def _audit(self, deletion: Deletion) -> tuple[Audit, str | None]:
+        """How one client will be audited, and the seed of its draw, which nobody else gets to know before the receipt."""
+        if deletion.cheating is None:
+            return Audit(), None
+        seed = secrets.token_hex(32)
+        touched = len(touched_chunks(self.manifest, deletion.masks))
+        return sampled_audit(touched, deletion.cheating, deletion.detect, seed), seed
 
     def _under_way(self, request_id: str, *states: RequestStatus) -> dict[int, Request]:
         found = {}

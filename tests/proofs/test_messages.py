@@ -183,7 +183,10 @@ def test_parts_check_themselves() -> None:
         Score(model="after", data="forget", correct=2, total=1)
     with pytest.raises(ValidationError, match="int16"):
         GuardBlock(layer="l", block=0, width=4, rank=2, values=b"\0" * 15)
-    for wrong in ({"mode": "sampled"}, {"mode": "full", "count": 3}, {"mode": "sampled", "count": 3}):
+    whole = {"mode": "sampled", "count": 3, "seed_commitment": "00" * 32, "cheating": 0.1, "detection": 0.5}
+    assert Audit(**whole).count == 3
+    without = [{name: value for name, value in whole.items() if name != left} for left in whole]
+    for wrong in (*without, {"mode": "sampled"}, {"mode": "full", "count": 3}):
         with pytest.raises(ValidationError, match="sampled"):
             Audit(**wrong)
     with pytest.raises(ValidationError):

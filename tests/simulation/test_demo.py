@@ -19,7 +19,10 @@ from zkapex.simulation import demo
 from zkapex.simulation.demo import ARTEFACTS, DemoSettings, run_demo, summarise
 
 SMALL = DemoSettings(clients=2, dishonest=1)
-SETTINGS = {"clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0}
+SETTINGS = {
+    "clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0,
+    "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
+}  # fmt: skip
 
 
 def go(out: Path, settings: DemoSettings = SMALL, *, resume: bool = False, fresh: bool = False) -> dict[str, Any]:

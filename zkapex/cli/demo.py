@@ -39,6 +39,16 @@ def demo(
     ] = "half",
     forget_class: Annotated[int, typer.Option(help="The digit to forget.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of data, training and search.")] = 0,
+    audit: Annotated[
+        str,
+        typer.Option(help="full: every changed chunk of weights is proved; sampled: a random part of them is."),
+    ] = "full",
+    audit_detect: Annotated[
+        float, typer.Option(help="Sampled: probability of finding out the cheat that the next option describes.")
+    ] = 0.99,
+    audit_cheating: Annotated[
+        float, typer.Option(help="Sampled: fraction of its changed chunks, one at least, that a cheat leaves undone.")
+    ] = 0.01,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -50,7 +60,7 @@ def demo(
     """
     from zkapex.simulation.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed)
+    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed, audit, audit_detect, audit_cheating)
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description:<34}"),
