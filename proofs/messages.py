@@ -122,7 +122,7 @@ class ModelManifest(Record):
 
 
 class PersonaliseRequest(Record):
-    """Server to client: train the global model on your own data and keep the result."""
+    """Server to client, signed: train the global model on your own data and keep the result."""
 
     kind: ClassVar[str] = "personalise-request"
 
@@ -131,6 +131,11 @@ class PersonaliseRequest(Record):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     seed: Count
+    weights_digest: Digest
+    """Of the global model that comes with it, see :func:`zkapex.proofs.record.arrays_digest`."""
+    nonce: Nonce
+    server_key: PublicKeyHex
+    """Key the server signs with; the client pins the first it sees."""
 
 
 class PersonaliseReply(Record):
@@ -147,7 +152,7 @@ class PersonaliseReply(Record):
 
 
 class EnrolRequest(Record):
-    """Server to client: commit to your personalised weights and curvature under this manifest, and sign that."""
+    """Server to client, signed: commit to your personalised weights and curvature under this manifest, and sign that."""
 
     kind: ClassVar[str] = "enrol-request"
 

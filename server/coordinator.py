@@ -41,6 +41,7 @@ from zkapex.proofs.messages import (
 )
 from zkapex.proofs.packing import pack_guards, pack_masks, touched_chunks
 from zkapex.proofs.receipt import Outcome, issue
+from zkapex.proofs.record import arrays_digest
 from zkapex.proofs.sealed import Sealed, seal, unseal, unseal_enrolment
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
@@ -195,11 +196,18 @@ class Coordinator:
     ) -> None:
         """Have every node that has not enrolled fine-tune the global model on its own data."""
         contents = {}
+        digest = arrays_digest(weights)
         for node in self._strangers():
             request = PersonaliseRequest(
-                federation=self.registry.federation, epochs=epochs, learning_rate=learning_rate, seed=seed
+                federation=self.registry.federation,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                seed=seed,
+                weights_digest=digest,
+                nonce=secrets.token_hex(32),
+                server_key=public_key_hex(self.key.public_key()),
             )
-            contents[node] = pack_arrays(weights, pack(request))
+            contents[node] = pack_arrays(weights, pack(Delivery(), {"envelope": seal(request, self.key).envelope}))
         done = 0
 
         def on_answer(node: int, answer: Answer) -> None:
@@ -239,7 +247,8 @@ class Coordinator:
                 nonce=secrets.token_hex(32),
                 server_key=public_key_hex(self.key.public_key()),
             )
-            contents[node] = (request.nonce, pack(request, {"srs": srs}))
+            envelope = seal(request, self.key).envelope
+            contents[node] = (request.nonce, pack(Delivery(), {"envelope": envelope, "srs": srs}))
 
         def on_answer(node: int, answer: Answer) -> None:
             try:

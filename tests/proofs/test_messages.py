@@ -35,7 +35,15 @@ REQUEST = PROVIDER.ask(PARTY).record
 RESPONSE = PARTY.respond(REQUEST).record
 RECORDS: list[Record] = [
     make_manifest(),
-    PersonaliseRequest(federation="f", epochs=3, learning_rate=1e-05, seed=7),
+    PersonaliseRequest(
+        federation="f",
+        epochs=3,
+        learning_rate=1e-05,
+        seed=7,
+        weights_digest="00" * 32,
+        nonce="00" * 32,
+        server_key="00" * 32,
+    ),
     EnrolRequest(federation="f", manifest=make_manifest(), nonce="00" * 32, server_key="00" * 32),
     ENROLMENT,
     REQUEST,
