@@ -152,7 +152,7 @@ class PersonaliseReply(Record):
 
 
 class EnrolRequest(Record):
-    """Server to client, signed: commit to your personalised weights and curvature under this manifest, and sign that."""
+    """Server to client, signed: commit to your personalised weights and curvature under this manifest; sign that."""
 
     kind: ClassVar[str] = "enrol-request"
 

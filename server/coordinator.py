@@ -421,7 +421,7 @@ class Coordinator:
         return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
 
     def _audit(self, deletion: Deletion) -> tuple[Audit, str | None]:
-        """How one client will be audited, and the seed of its draw, which nobody else gets to know before the receipt."""
+        """How one client will be audited, and the seed of its draw, which nobody else knows before the receipt."""
         if deletion.cheating is None:
             return Audit(), None
         seed = secrets.token_hex(32)

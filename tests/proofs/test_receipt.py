@@ -223,7 +223,7 @@ def test_a_draw_that_was_tampered_with_gets_no_receipt() -> None:
     drawn = set(evidence.proofs)
     (spared,) = touched - drawn
     draw_again(evidence, dict(evidence.proofs))
-    with pytest.raises(ReceiptError, match="not to be proved|is wrong"):  # another chunk than the one drawn
+    with pytest.raises(ReceiptError, match="is wrong"):  # another chunk than the one drawn
         draw_again(evidence, {chunk: proof(chunk) for chunk in (spared, max(drawn))})
     with pytest.raises(ReceiptError, match="evidence"):  # one chunk fewer
         draw_again(evidence, {max(drawn): proof(max(drawn))})

@@ -80,7 +80,8 @@ def verify(
         if facts.audit_cheating is not None and facts.audit_detection is not None:
             out.print(
                 f"  {len(facts.chunks_drawn)} chunks drawn at random: "
-                f"a client that left {percent(facts.audit_cheating)} of the touched ones undone would be found out with probability {percent(facts.audit_detection)}"
+                f"a client that left {percent(facts.audit_cheating)} of the touched ones undone would be found out "
+                f"with probability {percent(facts.audit_detection)}"
             )
         for title, sentences in (("It shows:", predicate.shows), ("It does not show:", predicate.does_not_show)):
             out.print(title)
