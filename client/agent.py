@@ -20,6 +20,7 @@ from zkapex.circuits.store import Circuit, find_srs, import_srs
 from zkapex.client.curvature import DAMPING, EncodedCurvature, kfac
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
+from zkapex.client.salts import SaltLedger, opened_by
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.client.weights import encode_weights, load_weights
@@ -211,6 +212,7 @@ class DeviceAgent:
         self._pin(request.server_key)
         vault.clear()
         self._vault.inner("requests").clear()
+        SaltLedger(self._vault).clear()  # fresh salts follow
         holdings.save(vault)
         vault.put(MANIFEST, manifest.to_bytes())
         enrolment = Enrolment(
@@ -353,10 +355,13 @@ class DeviceAgent:
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
         """Leave a proof in the folder of every chunk."""
+        ledger = SaltLedger(self._vault)
+        opened = {folder: opened_by(holdings, change, chunk) for chunk, folder in folders.items()}
+        ledger.require(opened.values())
         for chunk, folder in folders.items():
             Vault(folder).create()
             write_job(folder, instance.public(chunk), change.witness(holdings, chunk))
-        prove_all(circuit, list(folders.values()), self._workers)
+        prove_all(circuit, list(folders.values()), self._workers, on_start=lambda folder: ledger.spend(opened[folder]))
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ def prove_all(
     folders: Sequence[Path],
     workers: int | None = None,
     on_done: Callable[[Path, Cost], None] = lambda folder, cost: None,
+    on_start: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Prove every job in `folders` (see `zkapex.proofs.worker.write_job`) that is not finished yet.
 
@@ -57,6 +58,8 @@ def prove_all(
         Processes; default one per core, fewer if memory is short.
     on_done : callable
         Called in a worker's thread after each finished job.
+    on_start : callable
+        Called in a worker's thread before each job; if it raises, the job is not started and no other is either.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def prove_all(
                             folder = todo.get_nowait()
                         except queue.Empty:
                             return
+                        on_start(folder)
                         on_done(folder, _ask(process, folder, log))
                 finally:
                     _stop(process)
