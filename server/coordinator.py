@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 
 from zkapex.circuits.store import Circuit
-from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
+from zkapex.errors import Error, FormatVersionError, ProtocolError, SaltsSpentError, VerificationError
 from zkapex.proofs.audit import sampled_audit
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
@@ -145,6 +145,8 @@ class Coordinator:
     batch: int = 8
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
+    turned_away: dict[int, str] = field(default_factory=dict)
+    """Why a node did not become a client, by node: the first thing that went wrong in this run."""
     away: set[int] = field(default_factory=set)
     """Nodes that were not heard from when the run started. They may be clients, so they are not enrolled anew."""
 
@@ -161,6 +163,7 @@ class Coordinator:
             if isinstance(answer, Trouble):
                 if not answer.reachable:
                     self.away.add(node)
+                    self.turned_away[node] = f"identify: {answer.reason}"
                     self.emit("client.away", node=str(node), reason=answer.reason)
                 continue
             try:
@@ -168,7 +171,7 @@ class Coordinator:
                 if blobs:  # else it has not enrolled yet
                     self._admit(node, self._identified(blobs, challenges[node]))
             except BLAMED as e:
-                self.emit("identify.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("identify", node, e)
 
     def _identified(self, blobs: Mapping[str, bytes], challenge: bytes) -> Sealed[Enrolment]:
         sealed = unseal_enrolment(blobs.get("envelope", b""))
@@ -180,7 +183,7 @@ class Coordinator:
     def _admit(self, node: int, sealed: Sealed[Enrolment]) -> None:
         """Take the node for the client whose enrolment it has shown to be its own."""
         enrolment = sealed.record
-        if enrolment.client_id in self.clients.values():
+        if any(known == enrolment.client_id and other != node for other, known in self.clients.items()):
             raise ProtocolError("another node is this client already", why="two devices run with one key")
         if enrolment.manifest_digest != self.manifest.digest():
             raise ProtocolError("the enrolment is under another manifest")
@@ -218,7 +221,7 @@ class Coordinator:
                     raise ProtocolError("the client could not personalise", why=answer.reason)
                 reply, _ = unpack(answer, PersonaliseReply, MAX_REPLY_BYTES)
             except BLAMED as e:
-                self.emit("personalise.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("personalise", node, e)
                 return
             self.emit(
                 "personalise.done",
@@ -231,7 +234,7 @@ class Coordinator:
         self.peers.ask("personalise", contents, on_answer=on_answer)
 
     def enrol(self) -> None:
-        """Have every node that has not enrolled commit to its weights and curvature.
+        """Have every node that has not enrolled, or whose salts are used up, commit to its weights and curvature.
 
         Raises
         ------
@@ -240,7 +243,7 @@ class Coordinator:
         """
         srs = self.circuit.srs.path.read_bytes()
         contents = {}
-        for node in self._strangers():
+        for node in (*self._strangers(), *self._spent()):
             request = EnrolRequest(
                 federation=self.registry.federation,
                 manifest=self.manifest,
@@ -260,7 +263,7 @@ class Coordinator:
                     raise ProtocolError("the enrolment does not carry the nonce it was asked for with")
                 self._admit(node, sealed)
             except BLAMED as e:
-                self.emit("enrol.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("enrol", node, e)
                 return
             self.emit(
                 "enrol.done", client=sealed.record.client_id, done=len(self.clients), total=len(self.peers.nodes())
@@ -415,10 +418,28 @@ class Coordinator:
             if request.status in UNDER_WAY and request.client_id not in present:
                 self._trouble(request, Trouble(False, "no node of this run is this client"))
 
+    def not_enrolled(self) -> dict[int, str]:
+        """Nodes of this run that are no clients, and why."""
+        nodes = (node for node in self.peers.nodes() if node not in self.clients)
+        return {node: self.turned_away.get(node, "it was not asked") for node in nodes}
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _turn_away(self, step: str, node: int, error: Error) -> None:
+        self.turned_away.setdefault(node, f"{step}: {_sentence(error)}")
+        self.emit(f"{step}.failed", node=str(node), reason=_sentence(error))
 
     def _strangers(self) -> list[int]:
         return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
+
+    def _spent(self) -> list[int]:
+        """Nodes whose last request failed because their commitments cannot be opened again."""
+        found = []
+        for node, client_id in self.clients.items():
+            client = self._client(client_id)
+            if client.status is ClientStatus.FAILED and SaltsSpentError.SENTENCE in client.reason:
+                found.append(node)
+        return found
 
     def _audit(self, deletion: Deletion) -> tuple[Audit, str | None]:
         """How one client will be audited, and the seed of its draw, which nobody else knows before the receipt."""

@@ -220,6 +220,9 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
                 _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
                 for client_id in sorted(touched)
             ],
+            "not_enrolled": [
+                {"node": str(node), "reason": reason} for node, reason in coordinator.not_enrolled().items()
+            ],
         }
     save_text(work_dir / "result.json", json.dumps(result, indent=1))
     return result

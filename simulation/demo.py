@@ -156,6 +156,7 @@ def summarise(result: dict[str, Any], reference: dict[str, float], settings: Dem
     return {
         "settings": asdict(settings),
         "clients": result["clients"],
+        "not_enrolled": result.get("not_enrolled", []),
         "accuracy": accuracy,
         "oracle": reference,
         "global": result["global"],

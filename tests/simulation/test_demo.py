@@ -146,6 +146,9 @@ def test_accuracy_is_the_mean_over_proved_clients_that_tell_theirs() -> None:
     assert set(accuracy) == {"before", "masked", "after"}
     for values in accuracy.values():
         assert values == pytest.approx(dict.fromkeys(DATA_SETS, 0.3))
+    assert summarise(result, {}, SMALL)["not_enrolled"] == []
+    outsider = {"node": "12", "reason": "enrol: the battery is empty"}
+    assert summarise({**result, "not_enrolled": [outsider]}, {}, SMALL)["not_enrolled"] == [outsider]
     nobody = summarise({**result, "clients": clients[2:]}, {}, SMALL)["accuracy"]
     assert nobody["after"] == dict.fromkeys(DATA_SETS)
 

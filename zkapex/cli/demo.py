@@ -193,6 +193,12 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    for node in summary["not_enrolled"]:
+        console.print(
+            f"node {node['node'][:16]} did not enrol, and was asked for nothing: {node['reason']}",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print("")
     for sentence in (SHOWS, DOES_NOT_SHOW):
         console.print(sentence)
