@@ -37,10 +37,16 @@ _SHOWS_DETECTION = (
     "A client that left {cheating} or more of these {touched} chunks undone ({bad} at least) would have been found out "
     "with probability {detection}."
 )
-_SHOWS_ALWAYS = (
+_SHOWS_FULL_CHANGE = (
     "The changed weights are those the client had committed to and signed before it knew the mask; masked weights are "
-    "zero in them.",
-    "The client committed to and signed the resulting weights; every later request starts from that commitment.",
+    "zero in them."
+)
+_SHOWS_SAMPLED_CHANGE = (
+    "In the chunks drawn, the changed weights are those the client had committed to and signed before it knew the "
+    "mask; masked weights are zero in them."
+)
+_SHOWS_ALWAYS = (
+    "The client committed to and signed the resulting weights; every later request starts from that commitment."
 )
 _SHOWS_NOTHING = "Only that the request was made and how it ended; no change of the model is shown."
 _DOES_NOT_SHOW_ALWAYS = (
@@ -49,7 +55,10 @@ _DOES_NOT_SHOW_ALWAYS = (
     "That nothing about the forgotten data can be inferred from the remaining weights.",
     "That the curvature the client committed to, on which repair and certified distance rest, is that of real data.",
 )
-_DOES_NOT_SHOW_SAMPLED = "That the touched chunks which were not drawn were changed as requested."
+_DOES_NOT_SHOW_SAMPLED = (
+    "That the touched chunks which were not drawn were changed as requested.",
+    "That the provider kept the seed of the draw from the client until the client had committed itself.",
+)
 _DOES_NOT_SHOW_LOCAL_SRS = (
     "Anything to a third party: the proof system's parameters were made by the verifier itself, who could forge proofs."
 )
@@ -250,10 +259,10 @@ def _sentences(facts: Facts, outcome: Outcome) -> tuple[tuple[str, ...], tuple[s
     if outcome.verdict != "proved":
         return (_SHOWS_NOTHING,), _DOES_NOT_SHOW_ALWAYS
     does_not_show: tuple[str, ...] = _DOES_NOT_SHOW_ALWAYS
-    shows: tuple[str, ...] = (_SHOWS_FULL, *_SHOWS_ALWAYS)
+    shows: tuple[str, ...] = (_SHOWS_FULL, _SHOWS_FULL_CHANGE, _SHOWS_ALWAYS)
     if facts.audit_mode == "sampled":
-        shows = (*_sampling(facts), *_SHOWS_ALWAYS)
-        does_not_show = (*does_not_show, _DOES_NOT_SHOW_SAMPLED)
+        shows = (*_sampling(facts), _SHOWS_SAMPLED_CHANGE, _SHOWS_ALWAYS)
+        does_not_show = (*does_not_show, *_DOES_NOT_SHOW_SAMPLED)
     origin = _DOES_NOT_SHOW_LOCAL_SRS if facts.srs_origin == "local" else _DOES_NOT_SHOW_IMPORTED_SRS
     return shows, (*does_not_show, origin)
 

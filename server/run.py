@@ -271,6 +271,7 @@ def _client_result(
         "reason": client.reason or None,
         "chunks": touched.get(client_id, 0),
         "chunks_proved": len(request.proofs),
+        "audit": request.sealed.record.audit.model_dump(include={"mode", "count", "cheating", "detection"}),
         **asdict(costs.of(client_id)),
         "accuracy": table,
         "receipt": str(receipt.relative_to(work_dir)) if receipt else None,

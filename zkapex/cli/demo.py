@@ -156,6 +156,8 @@ class Follower:
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
+    from zkapex.proofs.receipt import percent
+
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")
     accuracy.add_column("")
@@ -172,6 +174,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
         accuracy.add_row(name, *cells)
     console.print(accuracy)
 
+    sampled = next((c["audit"] for c in summary["clients"] if c.get("audit", {}).get("mode") == "sampled"), None)
     table = Table(title="Clients")
     for title in ("client", "verdict", "chunks", "prove CPU s", "peak MB", "proof KB", "verify CPU s"):
         names = title in ("client", "verdict")
@@ -183,7 +186,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
         table.add_row(
             client["id"],
             f"[{style}]{client['verdict']}[/]",
-            str(client["chunks"]),
+            f"{client['chunks_proved']} of {client['chunks']}" if sampled else str(client["chunks"]),
             f"{client['prove_cpu_s']:.1f}",
             f"{client['prover_peak_rss_mb']:.0f}",
             f"{client['proof_bytes'] / 1e3:.1f}",
@@ -193,6 +196,13 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    if sampled:
+        console.print(
+            f"Each client had to prove {sampled['count']} of its chunks, drawn at random after it had committed to "
+            f"all: whoever leaves {percent(sampled['cheating'])} of them undone is found out with probability "
+            f"{percent(sampled['detection'])}.",
+            soft_wrap=True,
+        )
     for node in summary["not_enrolled"]:
         console.print(
             f"node {node['node'][:16]} did not enrol, and was asked for nothing: {node['reason']}",
