@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.state import Vault
@@ -29,7 +31,7 @@ from zkapex.errors import SaltsSpentError, StorageError
 from zkapex.proofs.instance import place
 from zkapex.proofs.record import encode_parts, sha256_hex
 
-LOG = "openings.log"
+LOG, LOCK = "openings.log", ".openings.lock"
 _LINES = re.compile(rb"([0-9a-f]{32}\n)*")
 
 Vectors = Mapping[str, tuple[int, ...]]
@@ -60,7 +62,8 @@ class SaltLedger:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-        self._lock = threading.Lock()
+        # Across processes too: a server that grew tired of waiting may ask again while the first answer is being made.
+        self._lock = FileLock(vault.folder / LOCK, mode=0o600)
 
     def require(self, proofs: Iterable[Vectors]) -> None:
         """Return only if all these proofs can still be made, one after the other; counts nothing.
@@ -72,7 +75,7 @@ class SaltLedger:
         StorageError
             The log is damaged or cannot be read.
         """
-        with self._lock:
+        with self._locked():
             self._add(self._read()[0], proofs)
 
     def spend(self, proof: Vectors) -> None:
@@ -85,7 +88,7 @@ class SaltLedger:
         StorageError
             The log is damaged, or cannot be read or written.
         """
-        with self._lock:
+        with self._locked():
             counts, end = self._read()
             self._add(counts, [proof])
             self._append(end, b"".join(_name(salts) + b"\n" for salts in proof.values()))
@@ -93,6 +96,18 @@ class SaltLedger:
     def clear(self) -> None:
         """Forget all counts, when the vectors they are about are given up."""
         (self._vault.folder / LOG).unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._vault.create()
+            self._lock.acquire()
+        except OSError as e:
+            raise StorageError(f"cannot lock {self._path}", why=str(e), fix="check the device's state folder") from e
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _add(self, counts: Counter[bytes], proofs: Iterable[Vectors]) -> None:
         for proof in proofs:

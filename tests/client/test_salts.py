@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,26 @@ def test_a_disk_that_takes_nothing_allows_no_proof(tmp_path: Path, monkeypatch: 
         assert "No space left" in refused(lambda: ledger(tmp_path).spend(A), StorageError).why
     (tmp_path / "gone").write_text("no folder")
     refused(lambda: ledger(tmp_path / "gone").spend(A), StorageError)
+
+
+def test_several_provers_at_once_lose_no_count(tmp_path: Path) -> None:
+    """Each with a ledger of its own, as processes that answer the same request side by side have."""
+    refusals: list[SaltsSpentError] = []
+
+    def prover() -> None:
+        for _ in range(10):
+            try:
+                ledger(tmp_path).spend(WIDE)
+            except SaltsSpentError as e:
+                refusals.append(e)
+
+    threads = [threading.Thread(target=prover) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len((tmp_path / LOG).read_bytes().splitlines()) == 63
+    assert len(refusals) == 80 - 63
 
 
 # -- the device
