@@ -39,16 +39,14 @@ Vectors = Mapping[str, tuple[int, ...]]
 
 
 def opened_by(holdings: Holdings, change: Change, chunk: int) -> dict[str, tuple[int, ...]]:
-    """The committed vectors that the proof of one touched chunk opens: weights before and after, and curvature.
+    """The committed vectors that the proof of one touched chunk opens: weights before and after, and curvature, if any.
 
     The proof opens their difference rather than the weights before; together with the weights after, that is the same.
     """
-    theta, curvature = f"theta/{chunk}", f"curvature/{place(holdings.manifest, chunk).curvature}"
-    return {
-        f"{theta} before": holdings.salts[theta],
-        f"{theta} after": change.salts[theta],
-        curvature: holdings.salts[curvature],
-    }
+    where = place(holdings.manifest, chunk)
+    theta, curvature = f"theta/{chunk}", f"curvature/{where.curvature}"
+    opened = {f"{theta} before": holdings.salts[theta], f"{theta} after": change.salts[theta]}
+    return opened | ({curvature: holdings.salts[curvature]} if holdings.curvature else {})
 
 
 class SaltLedger:

@@ -15,7 +15,7 @@ from federation import REQUEST, TOUCHED, Federation, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkapex.circuits.statement import CURVATURE_SALTS, SALTS
+from zkapex.circuits.statement import FACTOR_SALTS, SALTS
 from zkapex.client import agent as agent_module
 from zkapex.client.agent import DeviceAgent
 from zkapex.client.holdings import Change, Holdings
@@ -171,7 +171,7 @@ def logged(bench: Bench) -> int:
 
 def test_a_proof_opens_weights_before_and_after_and_the_curvature(answered: Bench) -> None:
     lengths = [sorted(map(len, proof.values())) for proof in openings(answered)]
-    assert lengths == [sorted((SALTS, SALTS, CURVATURE_SALTS))] * len(TOUCHED)
+    assert lengths == [sorted((SALTS, SALTS, FACTOR_SALTS))] * len(TOUCHED)
     vectors = [salts for proof in openings(answered) for salts in proof.values()]
     assert len(set(vectors)) == len(vectors)
 
