@@ -19,6 +19,8 @@ from zkapex.circuits.ceremony import check_srs, evaluations, linear_combination
 from zkapex.circuits.field import MODULUS
 from zkapex.errors import InputError, VerificationError
 
+LOG2_ROWS = SRS_FILE.read_bytes()[0]
+"""Of the reference string the tests share."""
 K = 3
 N = 2**K
 LAGRANGE, G2_AT = 4 + N * 64, 4 + 2 * N * 64
@@ -83,7 +85,7 @@ def put(at: int, new: bytes, data: bytes = GOOD) -> bytes:
 def test_what_ezkl_generates_passes(tmp_path: Path) -> None:
     ezkl.gen_srs(str(tmp_path / "srs"), 4)
     check_srs(tmp_path / "srs", 4)
-    check_srs(SRS_FILE, 13, thorough=False)
+    check_srs(SRS_FILE, LOG2_ROWS, thorough=False)
 
 
 def test_what_follows_from_the_definition_passes(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_a_file_is_measured_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.srs"
     shutil.copyfile(SRS_FILE, path)
     os.truncate(path, 2**33)
-    assert "bytes" in refused(lambda: check_srs(path, 13), VerificationError).what
+    assert "bytes" in refused(lambda: check_srs(path, LOG2_ROWS), VerificationError).what
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, MODULUS + 5)), max_size=12))
