@@ -420,7 +420,7 @@ class DeviceAgent:
         if srs is None:
             if "srs" not in blobs:
                 raise InputError("the reference string of the circuit is not on this device", fix="enrol it again")
-            srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.srs_origin)
+            srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.statement.log2_rows, manifest.srs_origin)
         return circuit_of(manifest, srs)
 
     def _next_revision(self, vault: Vault) -> int:

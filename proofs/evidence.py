@@ -15,6 +15,8 @@ from pydantic import Field
 
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
 from zkapex.proofs.audit import check_audit, draw
+from zkapex.proofs.certificate import request_distance
+from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     MAX_CHUNKS,
@@ -26,7 +28,7 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import guard_digest, mask_digest, touched_chunks, unpack_guards, unpack_masks
+from zkapex.proofs.packing import guard_digest, mask_digest
 from zkapex.proofs.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
 from zkapex.proofs.sealed import Sealed, unseal, unseal_enrolment
 from zkapex.proofs.signing import public_key_from_hex
@@ -162,9 +164,13 @@ class Dossier:
     response: Sealed[UnlearnResponse] | None
     pre: tuple[str, ...]
     post: tuple[str, ...]
-    touched: tuple[int, ...]
+    instance: Instance
     drawn: tuple[int, ...]
     facts: Facts
+
+    def certified_distance(self) -> float | None:
+        """`request_distance` over the drawn chunks; raises ReceiptError if the request does not fit its circuit."""
+        return _within("request.json", lambda chunks: request_distance(self.instance, chunks), self.drawn)
 
 
 def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[Ed25519PublicKey]) -> Dossier:
@@ -213,9 +219,8 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     pre_root = commitment_root(list(enumerate(pre)))
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
-    masks = _within("request.json", lambda masks: unpack_masks(manifest, masks), asked.mask)
-    _within("request.json", lambda guards: unpack_guards(manifest, guards), asked.guards)
-    touched = touched_chunks(manifest, masks)
+    instance = _within("request.json", lambda record: Instance(manifest, record), asked)
+    touched = instance.touched
     _within("request.json", lambda audit: check_audit(audit, len(touched)), asked.audit)
     post = list(pre)
     post_root: str | None = None
@@ -265,7 +270,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         chunks_touched=len(touched),
         chunks_drawn=drawn,
     )
-    return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), touched, drawn, facts)
+    return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), instance, drawn, facts)
 
 
 def _within(name: str, read: Callable[[A], T], data: A) -> T:

@@ -509,7 +509,7 @@ class Coordinator:
         distance = None
         if proved:
             instance = Instance(self.manifest, request.sealed.record)
-            distance = request_distance(instance)
+            distance = request_distance(instance, request.drawn)
         verdict = request.verdict
         if verdict not in ("proved", "failed", "unreachable"):
             raise ProtocolError(f"request {request.request_id} is not finished")

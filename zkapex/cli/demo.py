@@ -156,7 +156,7 @@ class Follower:
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
-    from zkapex.proofs.receipt import percent
+    from zkapex.proofs.sentences import percent
 
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")
