@@ -9,6 +9,7 @@ they have them, and compare their digest.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -226,7 +227,9 @@ def _connect(address: str | None) -> Any:
             if address is not None:  # Ray itself would try for minutes
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-            ray.init(address=address or "auto", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+            ray.init(
+                address=address or "auto", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
+            )
         except (OSError, RuntimeError, ValueError) as e:
             raise ProverError("there is no Ray cluster", why=str(e)[:300], fix="start one: ray start --head") from e
     return ray
