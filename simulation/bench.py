@@ -46,6 +46,8 @@ class BenchSettings:
         Processes; default one per core.
     memory_mb : float, optional
         See `zkapex.proofs.pool.prove_all`.
+    rows_per_chunk, block_width, log2_rows : int, optional
+        Other than the profile's, to see what they cost.
     """
 
     profile: str = "server"
@@ -55,6 +57,9 @@ class BenchSettings:
     chunks: int = 4
     workers: int | None = None
     memory_mb: float | None = None
+    rows_per_chunk: int | None = None
+    block_width: int | None = None
+    log2_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.chunks < 1:
@@ -65,7 +70,13 @@ class BenchSettings:
 
     def statement(self) -> StatementSpec:
         """The statement to prove."""
-        return statement(self.profile, self.curvature, self.guard_rank, self.freivalds)
+        given = {name: getattr(self, name) for name in ("rows_per_chunk", "block_width", "log2_rows")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        spec = statement(self.profile, self.curvature, self.guard_rank, self.freivalds)
+        try:
+            return StatementSpec.model_validate({**spec.model_dump(), **changes})
+        except ValueError as e:
+            raise InputError("no such statement can be proved", why=str(e)) from e
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ def test_one_json_object_with_everything_asked_for() -> None:
         ["--guard-rank", "65"],
         ["--chunks", "0"],
         ["--workers", "0"],
+        ["--block-width", "1"],
+        ["--log2-rows", "20"],
     ],
 )
 def test_what_cannot_be_measured_is_an_input_error(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +92,22 @@ def test_statements_are_those_of_the_profiles() -> None:
     with pytest.raises(InputError, match="unknown profile"):
         statement("none", "kfac", 4, True)
     assert BenchSettings().statement().log2_rows == 15
+
+
+def test_other_sizes_than_the_profiles() -> None:
+    changed = BenchSettings("tiny", guard_rank=0, rows_per_chunk=8, block_width=16, log2_rows=14).statement()
+    assert changed == spec(guard_rank=0, rows_per_chunk=8, block_width=16, log2_rows=14)
+
+
+def test_the_stages_of_a_proof() -> None:
+    code, out, err = zkapex("bench", "stages", "--profile", "tiny", "--json")
+    assert code == 0, err
+    spent = json.loads(out)
+    assert all(seconds >= 0 for seconds in spent.values())
+    proving = sum(seconds for name, seconds in spent.items() if not name.startswith("verify"))
+    assert spent["make the proof"] > proving / 2
+    assert 0 < spent["read the proving key"] < proving / 4
+    assert 0.5 < proving < 20
 
 
 def test_times_for_people() -> None:
