@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zkapex.circuits.build import statement_digest
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import cache_root
 from zkapex.proofs.resources import cores
@@ -73,7 +74,7 @@ def calibrated(spec: StatementSpec, measure: Callable[[], Rates], fresh: bool = 
 
 def calibration_file(spec: StatementSpec) -> Path:
     """Where the rates of a statement on this machine are kept."""
-    identity = json.dumps({"statement": spec.digest(), **machine()}, sort_keys=True)
+    identity = json.dumps({"statement": statement_digest(spec), **machine()}, sort_keys=True)
     return cache_root() / "calibration" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
 

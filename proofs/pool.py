@@ -133,15 +133,16 @@ class _Run:
         try:
             while (job := self._next()) is not None:
                 folder, alone = job
-                if worker is None:
-                    worker = self._new_worker()
-                with self._changed:
-                    self._busy[worker] = folder
-                    self._timeline.started(folder)
                 try:
+                    if worker is None:
+                        worker = self._new_worker()
+                    with self._changed:
+                        self._busy[worker] = folder
+                        self._timeline.started(folder)
                     cost = Cost(**worker.ask(folder)["cost"])
                 except WorkerDiedError as death:
-                    worker.stop()
+                    if worker is not None:
+                        worker.stop()
                     with self._changed:
                         self._died(worker, folder, alone, death)
                     worker = None
@@ -198,13 +199,15 @@ class _Run:
         self._on_progress(self._timeline.progress(self._limit))
         self._changed.notify_all()
 
-    def _died(self, worker: WorkerProcess, folder: Path, alone: bool, death: WorkerDiedError) -> None:
-        del self._busy[worker]
-        over = worker is self._over
+    def _died(self, worker: WorkerProcess | None, folder: Path, alone: bool, death: WorkerDiedError) -> None:
+        """A worker ended at its job, or (None) before it could begin."""
+        over = worker is not None and worker is self._over
         if over:
             self._over = None
+        if worker is not None:
+            del self._busy[worker]
         if not death.for_memory:
-            if self._work.kind != "verify":
+            if self._work.kind != "verify" or worker is None:
                 raise death
             cost = Cost(0.0, 0.0)
             leave_verdict(folder, ProofError("the proof ended the process that was to verify it", why=death.why), cost)

@@ -58,8 +58,8 @@ class Timeline:
         self._running[job] = self.clock()
 
     def dropped(self, job: Path) -> None:
-        """A job ended without a result and is to be done again."""
-        self._running.pop(job)
+        """A job, begun or not, ended without a result and is to be done again."""
+        self._running.pop(job, None)
 
     def finished(self, job: Path) -> None:
         """A job is done."""

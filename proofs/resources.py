@@ -12,9 +12,9 @@ import psutil
 from zkapex.circuits.store import Circuit
 from zkapex.errors import ResourceError
 
-MEMORY_BASE, MEMORY_PER_KEY = 8e7, 2.5
-"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 155 MB with a key of 36 MB and
-415 MB with one of 145 MB; rounded up."""
+MEMORY_BASE, MEMORY_PER_KEY = 9e7, 2.5
+"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 104 MB with a key of 11 MB,
+136 MB with one of 24 MB, 539 MB with one of 189 MB; rounded up."""
 
 SCRATCH_PER_VALUE = 400
 """Bytes a prover writes to its scratch folder per committed value: ezkl's input, witness and proof are text. Measured:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, cast, get_args
 
 import numpy as np
 
 from zkapex.circuits.profiles import profile
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import Kind, StatementSpec
 from zkapex.circuits.store import Circuit, cache_root, circuit, local_srs
 from zkapex.errors import InputError
 from zkapex.proofs.batch import BatchVerifier
@@ -24,7 +25,8 @@ from zkapex.proofs.resources import affordable_workers
 from zkapex.proofs.worker import Cost, finished
 from zkapex.simulation.workload import Shape, random_workload
 
-CURVATURES = ("kfac",)
+CURVATURES = ("kfac", "block-fisher")
+KINDS = get_args(Kind)
 _SEED = 1
 
 
@@ -35,8 +37,10 @@ class BenchSettings:
     Attributes
     ----------
     profile : str
+    kind : str
+        Of the statement, see `zkapex.circuits.statement.Kind`.
     curvature : str
-        One of `CURVATURES`.
+        One of `CURVATURES`; statements other than guarded-group-obs have none.
     guard_rank : int
     freivalds : bool
         See `zkapex.circuits.statement.StatementSpec`.
@@ -51,6 +55,7 @@ class BenchSettings:
     """
 
     profile: str = "server"
+    kind: str = "guarded-group-obs"
     curvature: str = "kfac"
     guard_rank: int = 4
     freivalds: bool = True
@@ -72,7 +77,7 @@ class BenchSettings:
         """The statement to prove."""
         given = {name: getattr(self, name) for name in ("rows_per_chunk", "block_width", "log2_rows")}
         changes = {name: value for name, value in given.items() if value is not None}
-        spec = statement(self.profile, self.curvature, self.guard_rank, self.freivalds)
+        spec = statement(self.profile, self.kind, self.curvature, self.guard_rank, self.freivalds)
         try:
             return StatementSpec.model_validate({**spec.model_dump(), **changes})
         except ValueError as e:
@@ -110,18 +115,21 @@ class Proofs:
         return max(cost.peak_rss_mb for cost in self.costs)
 
 
-def statement(name: str, curvature: str, guard_rank: int, freivalds: bool) -> StatementSpec:
-    """The statement of a profile.
+def statement(name: str, kind: str, curvature: str, guard_rank: int, freivalds: bool) -> StatementSpec:
+    """The statement of a profile. Curvature, guard and products are those of guarded-group-obs alone.
 
     Raises
     ------
     InputError
-        There is no such profile or curvature, or it does not go with the rest.
+        There is no such profile, statement or curvature, or they do not go together.
     """
-    if curvature not in CURVATURES:
-        raise InputError(f"unknown curvature {curvature!r}", fix=f"choose one of {', '.join(CURVATURES)}")
+    for what, value, known in (("statement", kind, KINDS), ("curvature", curvature, CURVATURES)):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}", fix=f"choose one of {', '.join(known)}")
     try:
-        return profile(name).statement(guard_rank, freivalds)
+        return profile(name).statement(
+            cast(Kind, kind), cast(Literal["kfac", "block-fisher"], curvature), guard_rank, freivalds
+        )
     except ValueError as e:
         raise InputError(f"profile {name} has no statement of guard rank {guard_rank}", why=str(e)) from e
 
@@ -144,7 +152,9 @@ def bench(settings: BenchSettings, on_progress: OnProgress = ignore_progress) ->
         weights = settings.chunks * spec.weights
         return {
             "profile": settings.profile,
-            "curvature": settings.curvature,
+            "kind": spec.kind,
+            "curvature": spec.curvature,
+            "curvature_rank": spec.curvature_rank,
             "guard_rank": spec.guard_rank,
             "freivalds": spec.freivalds,
             "rows_per_chunk": spec.rows_per_chunk,

@@ -16,7 +16,7 @@ import numpy as np
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import Circuit, circuit, local_srs
 from zkapex.errors import ProverError
-from zkapex.proofs.chunk import challenge, leading_points, verify_raw
+from zkapex.proofs.chunk import challenge, complete, leading_points, verify_raw
 from zkapex.proofs.commitment import commit
 from zkapex.simulation.workload import Shape, Workload, random_workload
 
@@ -68,7 +68,8 @@ def _stages(built: Circuit, work: Workload, handler: _KeyLoading) -> dict[str, f
     spent: dict[str, float] = {}
     with TemporaryDirectory(prefix="zkapex-stages-") as tmp:
         data, out, proof_file = (Path(tmp) / n for n in ("input.json", "witness.json", "proof.json"))
-        vectors = _timed(spent, "commit, derive the challenge", lambda: witness.vectors(built, public))
+        private = _timed(spent, "compute the witness", lambda: witness.private(built.spec, public))
+        vectors = _timed(spent, "commit, derive the challenge", lambda: complete(built, public, private))
         _timed(spent, "write the input", lambda: data.write_text(json.dumps({"input_data": vectors})))
         files = (str(data), str(built.compiled), str(out), str(built.vk), str(built.srs.path))
         _timed(spent, "fill the circuit", lambda: ezkl.gen_witness(*files))
@@ -77,7 +78,7 @@ def _stages(built: Circuit, work: Workload, handler: _KeyLoading) -> dict[str, f
         proof = bytes(json.loads(proof_file.read_text())["proof"])
     spent["read the proving key"] = handler.cpu_s()
     spent["make the proof"] -= spent["read the proving key"]
-    vector = public.vector(built.spec, challenge(built, public, leading_points(proof)))
+    vector = public.vector(built.spec, challenge(built, public, leading_points(built.spec, proof)))
     _timed(spent, "verify: commit to what is public", lambda: commit(built, vector))
     _timed(spent, "verify: check the proof", lambda: verify_raw(built, public.outputs(built.spec), proof))
     return spent

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.circuits.store import Circuit
-from zkapex.client.curvature import KAPPA, encode_damped
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
-from zkapex.proofs.chunk import BoolArray, IntArray
 from zkapex.proofs.claim import Claim
 from zkapex.proofs.commitment import empty_commitment
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import Audit, LayerSpec, ModelManifest, UnlearnRequest
 from zkapex.proofs.packing import Int16Array, pack_guards, pack_masks
+from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.worker import write_job
 
 _NOBODY = "0" * 64
@@ -105,11 +106,13 @@ def random_workload(circuit: Circuit, shapes: Sequence[Shape], masks: Mapping[st
     )
     scale = spec.weight_limit / _TYPICAL
     weights = {s.name: np.rint(rng.normal(0, scale / 4, (s.rows, s.cols))).astype(np.int64) for s in shapes}
-    curvature = {
-        layer.name: np.stack([_curvature(rng, spec.block_width, columns) for columns in _columns(manifest, layer)])
-        for layer in manifest.layers
-    }
-    request = _request(manifest, masks, _guards(manifest, masks, rng))
+    curvature = {}
+    if spec.curvature != "none":
+        curvature = {layer.name: _curvature(manifest, layer, rng) for layer in manifest.layers}
+    factors = None
+    if spec.kind == "dampening":
+        factors = {s.name: rng.integers(0, FACTOR_UNIT, (s.rows, s.cols)) for s in shapes}
+    request = _request(manifest, masks, _guards(manifest, masks, rng), factors)
     instance = Instance(manifest, request)
     holdings = Holdings.create(manifest, weights, curvature)
     change = Change.create(*operator(request.operator).apply(holdings, instance), instance.touched)
@@ -122,10 +125,15 @@ def _columns(manifest: ModelManifest, layer: LayerSpec) -> list[int]:
     return [min(width, layer.cols - block * width) for block in range(manifest.blocks(layer))]
 
 
-def _curvature(rng: np.random.Generator, width: int, columns: int) -> IntArray:
-    """The encoded, damped second moment of inputs whose scales differ tenfold."""
-    x = rng.normal(size=(3 * width, width)) * rng.uniform(0.2, 2, width)
-    return encode_damped(x.T @ x / len(x), columns).matrix
+def _curvature(manifest: ModelManifest, layer: LayerSpec, rng: np.random.Generator) -> IntArray:
+    """Factors, int64 [blocks, q, B] or [blocks, rows, q, B], of second moments of data whose scales differ tenfold."""
+    encoding, width = CurvatureEncoding.of(manifest.statement), manifest.block_width
+    each = (layer.rows,) if encoding.kind == "block-fisher" else ()
+    factors = []
+    for columns in _columns(manifest, layer):
+        x = rng.normal(size=(*each, 2 * width, width)) * rng.uniform(0.2, 2, width)
+        factors.append(encode(np.swapaxes(x, -1, -2) @ x, columns, encoding).factor)
+    return np.stack(factors)
 
 
 def _guards(
@@ -145,7 +153,10 @@ def _guards(
 
 
 def _request(
-    manifest: ModelManifest, masks: Mapping[str, BoolArray], guards: Mapping[tuple[str, int], Int16Array]
+    manifest: ModelManifest,
+    masks: Mapping[str, BoolArray],
+    guards: Mapping[tuple[str, int], Int16Array],
+    factors: Mapping[str, IntArray] | None,
 ) -> UnlearnRequest:
     tau_s, tau_g = tolerances(manifest.rows_per_chunk, manifest.block_width, manifest.guard_rank, KAPPA, GUARD_BITS)
     now = datetime.now(UTC)
@@ -154,9 +165,9 @@ def _request(
         client_id=_NOBODY,
         manifest_digest=manifest.digest(),
         nonce=_NOBODY,
-        operator="guarded-group-obs",
+        operator=manifest.statement.kind,
         pre_root=_NOBODY,
-        mask=pack_masks(manifest, masks),
+        mask=pack_masks(manifest, masks, factors),
         guards=pack_guards(manifest, guards),
         tau_s=tau_s,
         tau_g=tau_g,

@@ -11,7 +11,7 @@ from tiny import spec, tiny
 
 from zkapex.cli.progress import duration
 from zkapex.errors import InputError
-from zkapex.proofs.chunk import square_sums
+from zkapex.proofs.witness import square_sums
 from zkapex.proofs.worker import Cost
 from zkapex.simulation import bench
 from zkapex.simulation.bench import BenchSettings, Proofs, cells_per_weight, rates, statement
@@ -29,7 +29,7 @@ def test_one_json_object_with_everything_asked_for() -> None:
     found = json.loads(out)
     assert found.keys() >= WANTED
     built = tiny()
-    assert (found["weights"], found["chunks"], found["log2_rows"]) == (built.spec.weights, 1, 13)
+    assert (found["weights"], found["chunks"], found["log2_rows"]) == (built.spec.weights, 1, built.spec.log2_rows)
     assert (found["rows"], found["cells_per_weight"]) == (built.rows, cells_per_weight(built))
     assert found["proof_bytes_per_weight"] == built.proof_bytes / built.spec.weights
     assert 0.5 < found["cpu_ms_per_weight"] < 20
@@ -65,7 +65,7 @@ def test_a_workload_satisfies_the_statement_wherever_its_mask_falls() -> None:
     for chunk in work.instance.touched:
         public, witness = work.instance.public(chunk), work.change.witness(work.holdings, chunk)
         assert not (witness.theta_u.values * public.mask).any()
-        sums = square_sums(witness.residuals(public), public.mask)
+        sums = square_sums(witness.residuals(tiny().spec, public), public.mask)
         assert all(0 <= s <= slack.largest for s, slack in zip(sums, public.slacks(tiny().spec), strict=True))
 
 
@@ -87,10 +87,15 @@ def test_rates_are_measured_once(tmp_path_factory: pytest.TempPathFactory, monke
 
 
 def test_statements_are_those_of_the_profiles() -> None:
-    assert statement("tiny", "kfac", 4, True) == spec()
-    assert statement("tiny", "kfac", 0, True) == spec(guard_rank=0)
+    solve = "guarded-group-obs"
+    assert statement("tiny", solve, "kfac", 4, True) == spec()
+    assert statement("tiny", solve, "kfac", 0, True) == spec(guard_rank=0)
+    assert statement("tiny", solve, "block-fisher", 4, False).curvature == "block-fisher"
+    assert statement("edge", "mask-only", "kfac", 4, True).curvature == "none"
     with pytest.raises(InputError, match="unknown profile"):
-        statement("none", "kfac", 4, True)
+        statement("none", solve, "kfac", 4, True)
+    with pytest.raises(InputError, match="unknown statement"):
+        statement("tiny", "none", "kfac", 4, True)
     assert BenchSettings().statement().log2_rows == 15
 
 

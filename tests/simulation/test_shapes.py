@@ -7,12 +7,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from parties import make_manifest
+from tiny import tiny
 
 from zkapex.errors import InputError
 from zkapex.simulation.models import target_layers, vision_transformer
 from zkapex.simulation.shapes import BUILT_IN, MAX_HEADER, model_shapes
+from zkapex.simulation.workload import Shape, random_workload
 
 PLAIN = [(48, 16), (16, 48)] * 2
 GATED = [(48, 16), (48, 16), (16, 48)] * 2
@@ -90,7 +92,9 @@ def test_a_checkpoint_has_the_layers_the_simulation_targets(tmp_path: Path) -> N
 
 
 def test_a_manifest_fixes_the_circuit(tmp_path: Path) -> None:
-    manifest = make_manifest()
+    layers = [Shape("blocks.0.fc1", 40, 64), Shape("blocks.0.fc2", 33, 20)]
+    mask = {"blocks.0.fc1": np.eye(40, 64, dtype=np.bool_), "blocks.0.fc2": np.zeros((33, 20), np.bool_)}
+    manifest = random_workload(tiny(), layers, mask, 0).instance.manifest
     (tmp_path / "manifest.json").write_bytes(manifest.to_bytes())
     found = model_shapes(str(tmp_path / "manifest.json"))
     assert found.statement == manifest.statement

@@ -22,8 +22,11 @@ def root() -> None:
 @app.command("proof")
 def proof(
     profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    curvature: Annotated[str, typer.Option(help="Curvature the statement is about: kfac.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
     freivalds: Annotated[
         bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
     ] = True,
@@ -45,6 +48,7 @@ def proof(
 
     settings = BenchSettings(
         profile,
+        kind,
         curvature,
         guard_rank,
         freivalds,
@@ -69,8 +73,11 @@ def proof(
 @app.command("stages")
 def stages(
     profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    curvature: Annotated[str, typer.Option(help="Curvature the statement is about: kfac.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
     freivalds: Annotated[
         bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
     ] = True,
@@ -80,7 +87,7 @@ def stages(
     from zkapex.simulation.bench import statement
     from zkapex.simulation.stages import stages
 
-    spent = stages(statement(profile, curvature, guard_rank, freivalds))
+    spent = stages(statement(profile, kind, curvature, guard_rank, freivalds))
     if as_json:
         print(json.dumps(spent))
         return

@@ -28,8 +28,11 @@ def estimate(
         float | None, typer.Option(help="Fraction of the chunks a mask touches, where it is known.")
     ] = None,
     profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    curvature: Annotated[str, typer.Option(help="Curvature the statement is about: kfac.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
     freivalds: Annotated[
         bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
     ] = True,
@@ -56,7 +59,7 @@ def estimate(
 
     question = Question(density, concentration, touched, audit, cheated, detection, workers or cores())
     shapes = model_shapes(model)
-    spec = shapes.statement or bench.statement(profile, curvature, guard_rank, freivalds)
+    spec = shapes.statement or bench.statement(profile, kind, curvature, guard_rank, freivalds)
     console = Console(stderr=True, highlight=False)
     rates = bench.rates(spec, recalibrate, lambda: console.print("Measuring what a proof costs on this machine ..."))
     figures = estimate(shapes, spec, rates, question)
