@@ -1,0 +1,114 @@
+"""Selective synaptic dampening: which weights matter more to the forget set than to all data, and by how much less.
+
+Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening", AAAI
+2024 (arXiv 2308.07707). With D_f and D a weight's importance (mean squared gradient of the loss) to the forget set and
+to all data, the weights with ``D_f > alpha D`` are multiplied by ``min(strength D / D_f, 1)`` (equation 4; the paper
+calls the strength lambda). Selected weights whose factor would be one are left out.
+
+The paper chooses alpha by hand. Here it is lowered step by step until every copy of the provider has forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.client.operators import Terms
+from zkapex.errors import InputError
+from zkapex.server.saliency import gradient_moments
+from zkapex.server.trials import (
+    BoolArray,
+    Examples,
+    FixedPoint,
+    FloatArray,
+    IntArray,
+    Plan,
+    Setting,
+    Target,
+    Trial,
+    judge,
+)
+
+ALPHAS = tuple(round(2.0 ** (quarters / 4), 3) for quarters in range(24, -5, -1))
+"""From 64 down to 1/2, four to an octave."""
+STRENGTHS = (1.0, 0.25)
+
+Importance = Mapping[str, tuple[FloatArray, FloatArray]]
+"""Per layer D_f and D, float64 [out, in] each."""
+
+
+def importance(trials: Sequence[Trial], names: Sequence[str], forget_set: Examples) -> Importance:
+    """D_f and D of every weight, the mean over the copies; all data are those a copy is to keep and the forget set.
+
+    Raises
+    ------
+    InputError
+        As `zkapex.server.saliency.gradient_moments`.
+    """
+    totals = {name: (np.zeros(w.shape), np.zeros(w.shape)) for name, w in trials[0].weights.items()}
+    for trial in trials:
+        kept = trial.source.kept()
+        forget = gradient_moments(trial.deployed, names, *forget_set)
+        retain = gradient_moments(trial.deployed, names, *kept)
+        share = len(forget_set[1]) / (len(forget_set[1]) + len(kept[1]))
+        for name in names:
+            of_forget, of_all = totals[name]
+            of_forget += forget[name][1] / len(trials)
+            of_all += (share * forget[name][1] + (1 - share) * retain[name][1]) / len(trials)
+    return totals
+
+
+def dampen(found: Importance, alpha: float, strength: float) -> tuple[dict[str, BoolArray], dict[str, IntArray]]:
+    """Masks bool [out, in] and factors int64 [out, in], in units of ``1 / FACTOR_UNIT`` and rounded down to whole ones.
+
+    Factors are `FACTOR_UNIT` outside the mask and below it inside.
+    """
+    masks, factors = {}, {}
+    for name, (of_forget, of_all) in found.items():
+        ratio = np.divide(of_all, of_forget, out=np.full_like(of_all, np.inf), where=of_forget > 0)
+        units = np.floor(np.minimum(strength * ratio, 1.0) * FACTOR_UNIT).astype(np.int64)
+        masks[name] = (of_forget > alpha * of_all) & (units < FACTOR_UNIT)
+        factors[name] = np.where(masks[name], units, FACTOR_UNIT)
+    return masks, factors
+
+
+def dampenings(
+    trials: Sequence[Trial],
+    names: Sequence[str],
+    forget_set: Examples,
+    encoding: FixedPoint,
+    target: Target,
+    alphas: Sequence[float],
+    strengths: Sequence[float],
+) -> Iterator[Plan]:
+    """Plans of falling alpha, for each strength up to the first that reaches the target; each with its own outcome.
+
+    Raises
+    ------
+    InputError
+        If no alpha selects any weight.
+    """
+    found = importance(trials, names, forget_set)
+    total = sum(of_all.size for _, of_all in found.values())
+    tried = False
+    for strength in strengths:
+        last = 0
+        for alpha in sorted(alphas, reverse=True):
+            masks, factors = dampen(found, alpha, strength)
+            masked = sum(int(mask.sum()) for mask in masks.values())
+            if masked == last:
+                continue
+            last, tried = masked, True
+            models = [trial.unlearn(Terms(masks, factors=factors)) for trial in trials]
+            setting = Setting("dampening", masked / total, 0, alpha, strength)
+            outcome = judge(trials, models, forget_set, target, setting, masks, encoding.block_width)
+            yield Plan(outcome, masks, {}, (), factors)
+            if outcome.reaches_target:
+                break
+    if not tried:
+        raise InputError(
+            "no weight is more important to what is to be forgotten than every alpha asks for",
+            fix="lower the alphas of the search",
+        )
