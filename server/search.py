@@ -62,6 +62,8 @@ class SearchSpace:
         Sizes of the growing mask, increasing.
     alphas, strengths : tuple of float
         For dampening, instead of all of the above.
+    directed : bool
+        For dampening: whether weights whose shrinking would lower the forget loss are left alone.
     forget_target : float
         Forget accuracy every copy must come down to, with the forget logits raised by ``margin``.
     retain_cost : float
@@ -75,6 +77,7 @@ class SearchSpace:
     fractions: tuple[float, ...] = FRACTIONS
     alphas: tuple[float, ...] = ALPHAS
     strengths: tuple[float, ...] = STRENGTHS
+    directed: bool = True
     forget_target: float = 0.01
     retain_cost: float = 0.05
     margin: float = 3.0
@@ -135,7 +138,9 @@ def search(
     found: list[Plan] = []
     failure: RangeExceededError | None = None
     if encoding.statement.kind == "dampening":
-        found = list(dampenings(trials, names, forget_set, encoding, space.target, space.alphas, space.strengths))
+        found = list(
+            dampenings(trials, names, forget_set, encoding, space.target, space.alphas, space.strengths, space.directed)
+        )
     else:
         for scorer, rank in space.combinations(encoding.statement):
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]

@@ -18,13 +18,13 @@ SHOWS = {
     "guarded-group-obs": "A proof shows that the client changed the weights it had committed to by exactly the stated "
     "operator: masked weights are zero, the rest is the guarded Group-OBS repair up to rounding.",
     "mask-only": "A proof shows that the masked weights of the client's model are zero, whatever the others are.",
-    "dampening": "A proof shows that the client multiplied the weights it had committed to by the request's factors and "
-    "rounded them.",
+    "dampening": "A proof shows that the client multiplied the weights it had committed to by the request's factors "
+    "and rounded them.",
 }
 REVEALS = "It reveals neither weights nor data."
 DOES_NOT_SHOW = (
-    "It does not show that the device serves those weights, that older copies are gone, {more}or that nothing about the "
-    "forgotten data remains: the first table measures the last."
+    "It does not show that the device serves those weights, that older copies are gone, {more}or that nothing about "
+    "the forgotten data remains: the first table measures the last."
 )
 MORE = {
     "guarded-group-obs": "that the committed curvature is that of real data, ",
