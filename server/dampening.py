@@ -89,7 +89,8 @@ def dampen(
     """
     masks, factors = {}, {}
     for name, of in found.items():
-        ratio = np.divide(of.everything, of.forget, out=np.full_like(of.forget, np.inf), where=of.forget > 0)
+        with np.errstate(over="ignore"):  # infinite is large enough
+            ratio = np.divide(of.everything, of.forget, out=np.full_like(of.forget, np.inf), where=of.forget > 0)
         units = np.floor(np.minimum(strength * ratio, 1.0) * FACTOR_UNIT).astype(np.int64)
         masks[name] = (of.forget > alpha * of.everything) & (units < FACTOR_UNIT) & ((of.gain > 0) | (not directed))
         factors[name] = np.where(masks[name], units, FACTOR_UNIT)
