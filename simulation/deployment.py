@@ -1,4 +1,4 @@
-"""The fixed point of one federation, so that what is evaluated is what would be proved: integer weights, dequantised."""
+"""The fixed point of one federation, so that what is evaluated is what would be proved: dequantised integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SalUn: random labels on what is to be forgotten, only in the weights that matter to it (Fan et al., arXiv 2310.12508)."""
+"""SalUn: random labels on what is to be forgotten, in the weights that matter to it (Fan et al., arXiv 2310.12508)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from zkapex.simulation.baselines.base import Case, batches
 class SalUn:
     """SGD with momentum on randomly relabelled forget examples and true retain ones; other weights do not move.
 
-    The salient weights are the ``fraction`` with the largest gradient of the forget loss. The published schedule divides
-    the learning rate at epochs 91 and 136, which ten epochs never reach.
+    The salient weights are the ``fraction`` with the largest gradient of the forget loss. The published schedule
+    divides the learning rate at epochs 91 and 136, which ten epochs never reach.
     """
 
     fraction: float = 0.5

@@ -1,4 +1,4 @@
-"""SCRUB: away from the teacher on what is to be forgotten, close to it on the rest (Kurmanji et al., arXiv 2302.09880)."""
+"""SCRUB: away from a teacher on what is to be forgotten, close to it on the rest (Kurmanji et al., arXiv 2302.09880)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from zkapex.simulation.baselines.base import Case, batches
 class Scrub:
     """Alternate an epoch of maximising the divergence on the forget set with one of minimising it on the retain set.
 
-    The first ``ascents`` epochs do both, the others only the second. The published code's pull towards a running average
-    of the student (``smoothing``) is left out.
+    The first ``ascents`` epochs do both, the others only the second. The published code's pull towards a running
+    average of the student (``smoothing``) is left out.
     """
 
     epochs: int = 10

@@ -59,9 +59,7 @@ def measure(model: nn.Module, case: Case, client: ClientData, yardstick: Yardsti
         "personal_acc": accuracy(model, client.personal_test),
         "mia_auc": membership.auc,
         "mia_tpr_at_0.1pct_fpr": membership.tpr,
-        "relearn_forget_acc": accuracy(
-            deploy(relearned(model, case.retain, yardstick.relearn, case.seed)), forget
-        ),
+        "relearn_forget_acc": accuracy(deploy(relearned(model, case.retain, yardstick.relearn, case.seed)), forget),
         "int8_forget_acc": accuracy(rounded(model, 8), forget),
         "int4_forget_acc": accuracy(rounded(model, 4), forget),
         "cka_to_retrain": linear_cka(features(model, common), features(case.retrained, common)),

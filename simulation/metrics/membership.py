@@ -1,9 +1,9 @@
-"""Per-example membership inference: does a model still tell which examples of the class it was trained on?
+"""Per-example membership inference: whether a model still tells which examples of the class it was trained on.
 
 Offline LiRA (Carlini et al., arXiv 2112.03570): how confident a model is of an example is compared with how confident
 *shadow models* are that were trained on the same kind of data, but not on that example, so that easy examples do not
-pass for members. The attacker knows the data, not the model's training. Shadow models have not unlearned; an attacker
-that unlearns shadow models too (U-LiRA) can only do better.
+pass for members. The attacker knows the data, not the model's training. Shadow models have not unlearned: U-LiRA,
+which runs the method on every shadow model, is a stronger attack and costs as many times as much.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Relearning: does what was forgotten come back while the client goes on training on what it keeps?"""
+"""Relearning: whether what was forgotten comes back while the client goes on training on what it keeps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zkapex.simulation.data import Examples
 def relearned(model: nn.Module, retain: Examples, settings: FitSettings, seed: int) -> nn.Module:
     """A copy of a model after further training on retain examples alone, with nothing held at zero.
 
-    A client that keeps to the protocol holds masked weights at zero (`zkapex.client.personalise`). This is the attack of
-    one that does not.
+    A client that keeps to the protocol holds masked weights at zero (`zkapex.client.personalise`). This is what one
+    does that does not.
     """
     trained = copy.deepcopy(model)
     fit(trained, retain.inputs, retain.labels, settings, seed)

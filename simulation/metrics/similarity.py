@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment: do two models represent the same examples alike? (Kornblith et al., arXiv 1905.00414)."""
+"""Linear centred kernel alignment: how alike two models represent examples (Kornblith et al., arXiv 1905.00414)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def features(model: nn.Module, inputs: torch.Tensor, layer: str = "head") -> Flo
 
 
 def linear_cka(first: FloatArray, second: FloatArray) -> float:
-    """``|A^T B|^2 / (|A^T A| |B^T B|)`` of column-centred A [n, p] and B [n, q]; 1 up to rotation and scale, 0 if unrelated.
+    """``|A^T B|^2 / (|A^T A| |B^T B|)`` of centred A [n, p] and B [n, q]: 1 up to rotation and scale, 0 if unrelated.
 
     Raises
     ------

@@ -50,9 +50,7 @@ def make(seed: int, data: Path | None) -> Bench:
         raise InputError(f"{data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
     clients, held = [], []
     for index in range(CLIENTS):
-        own = np.isin(
-            arrays["writer_train"], writers[index * WRITERS_PER_CLIENT : (index + 1) * WRITERS_PER_CLIENT]
-        )
+        own = np.isin(arrays["writer_train"], writers[index * WRITERS_PER_CLIENT : (index + 1) * WRITERS_PER_CLIENT])
         chosen = generator.permutation(np.flatnonzero(own))
         cut = round(HELD_OUT * len(chosen))
         train, unseen = _examples(arrays, "train", chosen[cut:]), _examples(arrays, "train", chosen[:cut])
@@ -112,9 +110,7 @@ def read(data: Path | None) -> dict[str, npt.NDArray[np.generic]]:
     return arrays
 
 
-def _examples(
-    arrays: Mapping[str, npt.NDArray[np.generic]], part: str, chosen: npt.NDArray[np.integer]
-) -> Examples:
+def _examples(arrays: Mapping[str, npt.NDArray[np.generic]], part: str, chosen: npt.NDArray[np.integer]) -> Examples:
     images = torch.from_numpy(arrays[f"x_{part}"][chosen].astype(np.float32) / 255)
     return Examples(images[:, None], torch.from_numpy(arrays[f"y_{part}"][chosen].astype(np.int64)))
 
