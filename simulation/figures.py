@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 _EMPHASIS = {"guarded-group-obs": "#2f6f8f", "retrain": "#3f3f46", "original": "#9aa5b1"}
 _COLOURS = ("#e0a458", "#b5651d", "#7a9e7e", "#8d6a9f", "#c05780", "#5b8e7d", "#a89f68", "#d17b6c")
 _MARKERS = "svD^Pp*Xo"
+_STYLES = ("-", "--", ":", "-.")
 
 
 def plot_trade_off(results: Mapping[str, Any], path: Path) -> None:
@@ -65,21 +66,16 @@ def plot_curve(results: Mapping[str, Any], path: Path) -> None:
     """What growing masks do on the provider's copies: forgetting, with the margin, and the accuracy it costs."""
     figure, axes = _figure(f"{results['scenario']}: the provider's search")
     for index, seed in enumerate(results["seeds"]):
-        weights = seed["plan"]["weights"]
-        for scorer, style in zip(
-            sorted({o["scorer"] for o in seed["plan"]["curve"]}), ("-", "--", ":", "-."), strict=False
-        ):
-            steps = [o for o in seed["plan"]["curve"] if o["scorer"] == scorer]
+        weights, colour = seed["plan"]["weights"], _COLOURS[index % len(_COLOURS)]
+        curves: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for step in seed["plan"]["curve"]:
+            curves.setdefault((step["scorer"], step["guard_rank"]), []).append(step)
+        for number, ((scorer, rank), steps) in enumerate(curves.items()):
             share = [100 * step["masked_weights"] / weights for step in steps]
-            colour = _COLOURS[index % len(_COLOURS)]
-            axes.plot(
-                share,
-                [100 * s["forget_raised"] for s in steps],
-                style,
-                color=colour,
-                label=f"seed {seed['seed']}, {scorer}",
-            )
-            cost = [100 * max(s["retain_loss"], s["personal_loss"]) for s in steps]
+            forget = [100 * step["forget_raised"] for step in steps]
+            cost = [100 * max(step["retain_loss"], step["personal_loss"]) for step in steps]
+            style, label = _STYLES[number % len(_STYLES)], f"seed {seed['seed']}, {scorer}, rank {rank}"
+            axes.plot(share, forget, style, color=colour, label=label)
             axes.plot(share, cost, style, color=colour, linewidth=0.8, alpha=0.5)
     axes.set_xlabel("masked weights, %")
     axes.set_ylabel("worst copy: forget accuracy with the margin (thick),\nretain or personal accuracy lost (thin), %")

@@ -130,9 +130,8 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         again = f"`zkapex evaluate {name} --seeds {len(results['seeds'])} --out DIR`"
         parts.append(f"## `{name}`\n")
         parts.append(f"{results['title']}. Made by {again} at commit {commits}.\n")
-        parts.append(
-            "\n".join(f"* seed {seed['seed']}: {seed['note']}{_mask(seed)}" for seed in results["seeds"]) + "\n"
-        )
+        seeds = [f"* seed {seed['seed']}: {seed['note']}{_mask(seed)}" for seed in results["seeds"]]
+        parts.append("\n".join(seeds) + "\n")
         parts.append(table(results))
         parts.append("What was aimed at, for guarded Group-OBS:\n")
         parts.append(_targets([Target(**target) for target in results["targets"]]))

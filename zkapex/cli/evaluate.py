@@ -113,6 +113,4 @@ def show(results: dict[str, Any], out: Path) -> None:
     for target in results["targets"]:
         mark = "[green]reached[/]" if target["reached"] else "[red]missed [/]"
         console.print(f"{mark}  {target['description']}: {target['measured']:.1f} {target['unit']}".rstrip())
-    console.print(
-        f"\nEverything is in {out}: results.json, table.md, accuracy.png, density.png, curve.png", soft_wrap=True
-    )
+    console.print(f"\nEverything is in {out}: results.json, table.md, accuracy.png, density.png, curve.png")
