@@ -1,4 +1,4 @@
-"""SCRUB: away from a teacher on what is to be forgotten, close to it on the rest (Kurmanji et al., arXiv 2302.09880)."""
+"""SCRUB: away from a teacher on what is to be forgotten, close to it elsewhere (Kurmanji et al., arXiv 2302.09880)."""
 
 from __future__ import annotations
 
