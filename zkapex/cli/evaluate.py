@@ -103,9 +103,9 @@ def show(results: dict[str, Any], out: Path) -> None:
     """Print the means over seeds and the targets."""
     console = Console(highlight=False)
     table = Table(title=f"{results['title']}, mean of {len(results['seeds'])} seeds")
-    table.add_column("")
+    table.add_column("", no_wrap=True, min_width=20)
     for title in SHOWN.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", min_width=6)
     for name, entry in results["methods"].items():
         style = "bold" if name == "guarded-group-obs" else ""
         table.add_row(entry["label"], *(f"{entry['mean'][metric]:.3f}" for metric in SHOWN), style=style)
