@@ -43,8 +43,8 @@ def evaluate(
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
 
-    Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted
-    goes on when it is started again.
+    SCENARIO is digits or mnist-writers. Clients are simulated in this process; nothing is sent and nothing is proved.
+    An evaluation that was interrupted goes on when it is started again.
     """
     from zkapex.simulation.evaluate import evaluate as run
     from zkapex.simulation.scenarios import scenario_config
