@@ -2,53 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import Kind, StatementSpec
 from zkapex.errors import InputError
+
+RIDGE = 192
+"""The ridge of every profile: with curvature of Frobenius norm up to 2^15, relative damping from 0.03 upwards."""
+
+FISHER_RANK = 4
+"""Rows of each weight row's factor for block-fisher."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A circuit height with the chunk shape that fills it.
+    """A circuit height with the chunk shapes that fill it.
 
     Attributes
     ----------
     name : str
     log2_rows : int
         Height of the circuit.
-    rows_per_chunk, block_width : int
-        Chunk shape, in weights, sized so that a chunk of the default guard rank just fits the rows.
+    block_width : int
+        Columns of a chunk.
     weight_limit : int
         Largest integer weight; the lookup table of ``2 * weight_limit + 1`` values must fit the rows.
+    rows_per_chunk : mapping
+        Rows of a chunk with ``kfac`` and ``block-fisher`` curvature, with products checked at a random point, and of
+        both with products computed in the circuit (``kfac-plain``, ``block-fisher-plain``). Sized so that a chunk of
+        the default guard rank just fits; the rows of ``kfac`` divide the usual layer sizes.
+    curvature_rank : int
+        Rows of the factor for ``kfac``.
     guard_rank : int
         Default guard rank.
     """
 
     name: str
     log2_rows: int
-    rows_per_chunk: int
     block_width: int
     weight_limit: int
+    rows_per_chunk: Mapping[str, int]
+    curvature_rank: int
     guard_rank: int = 4
 
-    def statement(self, guard_rank: int | None = None, freivalds: bool = True) -> StatementSpec:
-        """The circuit of this profile."""
+    def statement(
+        self,
+        kind: Kind = "guarded-group-obs",
+        curvature: Literal["kfac", "block-fisher"] = "kfac",
+        guard_rank: int | None = None,
+        freivalds: bool = True,
+    ) -> StatementSpec:
+        """The circuit of this profile for a kind of statement; chunks without curvature have the shape of ``kfac``."""
+        common = {"block_width": self.block_width, "weight_limit": self.weight_limit, "log2_rows": self.log2_rows}
+        if kind != "guarded-group-obs":
+            # Few cells per weight: fewer columns still fit, and columns are what a proof costs.
+            columns = {"mask-only": 1, "dampening": 2}[kind]
+            rows = self.rows_per_chunk["kfac"]
+            return StatementSpec(kind=kind, rows_per_chunk=rows, curvature="none", inner_columns=columns, **common)
         return StatementSpec(
-            rows_per_chunk=self.rows_per_chunk,
-            block_width=self.block_width,
+            kind=kind,
+            rows_per_chunk=self.rows_per_chunk[curvature if freivalds else f"{curvature}-plain"],
+            curvature=curvature,
+            curvature_rank=self.curvature_rank if curvature == "kfac" else FISHER_RANK,
+            ridge=RIDGE,
             guard_rank=self.guard_rank if guard_rank is None else guard_rank,
-            weight_limit=self.weight_limit,
-            log2_rows=self.log2_rows,
+            inner_columns=3,
             freivalds=freivalds,
+            **common,
         )
+
+
+def _rows(kfac: int, fisher: int, kfac_plain: int, fisher_plain: int) -> Mapping[str, int]:
+    names = ("kfac", "block-fisher", "kfac-plain", "block-fisher-plain")
+    return MappingProxyType(dict(zip(names, (kfac, fisher, kfac_plain, fisher_plain), strict=True)))
 
 
 PROFILES = {
     p.name: p
     for p in (
-        Profile("tiny", log2_rows=13, rows_per_chunk=32, block_width=32, weight_limit=4032),
-        Profile("server", log2_rows=15, rows_per_chunk=72, block_width=64, weight_limit=16320),
+        Profile("tiny", 12, 32, 2020, _rows(32, 16, 6, 10), curvature_rank=32),
+        Profile("edge", 13, 48, 4080, _rows(48, 24, 9, 14), curvature_rank=16),
+        Profile("server", 15, 48, 16320, _rows(192, 96, 28, 56), curvature_rank=24),
     )
 }
 

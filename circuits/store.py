@@ -26,8 +26,10 @@ import onnx
 import platformdirs
 from filelock import FileLock
 
+from zkapex.circuits.build import build_graph, statement_digest
 from zkapex.circuits.field import to_felt
-from zkapex.circuits.statement import SCALE_BITS, StatementSpec, build_graph
+from zkapex.circuits.graph import SCALE_BITS
+from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
 
 RESERVED_ROWS = 8
@@ -205,7 +207,7 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     ResourceError
         If the disk is full.
     """
-    folder = (root or cache_root()) / "keys" / f"{spec.digest()[:32]}-{srs.digest[:16]}"
+    folder = (root or cache_root()) / "keys" / f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         if not (folder / "built.json").exists():
@@ -232,7 +234,7 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
     args.logrows = spec.log2_rows
     args.lookup_range = (-spec.weight_limit, spec.weight_limit)
     args.ignore_range_check_inputs_outputs = True  # the statement's own lookup bounds what must be bounded
-    args.disable_freivalds = True  # ezkl's own leaves its products unconstrained; see zkapex.circuits.statement
+    args.disable_freivalds = True  # ezkl's own leaves its products unconstrained; see zkapex.circuits.group_obs
     path = work / "settings.raw.json"
     ezkl.gen_settings(str(graph), str(path), py_run_args=args)
     settings: dict[str, Any] = json.loads(path.read_text())

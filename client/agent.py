@@ -17,14 +17,13 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from zkapex.circuits.store import Circuit, find_srs, import_srs
-from zkapex.client.curvature import DAMPING, EncodedCurvature, kfac
+from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.client.weights import encode_weights, load_weights
 from zkapex.errors import InputError, ProtocolError, ProverError, SignatureError, StorageError
-from zkapex.proofs.chunk import BoolArray, IntArray
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
@@ -45,6 +44,7 @@ from zkapex.proofs.messages import (
     UnlearnResponse,
 )
 from zkapex.proofs.pool import prove_all
+from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.receipt import open_receipt
 from zkapex.proofs.sealed import seal, unseal
 from zkapex.proofs.signing import (
@@ -193,7 +193,7 @@ class DeviceAgent:
         holdings = Holdings.create(
             manifest,
             weights,
-            {name: np.stack([block.matrix for block in blocks]) for name, blocks in curvature.items()},
+            {name: np.stack([block.factor for block in blocks]) for name, blocks in curvature.items()},
         )
         revision = self._next_revision(vault)
         if not self._vault.has(SERVER_KEY):
@@ -209,8 +209,7 @@ class DeviceAgent:
             manifest_digest=manifest.digest(),
             nonce=request.nonce,
             revision=revision,
-            damping=max(block.damping for blocks in curvature.values() for block in blocks),
-            lambda_min=tuple(block.lambda_min for layer in manifest.layers for block in curvature[layer.name]),
+            damping=max((block.damping for blocks in curvature.values() for block in blocks), default=0.0),
             theta=tuple(point for _, point in holdings.theta_commitments(circuit, range(manifest.n_chunks))),
             curvature=holdings.curvature_commitments(circuit),
         )
@@ -395,9 +394,10 @@ class DeviceAgent:
         self._vault.put_arrays(HELD, held)
 
     def _curvature(self, model: nn.Module, manifest: ModelManifest) -> dict[str, tuple[EncodedCurvature, ...]]:
-        names = [layer.name for layer in manifest.layers]
-        inputs = self._task.curvature_inputs()
-        return kfac(model, names, inputs, manifest.block_width, manifest.curvature_bits, DAMPING)
+        if manifest.statement.curvature == "none":
+            return {}
+        encoding = CurvatureEncoding.of(manifest.statement, manifest.curvature_bits)
+        return curvature_of(model, [layer.name for layer in manifest.layers], self._task.curvature_inputs(), encoding)
 
     def _circuit(self, manifest: ModelManifest, blobs: Mapping[str, bytes]) -> Circuit:
         srs = find_srs(manifest.srs_digest, manifest.srs_origin)

@@ -1,14 +1,18 @@
-"""Curvature of a layer's output: the damped second moment of its input, in fixed point.
+"""Curvature in fixed point: ``H = F^T F + ridge I`` with an integer factor F, positive definite whatever F is.
 
-For a linear layer ``y = W x`` the change of the outputs under a change ``D`` of the weights is, in the mean over the
-data, ``sum_i d_i^T E[x x^T] d_i`` over the rows of D: one matrix serves every row (the structure of Optimal Brain
-Compression and SparseGPT, and the input factor of K-FAC). It is kept for column blocks of width B only, and needs
-forward passes only.
+The exact curvature is a second moment M of one column block (`zkapex.client.moments`), damped: ``M / mean(diag) +
+damping I``. Stationarity is homogeneous in it, so its scale s is free. F holds the leading q eigenvectors of M, each
+times ``sqrt(s * eigenvalue)``, rounded; ridge is a constant of the statement, so s decides the relative damping
+``ridge / s``. It is the largest s for which
+
+* the damping is at least the one asked for, and at least the mean of the eigenvalues that F leaves out;
+* the Frobenius norm of H is at most ``2**kappa``, from which the tolerance of the proof follows
+  (`zkapex.client.group_obs.tolerances`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,22 +20,51 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from zkapex.circuits.statement import StatementSpec
+from zkapex.client.moments import fisher_moments, second_moments
 from zkapex.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-#: Relative damping. On the digits 0.01 to 0.1 repair personal accuracy alike and 0.3 visibly less, while the certified
-#: distance shrinks as damping grows.
-DAMPING = 0.05
-#: log2 of the largest column norm of the encoded matrix; the entries then fit a 4,032 lookup with a bit to spare.
-KAPPA = 11
-_MIN_EIGENVALUE = 1.0
-_MAX_DAMPING = 64.0
+#: Relative damping asked for. On the digits 0.01 to 0.1 repair personal accuracy alike and 0.3 visibly less.
+DAMPING = 0.03
+#: log2 of the largest Frobenius norm of an encoded curvature matrix.
+KAPPA = 15
+_SHRINK = 0.99
 
 
 class CurvatureError(InputError):
-    """A curvature matrix cannot be used: not symmetric, not finite, or not positive definite after rounding."""
+    """A curvature matrix cannot be encoded: not symmetric, not finite, or no room for it above the ridge."""
+
+
+@dataclass(frozen=True)
+class CurvatureEncoding:
+    """How curvature is encoded.
+
+    Attributes
+    ----------
+    kind : str
+        ``kfac`` or ``block-fisher``.
+    block_width, rank, ridge : int
+        B, q and ridge of the statement.
+    kappa : int
+        log2 of the largest Frobenius norm of H.
+    damping : float
+        Relative damping asked for.
+    """
+
+    kind: str
+    block_width: int
+    rank: int
+    ridge: int
+    kappa: int = KAPPA
+    damping: float = DAMPING
+
+    @classmethod
+    def of(cls, statement: StatementSpec, kappa: int = KAPPA) -> CurvatureEncoding:
+        """The encoding a statement wants."""
+        return cls(statement.curvature, statement.block_width, statement.curvature_rank, statement.ridge, kappa)
 
 
 @dataclass(frozen=True)
@@ -40,183 +73,93 @@ class EncodedCurvature:
 
     Attributes
     ----------
-    matrix : int64 array [B, B]
-        Exactly symmetric, positive definite.
-    lambda_min : float
-        A lower bound on its smallest eigenvalue (same unit as the matrix).
+    factor : int64 array [q, B], or [rows, q, B] with one per row
+    ridge : int
     damping : float
-        Relative damping that was needed.
+        Relative damping that resulted, the largest over rows.
     """
 
-    matrix: IntArray
-    lambda_min: float
+    factor: IntArray
+    ridge: int
     damping: float
 
-
-def second_moments(
-    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, batch_size: int = 256
-) -> dict[str, FloatArray]:
-    """Mean of ``x x^T`` over all tokens of all examples, per column block of each named linear layer's input.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Put in evaluation mode; not otherwise changed.
-    names : sequence of str
-        Qualified names of ``nn.Linear`` modules.
-    inputs : torch.Tensor
-        Examples ``[n, ...]``.
-    block_width : int
-        B. The last block is padded with zeros.
-    batch_size : int
-        Examples per forward pass; bounds memory, does not change the result beyond float64 rounding.
-
-    Returns
-    -------
-    dict of str to float64 array [blocks, B, B]
-
-    Raises
-    ------
-    InputError
-        If there are no inputs, a name is not a linear layer, or a layer is never used.
-    """
-    if len(inputs) == 0 or block_width < 1:
-        raise InputError("curvature needs at least one example and a positive block width")
-    totals: dict[str, FloatArray] = {}
-    counts: dict[str, int] = {}
-
-    def record(name: str, x: torch.Tensor) -> None:
-        flat = x.detach().reshape(-1, x.shape[-1]).double().numpy(force=True)
-        blocks = -(-flat.shape[1] // block_width)
-        padded = np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width)
-        columns = padded.transpose(1, 2, 0)
-        totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 2, 1)
-        counts[name] = counts.get(name, 0) + len(flat)
-
-    handles = []
-    modules = dict(model.named_modules())
-    try:
-        for name in names:
-            module = modules.get(name)
-            if not isinstance(module, nn.Linear):
-                raise InputError(f"{name!r} is not a linear layer of the model")
-            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: record(name, args[0])))
-        model.eval()
-        with torch.no_grad():
-            for batch in torch.split(inputs, batch_size):
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    unused = [name for name in names if name not in totals]
-    if unused:
-        raise InputError(f"layers {', '.join(unused)} took no part in the forward pass")
-    return {name: totals[name] / counts[name] for name in names}
+    @property
+    def matrix(self) -> IntArray:
+        """``F^T F + ridge I``, int64 [B, B] or [rows, B, B]: exactly symmetric, no eigenvalue below the ridge."""
+        identity = np.eye(self.factor.shape[-1], dtype=np.int64)
+        product: IntArray = np.swapaxes(self.factor, -1, -2) @ self.factor + self.ridge * identity
+        return product
 
 
-def damp(moments: FloatArray, columns: int, damping: float) -> FloatArray:
-    """``E[x x^T] / mean(diagonal) + damping * I`` of one block, float64 [B, B].
-
-    The mean is over the first ``columns`` entries; the padded rest gets the mean diagonal and nothing else, so that it
-    neither decides the scale nor the smallest eigenvalue. A block whose inputs are all zero becomes the identity.
-
-    Raises
-    ------
-    CurvatureError
-        If the matrix is not finite or not square, or ``damping`` is not positive.
-    """
-    width = len(moments)
-    if moments.shape != (width, width) or not np.isfinite(moments).all() or not 0 < columns <= width:
-        raise CurvatureError(f"not a finite square matrix over {columns} columns: shape {moments.shape}")
-    if not damping > 0:
-        raise CurvatureError(f"damping must be positive, not {damping}", why="undamped second moments are singular")
-    mean = float(np.diagonal(moments)[:columns].mean())
-    h = np.zeros((width, width))
-    h[:columns, :columns] = moments[:columns, :columns] / mean if mean > 0 else np.eye(columns)
-    h = (h + h.T) / 2
-    pad = np.arange(columns, width)
-    h[pad, pad] = 1.0
-    real = np.arange(columns)
-    h[real, real] += damping
-    return h
-
-
-def encode_curvature(h: FloatArray, kappa: int = KAPPA, damping: float = 0.0) -> EncodedCurvature:
-    """Scale ``h`` so that its largest column 2-norm is ``2**kappa``, and round to int64.
-
-    The scale is free because stationarity is homogeneous in H. ``damping`` is only noted in the result.
-
-    Raises
-    ------
-    CurvatureError
-        If ``h`` is not symmetric, or the rounded matrix is not positive definite by a margin of 1.
-    """
-    norms = np.linalg.norm(h, axis=0)
-    if not np.array_equal(h, h.T) or not np.isfinite(h).all() or norms.max() <= 0:
-        raise CurvatureError("curvature must be a finite, symmetric matrix other than zero")
-    if not 1 <= kappa <= 24:
-        raise CurvatureError(f"kappa must be from 1 to 24, not {kappa}")
-    matrix = np.rint(h * (2.0**kappa / norms.max())).astype(np.int64)
-    # Backward error of the symmetric eigenvalue solver: a small multiple of eps * norm * size.
-    error = 1e-13 * 2.0**kappa * len(h)
-    smallest = float(np.linalg.eigvalsh(matrix.astype(np.float64))[0]) - error
-    if smallest < _MIN_EIGENVALUE:
-        raise CurvatureError(
-            f"the rounded curvature matrix has smallest eigenvalue {smallest:.3g}, less than {_MIN_EIGENVALUE:g}",
-            why=f"rounding at 2**{kappa} drowns its smallest eigenvalues",
-            fix="raise damping, or kappa if the circuit's lookup admits it",
-        )
-    return EncodedCurvature(matrix, smallest, damping)
-
-
-def encode_damped(moments: FloatArray, columns: int, kappa: int = KAPPA, damping: float = DAMPING) -> EncodedCurvature:
-    """`damp` and `encode_curvature`, doubling the damping until the rounded matrix is positive definite.
-
-    Raises
-    ------
-    CurvatureError
-        If that has not happened by a relative damping of 64.
-    """
-    while True:
-        try:
-            return encode_curvature(damp(moments, columns, damping), kappa, damping)
-        except CurvatureError:
-            if not 0 < damping < _MAX_DAMPING:
-                raise
-            damping *= 2
-
-
-def kfac(
-    model: nn.Module,
-    names: Sequence[str],
-    inputs: torch.Tensor,
-    block_width: int,
-    kappa: int = KAPPA,
-    damping: float = DAMPING,
+def curvature_of(
+    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, encoding: CurvatureEncoding
 ) -> dict[str, tuple[EncodedCurvature, ...]]:
     """Encoded curvature of every column block of the named layers, from the model's inputs ``[n, ...]``.
 
     Raises
     ------
     InputError, CurvatureError
-        As `second_moments` and `encode_damped`.
+        As `zkapex.client.moments.second_moments` and `encode`.
     """
-    moments = second_moments(model, names, inputs, block_width)
-    return encode_moments(moments, {name: _columns(model, name) for name in names}, kappa, damping)
+    find = second_moments if encoding.kind == "kfac" else fisher_moments
+    width = encoding.block_width
+    result = {}
+    for name, blocks in find(model, names, inputs, width).items():
+        total = int(model.get_parameter(f"{name}.weight").shape[1])
+        result[name] = tuple(encode(m, min(width, total - i * width), encoding) for i, m in enumerate(blocks))
+    return result
 
 
-def encode_moments(
-    moments: Mapping[str, FloatArray], columns: Mapping[str, int], kappa: int = KAPPA, damping: float = DAMPING
-) -> dict[str, tuple[EncodedCurvature, ...]]:
-    """`encode_damped` for every block of ``moments`` (name to [blocks, B, B]); ``columns`` holds each layer's width."""
-    return {
-        name: tuple(
-            encode_damped(block, min(len(block), columns[name] - index * len(block)), kappa, damping)
-            for index, block in enumerate(blocks)
-        )
-        for name, blocks in moments.items()
-    }
+def encode(moments: FloatArray, columns: int, encoding: CurvatureEncoding) -> EncodedCurvature:
+    """The integer factor of one column block's second moments.
+
+    Parameters
+    ----------
+    moments : float64 array [B, B], or [rows, B, B] with one per row
+        Positive semidefinite.
+    columns : int
+        Columns that are not padding; only they count for means, and padded ones get the ridge alone. A block without
+        any signal gets the ridge alone as well.
+
+    Raises
+    ------
+    CurvatureError
+        If the moments are not finite and symmetric, damping is not positive, or the ridge leaves no room below kappa.
+    """
+    width, ridge = encoding.block_width, encoding.ridge
+    stack = np.atleast_3d(moments.T).T if moments.ndim == 2 else moments
+    if stack.shape[1:] != (width, width) or not np.isfinite(stack).all() or not 0 < columns <= width:
+        raise CurvatureError(f"not finite square matrices over {columns} columns: shape {moments.shape}")
+    if not np.allclose(stack, np.swapaxes(stack, 1, 2), rtol=1e-9, atol=0):
+        raise CurvatureError("second moments must be symmetric")
+    if not encoding.damping > 0:
+        raise CurvatureError(f"damping must be positive, not {encoding.damping}")
+    if width * ridge**2 >= 4**encoding.kappa:
+        raise CurvatureError(f"a ridge of {ridge} on {width} columns leaves no room below 2^{encoding.kappa}")
+    real = np.zeros((len(stack), width, width))
+    real[:, :columns, :columns] = stack[:, :columns, :columns]
+    mean = np.trace(real, axis1=1, axis2=2) / columns
+    values, vectors = np.linalg.eigh(real / np.where(mean > 0, mean, 1.0)[:, None, None])
+    order = slice(None, -1 - min(encoding.rank, width), -1)
+    kept, vectors = np.maximum(values[:, order], 0.0), vectors[:, :, order]
+    left_out = np.maximum(values[:, : width - kept.shape[1]], 0.0).sum(1) / max(columns - encoding.rank, 1)
+    scale = np.minimum(ridge / np.maximum(encoding.damping, left_out), _largest_scale(kept, encoding))
+    factor = np.zeros((len(stack), encoding.rank, width), np.int64)
+    todo = np.arange(len(stack))
+    while todo.size:
+        roots = np.sqrt(scale[todo, None] * kept[todo])
+        factor[todo, : kept.shape[1]] = np.rint(roots[:, :, None] * np.swapaxes(vectors[todo], 1, 2)).astype(np.int64)
+        encoded = EncodedCurvature(factor[todo], ridge, 0.0).matrix.astype(np.float64)
+        todo = todo[np.linalg.norm(encoded, axis=(1, 2)) > 2.0**encoding.kappa]
+        scale[todo] *= _SHRINK
+    damping = float((ridge / scale).max())
+    return EncodedCurvature(factor[0] if moments.ndim == 2 else factor, ridge, damping)
 
 
-def _columns(model: nn.Module, name: str) -> int:
-    return int(model.get_parameter(f"{name}.weight").shape[1])
+def _largest_scale(values: FloatArray, encoding: CurvatureEncoding) -> FloatArray:
+    """The s [n] at which ``|s M_q + ridge I|_F = 2**kappa``, for eigenvalues [n, q] of M_q: a quadratic equation."""
+    a, b = (values**2).sum(1), encoding.ridge * values.sum(1)
+    c = 4.0**encoding.kappa - encoding.block_width * float(encoding.ridge) ** 2
+    # In the form that does not cancel; where a and b vanish, any scale will do.
+    root = b + np.sqrt(b**2 + a * c)
+    return np.where(root > 0, c / np.where(root > 0, root, 1.0), np.inf)

@@ -9,7 +9,7 @@ arXiv 2512.09953; Optimal Brain Surgeon for a group of weights), the second keep
 forget set's gradient lives in. Rows without a masked weight do not change.
 
 Everything goes in and comes out as integers. The solution is rounded, so both conditions hold up to rounding only;
-`tolerances` says how far honest rounding can be off, `zkapex.proofs.chunk.square_sums` how far a given one is.
+`tolerances` says how far honest rounding can be off, `zkapex.proofs.witness.square_sums` how far a given one is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 #: log2 of the guard's scale. As large as kappa or nearly so, or else the multipliers outgrow the weights' range.
-GUARD_BITS = 10
+GUARD_BITS = 13
 #: Honest rounding exceeds a tolerance with probability at most exp(-LOG_FAILURE) per chunk: 1.3e-14.
 LOG_FAILURE = 32.0
 _ROWS_PER_BATCH = 256
@@ -72,7 +72,7 @@ def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: i
         Personalised weights at the layer's scale.
     mask : bool array [rows, B]
         True where the weight is to be zero.
-    h : int64 array [B, B]
+    h : int64 array [B, B], or [rows, B, B] with one per row
         Encoded curvature, positive definite.
     v : int64 array [B, r]
         Encoded guard; r = 0 is plain Group-OBS. Zero columns and linear dependence are allowed.
@@ -92,8 +92,9 @@ def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: i
     hf, vf = h.astype(np.float64), v.astype(np.float64)
     for start in range(0, len(touched), _ROWS_PER_BATCH):
         rows = touched[start : start + _ROWS_PER_BATCH]
-        delta[rows] = _solve_rows(theta_p[rows], mask[rows], hf, vf)
-        mu[rows] = _multipliers(delta[rows], mask[rows], hf, vf)
+        own = hf if h.ndim == 2 else hf[rows]
+        delta[rows] = _solve_rows(theta_p[rows], mask[rows], own, vf)
+        mu[rows] = _multipliers(delta[rows], mask[rows], own, vf)
     _check_range(theta_p, delta, mu, limit)
     return Solution(delta, mu)
 
@@ -116,7 +117,7 @@ def solve_layer(
     ----------
     theta_p, mask : int64, bool array [out, in]
         Unpadded.
-    curvature, guard : sequence of int64 arrays [B, B], [B, r]
+    curvature, guard : sequence of int64 arrays [B, B] (or [out, B, B]), [B, r]
         One per column block, the last padded to B.
     limit : int
         As in `solve`.
@@ -128,7 +129,7 @@ def solve_layer(
     """
     if theta_p.shape != mask.shape or theta_p.ndim != 2:
         raise InputError(f"weights {theta_p.shape} and mask {mask.shape} are not matrices of one shape")
-    width = len(curvature[0]) if curvature else 0
+    width = curvature[0].shape[-1] if curvature else 0
     blocks = -(-theta_p.shape[1] // width) if width else 0
     if blocks != len(curvature) or blocks != len(guard):
         raise InputError(
@@ -146,7 +147,7 @@ def solve_layer(
 
 
 def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_bits: int) -> tuple[int, int]:
-    """Upper bounds ``(tau_s, tau_g)`` on the sums of `zkapex.proofs.chunk.square_sums` for honest rounding.
+    """Upper bounds ``(tau_s, tau_g)`` on the sums of `zkapex.proofs.witness.square_sums` for honest rounding.
 
     Parameters
     ----------
@@ -155,7 +156,7 @@ def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_b
     block_width, guard_rank : int
         B and r.
     kappa : int
-        log2 of the largest column norm of the encoded curvature.
+        log2 of the largest Frobenius norm of the encoded curvature.
     guard_bits : int
         log2 of the norm of the encoded guard's columns.
 
@@ -169,17 +170,16 @@ def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_b
 
     *Stationarity.* mu is fitted to the rounded d by least squares and then rounded, so the residual of a row is
     ``P H e + V_U f``: P projects onto the complement of V_U's range (which leaves tr S no larger) and is orthogonal to
-    the second part, where ``|f| <= 1/2`` per entry. Columns of H are at most c = 2**kappa + sqrt(B)/2 (rounding the
-    matrix itself), so per row tr S <= B c^2, and tr S^2 <= (tr S)^2, |S| <= tr S, which a matrix of rank one attains:
+    the second part, where ``|f| <= 1/2`` per entry. Per row tr S <= |H|_F^2 <= 4**kappa, and tr S^2 <= (tr S)^2,
+    |S| <= tr S, which a matrix of rank one attains:
 
-        tau_s = (R + 2 sqrt(R t) + 2 t) B c^2 / 12  +  R r g^2 / 4,    g = 2**guard_bits + sqrt(B r) / 2 >= |V|.
+        tau_s = (R + 2 sqrt(R t) + 2 t) 4**kappa / 12  +  R r g^2 / 4,    g = 2**guard_bits + sqrt(B r) / 2 >= |V|.
 
     *Guard.* Its residual is ``V_U^T e``, with tr S <= r g^2, tr S^2 <= r g^4 and |S| <= g^2 per row:
 
         tau_g = (R r + 2 sqrt(R r t) + 2 t) g^2 / 12.
 
-    What they buy: a delta accepted under tau_s, with the same tau_g, has ``|delta - exact|`` of the order of
-    ``sqrt(tau_s) / lambda_min(H)`` over the chunk.
+    What they buy is in `zkapex.proofs.certificate`.
 
     Raises
     ------
@@ -189,10 +189,9 @@ def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_b
     if rows < 1 or block_width < 1 or guard_rank < 0 or kappa < 0 or guard_bits < 0:
         raise InputError("tolerances need at least one row and column, and no negative size")
     t = LOG_FAILURE
-    column = 2.0**kappa + math.sqrt(block_width) / 2
     spectral = 2.0**guard_bits + math.sqrt(block_width * guard_rank) / 2
     mu_part = rows * guard_rank * spectral**2 / 4
-    tau_s = (rows + 2 * math.sqrt(rows * t) + 2 * t) * block_width * column**2 / 12 + mu_part
+    tau_s = (rows + 2 * math.sqrt(rows * t) + 2 * t) * 4.0**kappa / 12 + mu_part
     total = rows * guard_rank
     tau_g = (total + 2 * math.sqrt(total * t) + 2 * t) * spectral**2 / 12 if guard_rank else 0.0
     return math.ceil(tau_s), math.ceil(tau_g)
@@ -202,12 +201,13 @@ def _solve_rows(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray
     """Rounded delta [n, B] of rows that each have a masked weight."""
     u = (~mask).astype(np.float64)
     fixed = np.where(mask, -theta_p, 0).astype(np.float64)
+    pulled = _times(fixed, h)
     # One regular system per row: H on U x U, the identity on S x S.
     system = h * u[:, :, None] * u[:, None, :]
-    columns = np.arange(h.shape[0])
+    columns = np.arange(h.shape[-1])
     system[:, columns, columns] += mask
     vu = u[:, :, None] * v
-    solved = np.linalg.solve(system, np.concatenate([(-u * (fixed @ h))[:, :, None], vu], 2))
+    solved = np.linalg.solve(system, np.concatenate([(-u * pulled)[:, :, None], vu], 2))
     free, z = solved[:, :, 0], solved[:, :, 1:]
     if v.shape[1]:
         # Move along H_UU^-1 V_U until V_U^T d = 0; dependent or vanished guard columns drop out of the pseudo-inverse.
@@ -223,9 +223,15 @@ def _multipliers(delta: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray)
         return np.zeros((len(delta), 0), np.int64)
     vu = (~mask)[:, :, None] * v
     vt = vu.transpose(0, 2, 1)
-    fitted = _pseudo_inverse(vt @ vu) @ (vt @ (delta @ h)[:, :, None])
+    fitted = _pseudo_inverse(vt @ vu) @ (vt @ _times(delta.astype(np.float64), h)[:, :, None])
     rounded: IntArray = np.rint(fitted[:, :, 0]).astype(np.int64)
     return rounded
+
+
+def _times(rows: FloatArray, h: FloatArray) -> FloatArray:
+    """Each row [n, B] times the curvature [B, B], or its own [n, B, B]."""
+    product: FloatArray = rows @ h if h.ndim == 2 else (rows[:, None, :] @ h)[:, 0, :]
+    return product
 
 
 def _pseudo_inverse(gram: FloatArray) -> FloatArray:
@@ -242,8 +248,9 @@ def _largest(values: IntArray) -> int:
 
 
 def _check_shapes(theta: IntArray, mask: BoolArray, h: IntArray, v: IntArray) -> None:
-    width = h.shape[0]
-    if theta.ndim != 2 or theta.shape != mask.shape or theta.shape[1] != width or h.shape != (width, width):
+    width = h.shape[-1]
+    shared = h.shape == (width, width) or h.shape == (len(theta), width, width)
+    if theta.ndim != 2 or theta.shape != mask.shape or theta.shape[1] != width or not shared:
         raise InputError(f"weights {theta.shape}, mask {mask.shape} and curvature {h.shape} do not fit each other")
     if v.ndim != 2 or v.shape[0] != width:
         raise InputError(f"the guard has shape {v.shape}, not ({width}, rank)")

@@ -9,26 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.circuits.field import random_elements
-from zkapex.circuits.statement import CURVATURE_SALTS, SALTS
+from zkapex.circuits.statement import SALTS
 from zkapex.circuits.store import Circuit
+from zkapex.client.curvature import EncodedCurvature
 from zkapex.client.state import Salts, Vault
-from zkapex.proofs.chunk import IntArray, SaltedVector, Witness
 from zkapex.proofs.commitment import commit
 from zkapex.proofs.instance import Place, cut, place
-from zkapex.proofs.messages import ModelManifest
+from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.proofs.public import IntArray
+from zkapex.proofs.witness import SaltedVector, Witness
 
 SECRETS, SALTS_FILE = "secrets.npz", "salts.json"
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """Committed values: integer weights per layer, curvature per (layer, block), and the salts of every vector.
+    """Committed values: integer weights and curvature factors per layer, and the salts of every vector.
 
     Attributes
     ----------
     manifest : ModelManifest
     weights : mapping of str to int64 [rows, cols]
-    curvature : mapping of str to int64 [blocks, B, B]
+    curvature : mapping of str to int64 [blocks, q, B], or [blocks, rows, q, B] with one per row
+        Factors F of the curvature; empty if the statement needs none.
     salts : mapping
         ``theta/<chunk>`` and ``curvature/<number>`` to field elements.
     """
@@ -44,7 +47,9 @@ class Holdings:
     ) -> Holdings:
         """Holdings with fresh salts."""
         salts = {f"theta/{chunk}": random_elements(SALTS) for chunk in range(manifest.n_chunks)}
-        salts |= {f"curvature/{n}": random_elements(CURVATURE_SALTS) for n in range(manifest.n_blocks)}
+        if manifest.n_curvatures:
+            each = manifest.statement.parts("factor")["salts"]
+            salts |= {f"curvature/{n}": random_elements(each) for n in range(manifest.n_curvatures)}
         return cls(manifest, weights, curvature, salts)
 
     @classmethod
@@ -66,9 +71,21 @@ class Holdings:
         where = place(self.manifest, chunk)
         return SaltedVector(_cut(self.manifest, where, self.weights[where.layer]), self.salts[f"theta/{chunk}"])
 
-    def block(self, where: Place) -> SaltedVector:
-        """The committed curvature of a chunk's column block, int64 [B, B] and salts."""
-        return SaltedVector(self.curvature[where.layer][where.block], self.salts[f"curvature/{where.curvature}"])
+    def factor(self, where: Place) -> SaltedVector | None:
+        """The committed curvature factor a chunk uses, int64 [q, B] or [R, q, B] and salts; None if it needs none."""
+        if not self.curvature:
+            return None
+        values = self.curvature[where.layer][where.block]
+        if values.ndim == 3:
+            height = self.manifest.rows_per_chunk
+            band = values[where.band * height : (where.band + 1) * height]
+            values = np.pad(band, ((0, height - len(band)), (0, 0), (0, 0)))
+        return SaltedVector(np.ascontiguousarray(values), self.salts[f"curvature/{where.curvature}"])
+
+    def matrices(self, layer: LayerSpec) -> list[IntArray]:
+        """The curvature ``F^T F + ridge I`` of each column block of a layer, as `EncodedCurvature.matrix`."""
+        ridge = self.manifest.statement.ridge
+        return [EncodedCurvature(factor, ridge, 0.0).matrix for factor in self.curvature[layer.name]]
 
     def theta_commitments(self, circuit: Circuit, chunks: Sequence[int]) -> Iterator[tuple[int, str]]:
         """(chunk, commitment as hex) of the given chunks."""
@@ -76,13 +93,14 @@ class Holdings:
             yield chunk, commit(circuit, self.theta(chunk).vector()).hex()
 
     def curvature_commitments(self, circuit: Circuit) -> tuple[str, ...]:
-        """Commitments (hex) to every block's curvature, in the manifest's order."""
-        points: list[str] = []
-        for layer in self.manifest.layers:
-            for values in self.curvature[layer.name]:
-                salts = self.salts[f"curvature/{len(points)}"]
-                points.append(commit(circuit, SaltedVector(values, salts).vector()).hex())
-        return tuple(points)
+        """Commitments (hex) to every curvature factor, in the manifest's order."""
+        points: dict[int, str] = {}
+        for chunk in range(self.manifest.n_chunks):
+            where = place(self.manifest, chunk)
+            factor = self.factor(where)
+            if factor is not None and where.curvature not in points:
+                points[where.curvature] = commit(circuit, factor.vector()).hex()
+        return tuple(points[number] for number in sorted(points))
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class Change:
     weights : mapping of str to int64 [rows, cols]
         All layers after the change.
     mu : mapping of str to int64 [blocks, rows, r]
-        Multipliers, for the layers that change.
+        Multipliers, for the layers that change; empty for operators that have none.
     salts : mapping
         ``theta/<chunk>`` for every touched chunk.
     """
@@ -129,9 +147,12 @@ class Change:
         where = place(holdings.manifest, chunk)
         after = self.apply(holdings)
         height = holdings.manifest.rows_per_chunk
-        mu = self.mu[where.layer][where.block, where.band * height : (where.band + 1) * height]
-        mu = np.pad(mu, ((0, height - len(mu)), (0, holdings.manifest.guard_rank - mu.shape[1])))
-        return Witness.build(holdings.theta(chunk), after.theta(chunk), holdings.block(where), mu)
+        factor = holdings.factor(where)
+        mu = self.mu.get(where.layer)
+        if mu is not None:
+            mu = mu[where.block, where.band * height : (where.band + 1) * height]
+            mu = np.pad(mu, ((0, height - len(mu)), (0, holdings.manifest.guard_rank - mu.shape[1])))
+        return Witness.build(holdings.theta(chunk), after.theta(chunk), factor, mu)
 
 
 def _cut(manifest: ModelManifest, where: Place, matrix: IntArray) -> IntArray:

@@ -196,8 +196,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     _demand(enrolled.manifest_digest == manifest.digest(), "enrolment.json", "it is for another manifest")
     _demand(enrolled.client_id == asked.client_id, "enrolment.json", "it is another client's")
     _demand(len(enrolled.theta) == manifest.n_chunks, "enrolment.json", "it has not one commitment per chunk")
-    _demand(len(enrolled.lambda_min) == manifest.n_blocks, "enrolment.json", "it has not one eigenvalue per block")
-    _demand(len(enrolled.curvature) == manifest.n_blocks, "enrolment.json", "it has not one curvature per block")
+    _demand(len(enrolled.curvature) == manifest.n_curvatures, "enrolment.json", "it has not every curvature factor")
 
     pre = list(enrolled.theta)
     for number, data in enumerate(evidence.earlier):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zkapex.proofs.chunk import BoolArray, IntArray, PublicInputs
+from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.errors import ProtocolError
 from zkapex.proofs.context import context_element
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
-from zkapex.proofs.packing import locate_chunk, touched_chunks, unpack_guards, unpack_masks
+from zkapex.proofs.packing import locate_chunk, touched_chunks, unpack_factors, unpack_guards, unpack_masks
+from zkapex.proofs.public import BoolArray, IntArray, PublicInputs
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Place:
     block, band : int
         Column block and band of rows.
     curvature : int
-        Number of its (layer, column block) pair, in the order of an enrolment's curvature commitments.
+        Number of its curvature factor, in the order of an enrolment's curvature commitments.
     """
 
     layer: str
@@ -46,7 +48,8 @@ def place(manifest: ModelManifest, chunk: int) -> Place:
         if spec.name == layer:
             break
         before += manifest.blocks(spec)
-    return Place(layer, block, band, before + block)
+    shared = manifest.statement.curvature == "kfac"
+    return Place(layer, block, band, before + block if shared else chunk)
 
 
 def cut(manifest: ModelManifest, where: Place, matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -67,13 +70,22 @@ class Instance:
     Raises
     ------
     ProtocolError
-        Mask or guard do not fit the manifest.
+        Operator, mask or guard do not fit the manifest.
     """
 
     def __init__(self, manifest: ModelManifest, request: UnlearnRequest) -> None:
         self.manifest = manifest
         self.request = request
+        if request.operator != manifest.statement.kind:
+            raise ProtocolError(
+                f"a request asks for {request.operator!r}",
+                why=f"the manifest's circuit proves {manifest.statement.kind!r}",
+            )
         self.masks = unpack_masks(manifest, request.mask)
+        dampens = manifest.statement.kind == "dampening"
+        if not dampens and any(mask.factors for mask in request.mask):
+            raise ProtocolError("a request carries dampening factors", why=f"its operator is {request.operator!r}")
+        self.dampening = unpack_factors(request.mask, self.masks) if dampens else {}
         self.guards = unpack_guards(manifest, request.guards)
         self.touched = touched_chunks(manifest, self.masks)
         self._manifest_digest = manifest.digest()
@@ -102,4 +114,7 @@ class Instance:
             self.request.nonce,
         )
         guard = self.guard(where.layer, where.block)
-        return PublicInputs(mask, guard, self.request.tau_s, self.request.tau_g, context)
+        factors = self.dampening.get(where.layer)
+        if factors is not None:  # one, not zero, beyond the layer's edge
+            factors = FACTOR_UNIT + cut(self.manifest, where, factors - FACTOR_UNIT).astype(np.int64)
+        return PublicInputs(mask, guard, self.request.tau_s, self.request.tau_g, context, factors)

@@ -40,7 +40,6 @@ Chunk = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
 Tolerance = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Bound on a sum of squared integers of the circuit."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Eigenvalue = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class LayerSpec(Part):
@@ -64,7 +63,7 @@ class ModelManifest(Record):
     statement: StatementSpec
     """The circuit: chunk shape, guard rank, range of weights, and how it is laid out."""
     curvature_bits: Annotated[int, Field(ge=1, le=24)]
-    """log2 of the largest column norm of every encoded curvature block."""
+    """log2 of the largest Frobenius norm of every encoded curvature matrix."""
     layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
     circuit_digest: Digest
     """SHA-256 of the verification key file."""
@@ -116,9 +115,13 @@ class ModelManifest(Record):
         return sum(self.blocks(layer) * self.bands(layer) for layer in self.layers)
 
     @property
-    def n_blocks(self) -> int:
-        """Number of (layer, column block) pairs, and of curvature commitments in an enrolment."""
-        return sum(self.blocks(layer) for layer in self.layers)
+    def n_curvatures(self) -> int:
+        """Number of curvature factors, and of commitments to them in an enrolment.
+
+        One per (layer, column block) for kfac, one per chunk for block-fisher, none if the statement needs none.
+        """
+        blocks = sum(self.blocks(layer) for layer in self.layers)
+        return {"kfac": blocks, "block-fisher": self.n_chunks, "none": 0}[self.statement.curvature]
 
 
 class PersonaliseRequest(Record):
@@ -172,13 +175,12 @@ class Enrolment(Record):
     nonce: Nonce
     revision: Count
     """0 for the first enrolment of a client, larger for each later one."""
-    damping: Annotated[float, Field(gt=0, le=1e6)]
-    lambda_min: Annotated[tuple[Eigenvalue, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
-    """The smallest eigenvalue of every encoded H_b, as the client declares it."""
+    damping: Annotated[float, Field(ge=0, le=1e9)]
+    """The largest relative damping of a curvature matrix, as the client declares it; 0 if there is none."""
     theta: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
     """com(theta_p), one per chunk."""
-    curvature: Annotated[tuple[PointHex, ...], Field(min_length=1, max_length=MAX_CHUNKS)]
-    """com(H_b), one per (layer, column block)."""
+    curvature: Annotated[tuple[PointHex, ...], Field(max_length=MAX_CHUNKS)]
+    """Commitments to the curvature factors, `ModelManifest.n_curvatures` of them."""
 
 
 class LayerMask(Part):
@@ -186,6 +188,8 @@ class LayerMask(Part):
 
     layer: Name
     bits: Annotated[Blob, Field(min_length=1, max_length=MAX_MASK_BYTES)]
+    factors: Annotated[Blob, Field(max_length=MAX_MASK_BYTES)] = b""
+    """For dampening, one byte per masked weight, row by row: its factor in 256ths. Empty for other operators."""
 
 
 class GuardBlock(Part):

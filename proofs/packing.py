@@ -7,21 +7,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.messages import GuardBlock, LayerMask, ModelManifest
 from zkapex.proofs.record import encode_parts, sha256_hex
 
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 Int16Array = npt.NDArray[np.int16]
 
 
-def pack_masks(manifest: ModelManifest, masks: Mapping[str, BoolArray]) -> tuple[LayerMask, ...]:
+def pack_masks(
+    manifest: ModelManifest, masks: Mapping[str, BoolArray], factors: Mapping[str, IntArray] | None = None
+) -> tuple[LayerMask, ...]:
     """Pack one boolean ``[rows, cols]`` mask per layer; layers without a masked weight are dropped.
+
+    Parameters
+    ----------
+    factors : mapping of str to int64 [rows, cols], optional
+        For dampening: the factor of every weight in units of ``1 / FACTOR_UNIT``; only masked ones are looked at.
 
     Raises
     ------
     InputError
-        A mask is for no layer of the manifest, has the wrong shape or dtype, or nothing at all is masked.
+        A mask is for no layer of the manifest, has the wrong shape or dtype, or nothing at all is masked; or a factor
+        is not below one.
     """
     unknown = set(masks) - {layer.name for layer in manifest.layers}
     if unknown:
@@ -37,7 +47,11 @@ def pack_masks(manifest: ModelManifest, masks: Mapping[str, BoolArray]) -> tuple
                 why=f"the layer wants bool[{layer.rows}, {layer.cols}]",
             )
         if mask.any():
-            packed.append(LayerMask(layer=layer.name, bits=np.packbits(mask, axis=None).tobytes()))
+            given = np.empty(0, np.int64) if factors is None else factors[layer.name][mask]
+            if given.size and (given.min() < 0 or given.max() >= FACTOR_UNIT):
+                raise InputError(f"a dampening factor of {layer.name!r} is not between 0 and {FACTOR_UNIT - 1}")
+            bits = np.packbits(mask, axis=None).tobytes()
+            packed.append(LayerMask(layer=layer.name, bits=bits, factors=given.astype(np.uint8).tobytes()))
     if not packed:
         raise InputError("the mask is empty", fix="choose a larger mask: a request must change something")
     return tuple(packed)
@@ -69,6 +83,30 @@ def unpack_masks(manifest: ModelManifest, masks: Sequence[LayerMask]) -> dict[st
     if list(arrays) != [mask.layer for mask in masks] or not arrays:
         raise ProtocolError("the mask names unknown layers, repeats them, or is not in the manifest's order")
     return arrays
+
+
+def unpack_factors(masks: Sequence[LayerMask], arrays: Mapping[str, BoolArray]) -> dict[str, IntArray]:
+    """Return the dampening factors int64 ``[rows, cols]`` of every masked layer, one (`FACTOR_UNIT`) where unmasked.
+
+    Parameters
+    ----------
+    arrays : mapping
+        What `unpack_masks` made of `masks`.
+
+    Raises
+    ------
+    ProtocolError
+        A layer has not one factor per masked weight.
+    """
+    factors = {}
+    for mask in masks:
+        where = arrays[mask.layer]
+        if len(mask.factors) != int(where.sum()):
+            raise ProtocolError(f"the mask of {mask.layer!r} has {len(mask.factors)} factors", why=f"for {where.sum()}")
+        full = np.full(where.shape, FACTOR_UNIT, np.int64)
+        full[where] = np.frombuffer(mask.factors, np.uint8)
+        factors[mask.layer] = full
+    return factors
 
 
 def pack_guards(manifest: ModelManifest, guards: Mapping[tuple[str, int], Int16Array]) -> tuple[GuardBlock, ...]:
@@ -155,7 +193,7 @@ def locate_chunk(manifest: ModelManifest, chunk: int) -> tuple[str, int, int]:
 
 def mask_digest(masks: Sequence[LayerMask]) -> str:
     """Return SHA-256, as hex, over the mask of a request."""
-    parts = [part for mask in masks for part in (mask.layer, mask.bits)]
+    parts = [part for mask in masks for part in (mask.layer, mask.bits, mask.factors)]
     return sha256_hex(encode_parts("zkapex:mask:v1", *parts))
 
 

@@ -74,7 +74,7 @@ class ChunkVerifier:
     built : Circuit
     instance : Instance
     curvature : sequence of str
-        Enrolled curvature commitments (hex points), one per (layer, column block).
+        Enrolled commitments to curvature factors (hex points), `ModelManifest.n_curvatures` of them.
     pre, post : sequence of str
         Theta commitments of all chunks (hex points) before and after.
     """
@@ -102,9 +102,9 @@ class ChunkVerifier:
         """
         where = place(self._instance.manifest, chunk)
         expected = Expected(
-            theta_p=Point.from_hex(self._pre[chunk]),
             theta_u=Point.from_hex(self._post[chunk]),
-            curvature=Point.from_hex(self._curvature[where.curvature]),
+            theta_p=Point.from_hex(self._pre[chunk]),
+            factor=Point.from_hex(self._curvature[where.curvature]) if self._curvature else None,
         )
         start = time.process_time()
         verify_chunk(self._circuit, self._instance.public(chunk), expected, proof, self._empty)

@@ -18,7 +18,9 @@ import numpy as np
 
 from zkapex.circuits.store import Circuit
 from zkapex.errors import Error, ProverError
-from zkapex.proofs.chunk import PublicInputs, SaltedVector, Witness, prove_chunk
+from zkapex.proofs.chunk import prove_chunk
+from zkapex.proofs.public import PublicInputs
+from zkapex.proofs.witness import SaltedVector, Witness
 
 PROOF, COST = "proof.bin", "cost.json"
 
@@ -42,21 +44,16 @@ class Cost:
 def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
     """Put a job where a worker finds it; the folder is made private to its owner."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    arrays = {
-        "mask": public.mask,
-        "guard": public.guard,
-        "theta_u": witness.theta_u.values,
-        "delta": witness.delta.values,
-        "curvature": witness.curvature.values,
-        "mu": witness.mu,
-    }
+    salted = witness.salted()
+    arrays = {"mask": public.mask, "guard": public.guard, "dampening": public.dampening, "mu": witness.mu}
+    given = {name: array for name, array in arrays.items() if array is not None}
     with _private(folder / "job.npz").open("wb") as f:
-        np.savez(f, **arrays)  # type: ignore[arg-type]
+        np.savez(f, **given, **{name: vector.values for name, vector in salted.items()})  # type: ignore[arg-type]
     scalars = {
         "tau_stationarity": public.tau_stationarity,
         "tau_guard": public.tau_guard,
         "context": str(public.context),
-        "salts": {n: [str(s) for s in getattr(witness, n).salts] for n in ("theta_u", "delta", "curvature")},
+        "salts": {name: [str(s) for s in vector.salts] for name, vector in salted.items()},
     }
     _private(folder / "job.json").write_text(json.dumps(scalars))
 
@@ -66,14 +63,10 @@ def read_job(folder: Path) -> tuple[PublicInputs, Witness]:
     scalars = json.loads((folder / "job.json").read_text())
     with np.load(folder / "job.npz", allow_pickle=False) as arrays:
         a = {k: arrays[k] for k in arrays.files}
-
-    def salted(name: str) -> SaltedVector:
-        return SaltedVector(a[name], tuple(int(s) for s in scalars["salts"][name]))
-
-    public = PublicInputs(
-        a["mask"], a["guard"], scalars["tau_stationarity"], scalars["tau_guard"], int(scalars["context"])
-    )
-    return public, Witness(salted("theta_u"), salted("delta"), salted("curvature"), a["mu"])
+    salted = {n: SaltedVector(a[n], tuple(int(s) for s in salts)) for n, salts in scalars["salts"].items()}
+    tolerances = scalars["tau_stationarity"], scalars["tau_guard"]
+    public = PublicInputs(a["mask"], a["guard"], *tolerances, int(scalars["context"]), a.get("dampening"))
+    return public, Witness(salted["theta_u"], salted.get("delta"), salted.get("factor"), a.get("mu"))
 
 
 def finished(folder: Path) -> tuple[bytes, Cost] | None:

@@ -468,9 +468,8 @@ class Coordinator:
         proved = request.verdict == "proved"
         distance = None
         if proved:
-            enrolment = self.registry.enrolment(request.client_id)
             instance = Instance(self.manifest, request.sealed.record)
-            distance = request_distance(instance, enrolment.lambda_min)
+            distance = request_distance(instance)
         verdict = request.verdict
         if verdict not in ("proved", "failed", "unreachable"):
             raise ProtocolError(f"request {request.request_id} is not finished")

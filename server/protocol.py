@@ -105,11 +105,10 @@ def _enrol(scope: Scope, event: Enrolled) -> Scope:
     if enrolment.federation != scope.federation:
         raise ProtocolError("an enrolment is for another federation", why=f"it names {enrolment.federation!r}")
     manifest = _manifest(scope, enrolment.manifest_digest)
-    counts = (len(enrolment.theta), len(enrolment.curvature), len(enrolment.lambda_min))
-    if counts != (manifest.n_chunks, manifest.n_blocks, manifest.n_blocks):
+    if (len(enrolment.theta), len(enrolment.curvature)) != (manifest.n_chunks, manifest.n_curvatures):
         raise CommitmentError(
-            "an enrolment has the wrong number of commitments or eigenvalues",
-            why=f"the manifest has {manifest.n_chunks} chunks and {manifest.n_blocks} column blocks",
+            "an enrolment has the wrong number of commitments",
+            why=f"the manifest has {manifest.n_chunks} chunks and {manifest.n_curvatures} curvature factors",
         )
     _refuse_reuse(scope, claims(event))
     if known is None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.server.search import Plan
 
 Examples = tuple[torch.Tensor, torch.Tensor]
@@ -35,7 +36,7 @@ class Provider(Protocol):
         """What is to be forgotten, for the receipt's digest; never the data itself."""
         ...
 
-    def plan(self, model: nn.Module, block_width: int, weight_limit: int, guard_rank: int) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
         """Choose mask and guard on the provider's own copies (see `zkapex.server.search`)."""
         ...
 

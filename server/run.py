@@ -28,7 +28,7 @@ from torch import nn
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.store import circuit, local_srs
-from zkapex.client.curvature import DAMPING, KAPPA, kfac
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.messages import MAX_BATCH, MAX_CHUNKS, LayerSpec, ModelManifest
@@ -136,7 +136,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     )
     events.emit("keys.started", profile=settings.profile)
     chosen = profile(settings.profile)
-    statement = chosen.statement(settings.guard_rank)
+    statement = chosen.statement(guard_rank=settings.guard_rank)
     built = circuit(statement, local_srs(chosen.log2_rows))
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
     parameters = dict(model.named_parameters())
@@ -191,7 +191,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         if not (work_dir / "global-unlearned.npz").exists():
             inputs = provider.curvature_inputs()
             names = [layer.name for layer in manifest.layers]
-            curvature = kfac(model, names, inputs, width, KAPPA, DAMPING)
+            curvature = curvature_of(model, names, inputs, CurvatureEncoding.of(statement))
             save_arrays(work_dir / "global-unlearned.npz", unlearn_global(model, manifest, curvature, plan))
         unlearned = load_arrays(work_dir / "global-unlearned.npz")
         after = provider.initial_model()
@@ -222,7 +222,7 @@ def _plan(
     events.emit("search.started")
     plan = load_plan(folder)
     if plan is None:
-        found = provider.plan(model, manifest.block_width, manifest.weight_limit, settings.guard_rank)
+        found = provider.plan(model, manifest.statement)
         plan = save_plan(folder, found)
     events.emit("search.done", **plan.chosen)
     return plan

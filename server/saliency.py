@@ -36,7 +36,7 @@ class LayerStatistics:
         w.
     forget_gradient, forget_fisher, retain_gradient, retain_fisher : array
         g_f, h_f, g_r, h_r.
-    inverse_curvature : array [blocks, B, B]
+    inverse_curvature : array [blocks, B, B], or [blocks, out, B, B] with one per row
         Inverse of the encoded curvature, per column block. Its scale does not matter.
     """
 
@@ -184,9 +184,11 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
 
 def _after_compensation(layer: LayerStatistics, gradient: FloatArray) -> FloatArray:
     result = np.empty_like(layer.weight)
-    width = layer.inverse_curvature.shape[1]
+    width = layer.inverse_curvature.shape[-1]
     for index, inverse in enumerate(layer.inverse_curvature):
         start, stop = index * width, min((index + 1) * width, result.shape[1])
-        a = inverse[: stop - start, : stop - start]
-        result[:, start:stop] = -layer.weight[:, start:stop] * (gradient[:, start:stop] @ a) / np.diagonal(a)
+        a = inverse[..., : stop - start, : stop - start]
+        rows = gradient[:, start:stop]
+        spread = rows @ a if a.ndim == 2 else (rows[:, None, :] @ a)[:, 0, :]
+        result[:, start:stop] = -layer.weight[:, start:stop] * spread / np.diagonal(a, axis1=-2, axis2=-1)
     return result

@@ -25,7 +25,8 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
-from zkapex.client.curvature import DAMPING, KAPPA, EncodedCurvature, kfac
+from zkapex.circuits.statement import StatementSpec
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, RangeExceededError, solve_layer
 from zkapex.errors import InputError
 from zkapex.server.guard import gradient_gram, guard_blocks
@@ -104,11 +105,24 @@ class SearchSpace:
 class FixedPoint:
     """How weights, curvature and guard are encoded; see `zkapex.client.curvature` and `zkapex.client.group_obs`."""
 
-    block_width: int
-    weight_limit: int
+    statement: StatementSpec
     kappa: int = KAPPA
     guard_bits: int = GUARD_BITS
-    damping: float = DAMPING
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest integer weight."""
+        return self.statement.weight_limit
+
+    @property
+    def block_width(self) -> int:
+        """Columns B of a chunk."""
+        return self.statement.block_width
+
+    @property
+    def curvature(self) -> CurvatureEncoding:
+        """How curvature is encoded."""
+        return CurvatureEncoding.of(self.statement, self.kappa)
 
 
 @dataclass(frozen=True)
@@ -230,8 +244,8 @@ class _Trial:
         self.source, self.exponents, self.limit = source, exponents, encoding.weight_limit
         self.weights = {n: quantise(_weight(source.model, n), exponents[n], self.limit) for n in names}
         self.deployed = self._with(self.weights)
-        self.curvature: dict[str, tuple[EncodedCurvature, ...]] = kfac(
-            self.deployed, names, source.calibration, encoding.block_width, encoding.kappa, encoding.damping
+        self.curvature: dict[str, tuple[EncodedCurvature, ...]] = curvature_of(
+            self.deployed, names, source.calibration, encoding.curvature
         )
         self.retain = _accuracy(self.deployed, source.retain)
         self.personal = None if source.personal is None else _accuracy(self.deployed, source.personal)

@@ -21,21 +21,23 @@ from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import group_obs
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
-from zkapex.proofs.chunk import BoolArray, IntArray, PublicInputs, Witness, prove_vectors, square_sums
+from zkapex.proofs.chunk import complete, prove_vectors
 from zkapex.proofs.instance import Instance
+from zkapex.proofs.public import BoolArray, IntArray, PublicInputs
+from zkapex.proofs.witness import Witness, square_sums
 from zkapex.proofs.worker import COST, PROOF, finished
 
 
 def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
-    residuals = witness.residuals(public)
+    residuals = witness.residuals(circuit.spec, public)
     limbs: list[int] = []
     for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
         try:
             limbs += slack_limbs(slack, total, circuit.spec.weight_limit)
         except ProverError:
             limbs += [0] * SLACK_LIMBS
-    return witness.with_limbs(circuit, public, residuals, limbs)
+    return complete(circuit, public, witness.with_limbs(circuit.spec, residuals, limbs))
 
 
 class Cheat(DeviceAgent):

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import nn
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.client.agent import MODEL, DeviceAgent
 from zkapex.client.personalise import FitSettings, fit, personalise
 from zkapex.client.task import Tally
@@ -111,13 +112,13 @@ class DigitsProvider:
         """See `zkapex.server.provider.Provider`."""
         return f"every image of the digit {self._world.forget_class} in scikit-learn's digits"
 
-    def plan(self, model: nn.Module, block_width: int, weight_limit: int, guard_rank: int) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
         """See `zkapex.server.provider.Provider`."""
-        space = SearchSpace(guard_ranks=(guard_rank,), forget_target=self._forget_target, retain_cost=self._retain_cost)
-        copies = provider_copies(model, self._world, self._seed)
-        return search(
-            copies, self.target_layers(model), self._world.forget_set, FixedPoint(block_width, weight_limit), space
+        space = SearchSpace(
+            guard_ranks=(statement.guard_rank,), forget_target=self._forget_target, retain_cost=self._retain_cost
         )
+        copies = provider_copies(model, self._world, self._seed)
+        return search(copies, self.target_layers(model), self._world.forget_set, FixedPoint(statement), space)
 
     def curvature_inputs(self) -> torch.Tensor:
         """See `zkapex.server.provider.Provider`."""

@@ -19,6 +19,7 @@ from flwr.app import Context, Message, RecordDict
 from sklearn.datasets import load_digits
 from torch import nn
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.client.agent import DeviceAgent
 from zkapex.client.app import Agent, make_client_app
 from zkapex.client.personalise import FitSettings, fit, personalise
@@ -137,14 +138,14 @@ class SmallProvider:
     def forget_description(self) -> str:
         return f"every {FORGET_CLASS}"
 
-    def plan(self, model: nn.Module, block_width: int, weight_limit: int, guard_rank: int) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
         self.plans += 1
         public = share(900, 400)
         forget = only(public, public[1] == FORGET_CLASS)
         retain = only(public, public[1] != FORGET_CLASS)
-        space = SearchSpace(scorers=("taylor",), guard_ranks=(guard_rank,), fractions=(0.03,))
+        space = SearchSpace(scorers=("taylor",), guard_ranks=(statement.guard_rank,), fractions=(0.03,))
         copies = [Copy(model, retain[0], retain)]
-        found = search(copies, LAYERS, forget, FixedPoint(block_width, weight_limit), space)
+        found = search(copies, LAYERS, forget, FixedPoint(statement), space)
         masks = {name: mask.copy() for name, mask in found.masks.items()}
         masks["fc1"][:, 32:] = False
         masks["fc2"][32:] = False

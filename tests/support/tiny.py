@@ -10,20 +10,25 @@ from pathlib import Path
 
 import ezkl
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from zkapex.circuits.build import build_graph
 from zkapex.circuits.field import random_elements
 from zkapex.circuits.profiles import profile
-from zkapex.circuits.statement import CURVATURE_SALTS, StatementSpec, build_graph
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.circuits.store import Circuit, Srs, circuit, import_srs, sha256_file
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, encode
 from zkapex.client.group_obs import GUARD_BITS, solve, tolerances
-from zkapex.proofs.chunk import Expected, IntArray, PublicInputs, SaltedVector, Witness, prove_chunk
+from zkapex.proofs.chunk import Expected, prove_chunk
 from zkapex.proofs.commitment import Point, commit, empty_commitment
+from zkapex.proofs.public import IntArray, PublicInputs
+from zkapex.proofs.witness import SaltedVector, Witness
 
-KAPPA = 10
+FloatArray = npt.NDArray[np.float64]
 SRS_FILE = Path(__file__).parent.parent / "conformance" / "srs.bin"
-"""A reference string of 2^13 rows, kept with the tests so that every machine builds the same keys."""
+"""A reference string of 2^12 rows, kept with the tests so that every machine builds the same keys."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,23 @@ def spec(**changes: object) -> StatementSpec:
 
 @cache
 def tiny(guard_rank: int = 4) -> Circuit:
-    """The circuit of the `tiny` profile: 32 x 32 weights, 2^13 rows."""
+    """The circuit of the `tiny` profile: 32 x 32 weights, 2^12 rows."""
     return circuit(spec(guard_rank=guard_rank), srs())
 
 
-def curvature(rng: np.random.Generator, width: int) -> IntArray:
-    """A damped second moment, scaled so that its largest column norm is 2^KAPPA."""
-    x = rng.normal(size=(3 * width, width)) * rng.uniform(0.2, 2, width)
-    h = x.T @ x / len(x)
-    h += 0.05 * np.diag(h).mean() * np.eye(width)
-    encoded: IntArray = np.rint(h * 2**KAPPA / np.linalg.norm(h, axis=0).max()).astype(np.int64)
-    return encoded
+def moments(rng: np.random.Generator, width: int) -> FloatArray:
+    """A second moment of correlated inputs."""
+    mixed = rng.normal(size=(width, width)) / np.sqrt(width) * rng.uniform(0.2, 2, width)
+    x = rng.normal(size=(3 * width, width)) @ mixed + 0.5 * rng.normal(size=width)
+    moment: FloatArray = x.T @ x / len(x)
+    return moment
+
+
+def curvature(rng: np.random.Generator, spec: StatementSpec) -> EncodedCurvature:
+    """Curvature of the shape a statement wants, as a client encodes it."""
+    shared = spec.curvature == "kfac"
+    one = [moments(rng, spec.block_width) for _ in range(1 if shared else spec.rows_per_chunk)]
+    return encode(one[0] if shared else np.stack(one), spec.block_width, CurvatureEncoding.of(spec))
 
 
 def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
@@ -70,15 +81,25 @@ def make_chunk(built: Circuit, seed: int, density: float = 0.05, context: int = 
     spec = built.spec
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     rng = np.random.default_rng(seed)
-    theta = rng.integers(-900, 901, (rows, width))
+    largest = spec.weight_limit // 4
+    theta = rng.integers(-largest, largest + 1, (rows, width))
     mask = rng.random((rows, width)) < density
-    h, v = curvature(rng, width), guard(rng, width, rank)
-    solution = solve(theta, mask, h, v, spec.weight_limit)
-    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
     theta_p = SaltedVector(theta)
+    nothing = np.zeros((width, 0), np.int64)
+    if spec.kind == "mask-only":
+        zeroed = SaltedVector(np.where(mask, 0, theta))
+        return Chunk(PublicInputs(mask, nothing, 0, 0, context), theta_p, Witness(zeroed))
+    if spec.kind == "dampening":
+        factors = np.where(mask, rng.integers(0, FACTOR_UNIT, (rows, width)), FACTOR_UNIT)
+        dampened = SaltedVector(np.rint(theta * factors / FACTOR_UNIT).astype(np.int64))
+        public = PublicInputs(mask, nothing, 0, 0, context, factors)
+        return Chunk(public, theta_p, Witness.build(theta_p, dampened))
+    h, v = curvature(rng, spec), guard(rng, width, rank)
+    solution = solve(theta, mask, h.matrix, v, spec.weight_limit)
+    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
     theta_u = SaltedVector(theta + solution.delta)
-    salted_h = SaltedVector(h, random_elements(CURVATURE_SALTS))
-    witness = Witness.build(theta_p, theta_u, salted_h, solution.mu)
+    factor = SaltedVector(h.factor, random_elements(spec.parts("factor")["salts"]))
+    witness = Witness.build(theta_p, theta_u, factor, solution.mu)
     return Chunk(PublicInputs(mask, v, tau_s, tau_g, context), theta_p, witness)
 
 
@@ -97,7 +118,8 @@ def honest_proof() -> bytes:
 def expected(built: Circuit, chunk: Chunk) -> Expected:
     """What a verifier expects of a chunk whose weights were enrolled and announced as they are."""
     w = chunk.witness
-    return Expected(*(commit(built, v.vector()) for v in (chunk.theta_p, w.theta_u, w.curvature)))
+    factor = None if w.factor is None else commit(built, w.factor.vector())
+    return Expected(commit(built, w.theta_u.vector()), commit(built, chunk.theta_p.vector()), factor)
 
 
 @cache
@@ -113,9 +135,7 @@ def empty() -> Point:
 def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) -> Chunk:
     """The same chunk after another change than the exact one."""
     w = chunk.witness
-    changed = Witness.build(
-        chunk.theta_p, SaltedVector(theta_u, w.theta_u.salts), w.curvature, w.mu if mu is None else mu
-    )
+    changed = Witness.build(chunk.theta_p, SaltedVector(theta_u, w.theta_u.salts), w.factor, w.mu if mu is None else mu)
     return replace(chunk, witness=changed)
 
 

@@ -1,0 +1,145 @@
+"""Second moments from which curvature is made: of a layer's inputs, or of its per-example gradients.
+
+*kfac.* For a linear layer ``y = W x`` the change of the outputs under a change ``D`` of the weights is, in the mean
+over the data, ``sum_i d_i^T E[x x^T] d_i`` over the rows of D: one matrix serves every row (the structure of Optimal
+Brain Compression and SparseGPT, and the input factor of K-FAC). Needs forward passes only.
+
+*block-fisher.* The mean of ``g g^T`` over examples, g the gradient of the log-likelihood with respect to B consecutive
+weights of one row (ZK-APEX, arXiv 2512.09953, section 4). The paper takes the labels of the data (empirical Fisher);
+here they are drawn from the model's own predictions, which gives the Fisher information itself (Kunstner, Balles and
+Hennig, NeurIPS 2019) and needs no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from zkapex.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+
+_GRADIENT_BYTES = 64 * 2**20
+"""Memory for the per-example gradients of one layer, at most; a batch has at least one example."""
+
+
+def second_moments(
+    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, batch_size: int = 256
+) -> dict[str, FloatArray]:
+    """Mean of ``x x^T`` over all tokens of all examples, per column block of each named linear layer's input.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Put in evaluation mode; not otherwise changed.
+    names : sequence of str
+        Qualified names of ``nn.Linear`` modules.
+    inputs : torch.Tensor
+        Examples ``[n, ...]``.
+    block_width : int
+        B. The last block is padded with zeros.
+    batch_size : int
+        Examples per forward pass; bounds memory, does not change the result beyond float64 rounding.
+
+    Returns
+    -------
+    dict of str to float64 array [blocks, B, B]
+
+    Raises
+    ------
+    InputError
+        If there are no inputs, a name is not a linear layer, or a layer is never used.
+    """
+    if len(inputs) == 0 or block_width < 1:
+        raise InputError("curvature needs at least one example and a positive block width")
+    totals: dict[str, FloatArray] = {}
+    counts: dict[str, int] = {}
+
+    def record(name: str, x: torch.Tensor) -> None:
+        flat = x.detach().reshape(-1, x.shape[-1]).double().numpy(force=True)
+        blocks = -(-flat.shape[1] // block_width)
+        padded = np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width)
+        columns = padded.transpose(1, 2, 0)
+        totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 2, 1)
+        counts[name] = counts.get(name, 0) + len(flat)
+
+    handles = []
+    modules = dict(model.named_modules())
+    try:
+        for name in names:
+            module = modules.get(name)
+            if not isinstance(module, nn.Linear):
+                raise InputError(f"{name!r} is not a linear layer of the model")
+            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: record(name, args[0])))
+        model.eval()
+        with torch.no_grad():
+            for batch in torch.split(inputs, batch_size):
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    unused = [name for name in names if name not in totals]
+    if unused:
+        raise InputError(f"layers {', '.join(unused)} took no part in the forward pass")
+    return {name: totals[name] / counts[name] for name in names}
+
+
+def fisher_moments(
+    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, seed: int = 0
+) -> dict[str, FloatArray]:
+    """Mean of ``g g^T`` over examples, for every B consecutive weights of every row of each named linear layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier: its output is ``[n, classes]``. Put in evaluation mode; not otherwise changed.
+    names, inputs, block_width
+        As in `second_moments`.
+    seed : int
+        Of the labels drawn from the model's predictions.
+
+    Returns
+    -------
+    dict of str to float64 array [blocks, rows, B, B]
+
+    Raises
+    ------
+    InputError
+        If there are no inputs, or a name is not a linear layer.
+    """
+    if len(inputs) == 0 or block_width < 1:
+        raise InputError("curvature needs at least one example and a positive block width")
+    modules = dict(model.named_modules())
+    weights = {}
+    for name in names:
+        if not isinstance(modules.get(name), nn.Linear):
+            raise InputError(f"{name!r} is not a linear layer of the model")
+        weights[f"{name}.weight"] = model.get_parameter(f"{name}.weight").detach()
+    model.eval()
+    frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in weights}
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        chances = torch.cat([model(batch).softmax(1) for batch in torch.split(inputs, 256)]).cpu()
+    labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(inputs.device)
+
+    def loss(targets: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(model, {**frozen, **targets}, (x[None],))
+        return nn.functional.cross_entropy(logits, y[None])
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    largest = max(weight.numel() for weight in weights.values())
+    size = max(1, _GRADIENT_BYTES // (4 * largest))
+    totals: dict[str, FloatArray] = {}
+    for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+        for key, gradient in gradients(weights, x, y).items():
+            name = key.removesuffix(".weight")
+            g = gradient.double().numpy(force=True)
+            blocks = -(-g.shape[2] // block_width)
+            padded = np.pad(g, ((0, 0), (0, 0), (0, blocks * block_width - g.shape[2])))
+            columns = padded.reshape(*g.shape[:2], blocks, block_width).transpose(2, 1, 3, 0)
+            totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 1, 3, 2)
+    return {name: total / len(inputs) for name, total in totals.items()}
