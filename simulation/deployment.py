@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
-from zkapex.client.curvature import kfac
+from zkapex.client.curvature import curvature_of
 from zkapex.client.group_obs import mask_only, solve_layer
 from zkapex.errors import InputError
 from zkapex.server.search import FixedPoint
@@ -31,7 +31,7 @@ class Deployment:
     exponents : mapping of str to int
         Per target layer, log2 of its scale.
     encoding : FixedPoint
-        Block width, weight limit and the rest.
+        The circuit, and how curvature and guard are encoded.
     """
 
     exponents: Mapping[str, int]
@@ -107,9 +107,7 @@ class Deployment:
             A result leaves the range of the circuit.
         """
         encoding = self.encoding
-        curvature = kfac(
-            model, self.names, calibration, encoding.block_width, kappa=encoding.kappa, damping=encoding.damping
-        )
+        curvature = curvature_of(model, self.names, calibration, encoding.curvature)
         weights = self.encode(model)
         for name, theta in weights.items():
             matrices = [block.matrix for block in curvature[name]]

@@ -84,9 +84,9 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     (model,) = shelf.models("train", lambda: [_federation(config, seed, [c.train for c in world.clients])])
     personalised = shelf.models("personalise", lambda: _personalised(config, seed, model, world.clients, None))
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
-    sizes = profile(config.profile)
     names = tuple(target_layers(model))
-    deployment = Deployment.of(model, names, FixedPoint(sizes.block_width, sizes.weight_limit))
+    statement = profile(config.profile).statement(guard_rank=max(config.space.guard_ranks))
+    deployment = Deployment.of(model, names, FixedPoint(statement))
     plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
     level = shelf.arrays("shadows", lambda: {"level": _difficulty(config, bench, seed)})["level"].astype(np.float64)
     cases = tuple(
@@ -95,7 +95,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             retrained=deployment.deploy(oracle),
             forget=world.forget_set,
             retain=concatenate(client.personal, client.train.without(world.forget_class)),
-            calibration=calibration(client.personal, client.train),
+            calibration=calibration(client.personal, client.train, config.replay_share),
             plan=plan,
             deployment=deployment,
             seed=seed * 100 + index,
@@ -192,10 +192,13 @@ def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
 def _plan(
     config: ScenarioConfig, bench: Bench, seed: int, deployment: Deployment, model: nn.Module, folder: Path
 ) -> StoredPlan:
-    copies = provider_copies(model, bench.world, seed, config.proxies, config.personal)
-    return save_plan(
-        folder, search(copies, deployment.names, bench.world.forget_set, deployment.encoding, config.space)
+    world = bench.world
+    copies = provider_copies(
+        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
     )
+    order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
+    forget = world.forget_set.take(order[: config.search_forget])
+    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
 
 
 def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[np.float64]:

@@ -62,6 +62,10 @@ class ScenarioConfig:
         Copies the provider personalises to search on.
     space : SearchSpace
         What the provider's search tries, and what it must reach.
+    replay_share : float
+        Share of a client's replayed examples that its curvature is taken from, beside all personal ones.
+    search_forget, search_retain : int
+        Examples the search looks at, at most.
     retain_cap : int
         Retain examples that accuracy is measured on, at most.
     """
@@ -80,4 +84,7 @@ class ScenarioConfig:
     profile: str
     proxies: int
     space: SearchSpace
+    replay_share: float = 1 / 7
+    search_forget: int = 10_000
+    search_retain: int = 500
     retain_cap: int = 2000

@@ -29,7 +29,8 @@ FORGET_CLASSES = (3, 8, 5)
 """The digit that is deleted, by seed."""
 CLIENTS, WRITERS_PER_CLIENT = 4, 16
 HELD_OUT = 0.2
-TEST_CAP, NON_MEMBER_CAP = 3000, 1200
+TEST_CAP, NON_MEMBER_CAP = 2000, 1200
+FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
 COLUMNS = ("x", "y", "writer", "hsf")
 
 
@@ -120,14 +121,18 @@ MNIST_WRITERS = ScenarioConfig(
     title="MNIST by writer: 64 of 539 writers in four clients, one digit deleted",
     make=make,
     needs_data=True,
-    model=ViTConfig(image_size=28, patch_size=7, dim=64, hidden=128, depth=2),
+    model=ViTConfig(image_size=28, patch_size=7, dim=48, hidden=96, depth=2),
     rounds=5,
     local=FitSettings(epochs=4, learning_rate=2e-3),
     personal=FitSettings(epochs=8, learning_rate=1e-3),
     relearn=FitSettings(1, 1e-3, decay=False),
-    shadow=FitSettings(epochs=12, learning_rate=2e-3),
+    shadow=FitSettings(epochs=10, learning_rate=2e-3, batch_size=64),
     shadows=4,
     profile="server",
-    proxies=4,
-    space=SearchSpace(),
+    proxies=2,
+    space=SearchSpace(fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=1.0),
+    replay_share=0.5,
+    search_forget=200,
+    search_retain=300,
+    retain_cap=1000,
 )
