@@ -38,5 +38,5 @@ DIGITS = ScenarioConfig(
     shadows=4,
     profile="tiny",
     proxies=4,
-    space=SearchSpace(),
+    space=SearchSpace(("aware",), guard_ranks=(2,), forget_target=0.02, retain_cost=0.03, margin=1.0),
 )
