@@ -72,6 +72,7 @@ def evaluate(
     benches = [config.make(seed, data) for seed in range(seeds)]
     _claim(config, data, out)
     torch.set_num_threads(1)
+    commit = source_commit()
     on_event({"event": "start", "seeds": seeds, "methods": len(chosen)})
     for seed, bench in enumerate(benches):
         folder = out / "seeds" / str(seed)
@@ -86,7 +87,7 @@ def evaluate(
             result = run_method(method, prepared)
             head = {"format": FORMAT, "scenario": config.name, "seed": seed, "method": method.name}
             plan = {"plan": prepared.plan_facts(), "stages": dict(prepared.seconds), "note": bench.note}
-            whole = {**head, "commit": source_commit(), **result, **plan}
+            whole = {**head, "commit": commit, **result, **plan}
             path = _result_path(folder, method.name)
             path.parent.mkdir(exist_ok=True)
             save_text(path, json.dumps(whole, indent=1))
