@@ -69,18 +69,19 @@ def evaluate(
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
     chosen = methods_called([*methods, "original", "retrain"] if methods else [])
-    benches = [config.make(seed, data) for seed in range(seeds)]
+    config.make(0, data)  # what is wrong with the data is said before anything is written
     _claim(config, data, out)
     torch.set_num_threads(1)
     commit = source_commit()
     on_event({"event": "start", "seeds": seeds, "methods": len(chosen)})
-    for seed, bench in enumerate(benches):
+    for seed in range(seeds):
         folder = out / "seeds" / str(seed)
         todo = [method for method in chosen if not _result_path(folder, method.name).exists()]
         for _ in range(len(chosen) - len(todo)):
             on_event({"event": "kept", "seed": seed})
         if not todo:
             continue
+        bench = config.make(seed, data)
         prepared = prepare(config, bench, seed, folder, on_event)
         for method in todo:
             on_event({"event": "method", "method": method.name, "seed": seed})

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zkapex.errors import InputError, StorageError
+from zkapex.errors import Error, InputError, StorageError
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.baselines import METHODS
 from zkapex.simulation.figures import plot_curve, plot_density, plot_trade_off
@@ -123,7 +123,7 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
         "than these, and are given the raw examples to forget, which no client has. The operator sees only mask and "
         "guard, but the settings of the search that makes them (scorer, guard rank, margin) were chosen while looking "
-        "at these scenarios: `digits` on the same three seeds, `mnist-writers` on seed 0. Plain Group-OBS and the mask "
+        "at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers`. Plain Group-OBS and the mask "
         "alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]
@@ -213,4 +213,7 @@ def _plots(results: Mapping[str, Any], folder: Path, prefix: str) -> None:
 
 
 if __name__ == "__main__":
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    except Error as error:
+        sys.exit(error.explain())
