@@ -20,12 +20,10 @@ STAGES = {
 }
 SHOWN = {
     "forget_acc": "forget",
-    "retain_acc": "retain",
     "test_acc": "test",
     "personal_acc": "personal",
     "mia_auc": "MIA AUC",
     "relearn_forget_acc": "relearned",
-    "int4_forget_acc": "INT4",
 }
 
 
@@ -102,10 +100,10 @@ class Follower:
 def show(results: dict[str, Any], out: Path) -> None:
     """Print the means over seeds and the targets."""
     console = Console(highlight=False)
-    table = Table(title=f"{results['title']}, mean of {len(results['seeds'])} seeds")
+    table = Table(title=f"Accuracies, mean of {len(results['seeds'])} seeds")
     table.add_column("", no_wrap=True, min_width=20)
     for title in SHOWN.values():
-        table.add_column(title, justify="right", min_width=6)
+        table.add_column(title, justify="right", no_wrap=True)
     for name, entry in results["methods"].items():
         style = "bold" if name == "guarded-group-obs" else ""
         table.add_row(entry["label"], *(f"{entry['mean'][metric]:.3f}" for metric in SHOWN), style=style)
