@@ -98,8 +98,9 @@ class NodeWorker:
     @cached_property
     def _work(self) -> Work:
         kind, statement, vk_digest, srs_digest = self._given
-        srs = find_srs(srs_digest) or import_srs(self._srs, srs_digest)
-        built = circuit(StatementSpec.model_validate_json(statement), srs)
+        spec = StatementSpec.model_validate_json(statement)
+        srs = find_srs(srs_digest) or import_srs(self._srs, srs_digest, spec.log2_rows)
+        built = circuit(spec, srs)
         if built.vk_digest != vk_digest:
             raise ProverError("a node of the cluster builds other keys", fix="install the same release everywhere")
         if self._shared is None:
