@@ -252,6 +252,4 @@ def _stages(out: Path) -> dict[str, float]:
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     last = max(i for i, event in enumerate(events) if event["event"] == "run.started")
     marks = [e for e in events[last:] if e["event"].endswith((".started", ".completed"))]
-    return {
-        f"{a['event'].split('.')[0]}_wall_s": b["time"] - a["time"] for a, b in zip(marks, marks[1:], strict=False)
-    }
+    return {f"{a['event'].split('.')[0]}_wall_s": b["time"] - a["time"] for a, b in zip(marks, marks[1:], strict=False)}
