@@ -7,6 +7,7 @@ every chunk, curvature from activations, the operator, the draw, the proofs, the
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ class Stack(nn.Module):
         total = torch.zeros(len(x), 2)
         for name in self._names:
             layer = self.get_submodule(name)
-            total = total + layer(x[:, : layer.in_features])[:, :2]  # type: ignore[index]
+            total = total + layer(x[:, : layer.in_features])[:, :2]
         return total
 
 
@@ -252,4 +253,4 @@ def _stages(out: Path) -> dict[str, float]:
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     last = max(i for i, event in enumerate(events) if event["event"] == "run.started")
     marks = [e for e in events[last:] if e["event"].endswith((".started", ".completed"))]
-    return {f"{a['event'].split('.')[0]}_wall_s": b["time"] - a["time"] for a, b in zip(marks, marks[1:], strict=False)}
+    return {f"{a['event'].split('.')[0]}_wall_s": b["time"] - a["time"] for a, b in itertools.pairwise(marks)}
