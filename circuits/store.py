@@ -27,6 +27,7 @@ import platformdirs
 from filelock import FileLock
 
 from zkapex.circuits.build import build_graph, statement_digest
+from zkapex.circuits.ceremony import check_srs
 from zkapex.circuits.field import to_felt
 from zkapex.circuits.graph import SCALE_BITS
 from zkapex.circuits.statement import StatementSpec
@@ -171,13 +172,20 @@ def local_srs(log2_rows: int, root: Path | None = None) -> Srs:
     return Srs(_checked(folder / f"{digest}.srs", digest), digest, "local")
 
 
-def import_srs(data: bytes, digest: str, origin: str = "imported", root: Path | None = None) -> Srs:
-    """Keep a reference string that came from elsewhere, e.g. from the provider, if its bytes have the promised digest.
+def import_srs(data: bytes, digest: str, log2_rows: int, origin: str = "imported", root: Path | None = None) -> Srs:
+    """Keep a reference string that came from elsewhere, e.g. from the provider, if it is what was promised and sound.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 (hex) it was announced with.
+    log2_rows : int
+        Height of the circuit it is for.
 
     Raises
     ------
     VerificationError
-        If they have not.
+        If its digest is another, or `zkapex.circuits.ceremony.check_srs` finds it wrong. Checked once per digest.
     """
     if hashlib.sha256(data).hexdigest() != digest:
         raise VerificationError("the reference string received does not have the digest it was announced with")
@@ -187,6 +195,7 @@ def import_srs(data: bytes, digest: str, origin: str = "imported", root: Path | 
     if not path.exists():
         with _scratch(folder) as work:
             (work / "srs").write_bytes(data)
+            check_srs(work / "srs", log2_rows)
             (work / "srs").rename(path)
     return Srs(path, digest, origin)
 

@@ -13,30 +13,33 @@ whole, and rests on nothing a device declares.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.proofs.instance import Instance, place
 from zkapex.proofs.public import PublicInputs
 
 
-def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float:
+def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Dampening is exact but for rounding each weight, and mask-only says nothing about unmasked weights: infinity.
+    Dampening is exact but for rounding each weight. Mask-only has none: it says nothing about unmasked weights.
     """
     if spec.kind == "mask-only":
-        return math.inf
+        return None
     if spec.kind == "dampening":
-        return 0.5 * math.sqrt(spec.weights)
+        return math.sqrt(spec.weights) * spec.largest_value / (spec.rounding_weight * FACTOR_UNIT)
     return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
 
 
-def request_distance(instance: Instance) -> float:
-    """`chunk_distance` over all touched chunks of a request together, in weight units instead of integers."""
+def request_distance(instance: Instance, chunks: Iterable[int]) -> float | None:
+    """`chunk_distance` over several chunks of a request together, in weight units instead of integers."""
     manifest = instance.manifest
     exponents = {layer.name: layer.exponent for layer in manifest.layers}
     total = 0.0
-    for chunk in instance.touched:
+    for chunk in chunks:
         distance = chunk_distance(manifest.statement, instance.public(chunk))
+        if distance is None:
+            return None
         total += (distance * 2.0 ** -exponents[place(manifest, chunk).layer]) ** 2
     return math.sqrt(total)

@@ -23,7 +23,7 @@ from typing import Any, Self
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import circuit, find_srs, import_srs
 from zkapex.errors import Error, ProverError, ResourceError
-from zkapex.proofs.jobs import RESULT, OnDone, OnProgress, Work, ignore_done, ignore_progress
+from zkapex.proofs.jobs import RESULT, OnDone, OnProgress, OnStart, Work, ignore_done, ignore_progress, ignore_start
 from zkapex.proofs.pool import ATTEMPTS_ALONE
 from zkapex.proofs.process import WorkerDiedError, WorkerProcess
 from zkapex.proofs.progress import Timeline
@@ -150,7 +150,11 @@ class Cluster:
         """Jobs done, by the node that did them."""
 
     def run(
-        self, folders: Sequence[Path], on_done: OnDone = ignore_done, on_progress: OnProgress = ignore_progress
+        self,
+        folders: Sequence[Path],
+        on_done: OnDone = ignore_done,
+        on_progress: OnProgress = ignore_progress,
+        on_start: OnStart = ignore_start,
     ) -> None:
         """Do every job in `folders` that is not done yet; see `zkapex.proofs.jobs.Backend.run`.
 
@@ -166,6 +170,7 @@ class Cluster:
         while running or (waiting and not failure):
             while waiting and idle and not failure:
                 worker, folder = idle.pop(), waiting.popleft()
+                on_start(folder)
                 running[worker.run.remote(folder.name, _read(folder))] = (worker, folder)
                 timeline.started(folder)
             if not running:

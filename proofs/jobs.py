@@ -28,6 +28,7 @@ RESULT = {"prove": PROOF, "verify": VERDICT}
 
 OnDone = Callable[[Path, Cost], None]
 OnProgress = Callable[[Progress], None]
+OnStart = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Verdict:
 class Backend(Protocol):
     """Something that does jobs."""
 
-    def run(self, folders: Sequence[Path], on_done: OnDone = ..., on_progress: OnProgress = ...) -> None:
+    def run(
+        self, folders: Sequence[Path], on_done: OnDone = ..., on_progress: OnProgress = ..., on_start: OnStart = ...
+    ) -> None:
         """Do every job in `folders` that is not done yet.
 
         Parameters
@@ -87,6 +90,9 @@ class Backend(Protocol):
             Called with folder and cost after each finished job, one call at a time.
         on_progress : callable
             Called at the start, after each finished job, and when the number of workers changes.
+        on_start : callable
+            Called with the folder before a job is begun, each time it is; if it raises, neither this job is begun nor
+            another.
 
         Raises
         ------
@@ -100,6 +106,10 @@ class Backend(Protocol):
 
 def ignore_done(folder: Path, cost: Cost) -> None:
     """Do nothing with a finished job."""
+
+
+def ignore_start(folder: Path) -> None:
+    """Do nothing before a job."""
 
 
 def ignore_progress(progress: Progress) -> None:

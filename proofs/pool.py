@@ -16,7 +16,16 @@ from typing import Self
 
 from zkapex.circuits.store import Circuit
 from zkapex.errors import ProofError, ResourceError
-from zkapex.proofs.jobs import OnDone, OnProgress, Work, ignore_done, ignore_progress, leave_verdict
+from zkapex.proofs.jobs import (
+    OnDone,
+    OnProgress,
+    OnStart,
+    Work,
+    ignore_done,
+    ignore_progress,
+    ignore_start,
+    leave_verdict,
+)
 from zkapex.proofs.process import WorkerDiedError, WorkerProcess
 from zkapex.proofs.progress import Timeline
 from zkapex.proofs.resources import RESULT_BYTES, affordable_workers, check_disk, cores, scratch_bytes
@@ -46,7 +55,11 @@ class Pool:
         self._idle: list[WorkerProcess] = []
 
     def run(
-        self, folders: Sequence[Path], on_done: OnDone = ignore_done, on_progress: OnProgress = ignore_progress
+        self,
+        folders: Sequence[Path],
+        on_done: OnDone = ignore_done,
+        on_progress: OnProgress = ignore_progress,
+        on_start: OnStart = ignore_start,
     ) -> None:
         """Do every job in `folders` that is not done yet; see `zkapex.proofs.jobs.Backend.run`."""
         waiting = [f for f in folders if self.work.cost(f) is None]
@@ -55,7 +68,7 @@ class Pool:
         count = min(affordable_workers(self.work.circuit, self._wanted, self._memory_mb), len(waiting))
         self._check_disk(waiting, count)
         timeline = Timeline(len(folders), len(folders) - len(waiting))
-        run = _Run(self.work, waiting, count, self._memory_mb, timeline, self._idle, on_done, on_progress)
+        run = _Run(self.work, waiting, count, self._memory_mb, timeline, self._idle, on_done, on_progress, on_start)
         run.complete()
 
     def close(self) -> None:
@@ -92,9 +105,10 @@ class _Run:
         idle: list[WorkerProcess],
         on_done: OnDone,
         on_progress: OnProgress,
+        on_start: OnStart,
     ) -> None:
         self._work, self._timeline, self._idle = work, timeline, idle
-        self._on_done, self._on_progress = on_done, on_progress
+        self._on_done, self._on_progress, self._on_start = on_done, on_progress, on_start
         self._memory = None if memory_mb is None else memory_mb * 1e6
         self._threads_each = max(1, cores() // count)
         self._todo = deque(waiting)
@@ -137,6 +151,7 @@ class _Run:
                     if worker is None:
                         worker = self._new_worker()
                     with self._changed:
+                        self._on_start(folder)
                         self._busy[worker] = folder
                         self._timeline.started(folder)
                     cost = Cost(**worker.ask(folder)["cost"])
@@ -242,6 +257,7 @@ def prove_all(
     workers: int | None = None,
     on_done: OnDone = ignore_done,
     on_progress: OnProgress = ignore_progress,
+    on_start: OnStart = ignore_start,
     memory_mb: float | None = None,
 ) -> None:
     """Prove every job in `folders` (see `zkapex.proofs.worker.write_job`) that is not finished yet.
@@ -250,7 +266,7 @@ def prove_all(
     ----------
     workers : int, optional
         Processes; default one per core, fewer if memory is short.
-    on_done, on_progress : callable
+    on_done, on_progress, on_start : callable
         See `zkapex.proofs.jobs.Backend.run`.
     memory_mb : float, optional
         What they may take together, in 10^6 bytes; default: all that is free.
@@ -263,4 +279,4 @@ def prove_all(
         Memory or disk cannot suffice.
     """
     with Pool(Work(circuit), workers, memory_mb) as pool:
-        pool.run(folders, on_done, on_progress)
+        pool.run(folders, on_done, on_progress, on_start)

@@ -133,7 +133,8 @@ def verify_receipt(
     bundle = read_bundle(directory, trusted)
     dossier = bundle.dossier
     if bundle.evidence.srs is not None:
-        srs = import_srs(bundle.evidence.srs, dossier.manifest.srs_digest, dossier.manifest.srs_origin)
+        named = dossier.manifest
+        srs = import_srs(bundle.evidence.srs, named.srs_digest, named.statement.log2_rows, named.srs_origin)
     else:
         found = find_srs(dossier.manifest.srs_digest, dossier.manifest.srs_origin)
         if found is None:
@@ -148,8 +149,7 @@ def verify_receipt(
         return Verified(bundle, 0, 0.0)
     built = circuit_of(dossier.manifest, srs)
     cpu_s = 0.0
-    instance = Instance(dossier.manifest, dossier.request.record)
-    checker = ChunkVerifier(built, instance, dossier.enrolment.record.curvature, dossier.pre, dossier.post)
+    checker = ChunkVerifier(built, dossier.instance, dossier.enrolment.record.curvature, dossier.pre, dossier.post)
     for done, chunk in enumerate(sorted(proofs), 1):
         try:
             cpu_s += checker.verify(chunk, proofs[chunk])

@@ -146,5 +146,6 @@ def test_released_exit_codes_never_change() -> None:
         "IllegalTransitionError": 31,
         "ProverError": 40,
         "ResourceError": 41,
+        "SaltsSpentError": 42,
         "RuntimeFailure": 50,
     }

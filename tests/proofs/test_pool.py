@@ -58,6 +58,20 @@ def test_jobs_are_proved_by_several_workers_and_resumed(tmp_path: Path) -> None:
     prove_all(tiny(), folders, workers=2, on_done=lambda f, c: pytest.fail("nothing was left to do"))
 
 
+def test_a_job_that_may_not_start_is_not_started(tmp_path: Path) -> None:
+    folders, asked = jobs(tmp_path, 2), []
+
+    def refuse(folder: Path) -> None:
+        asked.append(folder)
+        raise ProverError("not this one")
+
+    with pytest.raises(ProverError, match="not this one"):
+        prove_all(tiny(), folders, workers=1, on_start=refuse)
+    assert asked == folders[:1]
+    assert all(finished(folder) is None for folder in folders)
+    assert no_workers_left()
+
+
 def test_the_first_failure_is_raised_and_finished_jobs_are_kept(tmp_path: Path) -> None:
     good, bad = jobs(tmp_path, 2)
     (bad / "job.json").write_text("{}")

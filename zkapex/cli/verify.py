@@ -30,6 +30,7 @@ def verify(
     Exits 0 only if everything holds and the client proved what was asked. The first use of a circuit builds its keys
     (seconds), so that they need not be taken from whoever issued the receipt.
     """
+    from zkapex.proofs.sentences import percent
     from zkapex.proofs.signing import load_public_key
     from zkapex.proofs.verify import verify_receipt
 
@@ -56,6 +57,9 @@ def verify(
             "request_id": facts.request_id,
             "client_id": facts.client_id,
             "chunks_touched": facts.chunks_touched,
+            "audit": facts.audit_mode,
+            "audit_cheating": facts.audit_cheating,
+            "audit_detection": facts.audit_detection,
             "proofs_verified": verified.chunks,
             "verify_cpu_s": round(verified.cpu_s, 4),
             "certified_distance": outcome.certified_distance,
@@ -73,6 +77,12 @@ def verify(
             f"  {verified.chunks} zero-knowledge proofs verified in {verified.cpu_s:.2f} CPU seconds, "
             f"{facts.chunks_touched} of {facts.chunks_total} chunks touched, audit: {facts.audit_mode}"
         )
+        if facts.audit_cheating is not None and facts.audit_detection is not None:
+            out.print(
+                f"  {len(facts.chunks_drawn)} chunks drawn at random: "
+                f"a client that left {percent(facts.audit_cheating)} of the touched ones undone would be found out "
+                f"with probability {percent(facts.audit_detection)}"
+            )
         for title, sentences in (("It shows:", predicate.shows), ("It does not show:", predicate.does_not_show)):
             out.print(title)
             for sentence in sentences:
