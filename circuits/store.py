@@ -84,6 +84,8 @@ class Circuit:
         Rows the statement occupies, of ``2 ** spec.log2_rows``.
     proof_bytes : int
         Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes.
+    column_rows : int
+        Values after which ezkl begins another committed column; the rest of the rows are halo2's for blinding.
     """
 
     spec: StatementSpec
@@ -93,6 +95,7 @@ class Circuit:
     settings_digest: str
     rows: int
     proof_bytes: int
+    column_rows: int
 
     @classmethod
     def open(cls, folder: Path, srs: Path, origin: str = "local") -> Circuit:
@@ -106,7 +109,9 @@ class Circuit:
         try:
             built = json.loads((folder / "built.json").read_text())
             spec = StatementSpec.model_validate(built["statement"])
-            known = (built["vk_sha256"], built["settings_sha256"], built["rows"], built["proof_bytes"])
+            known = tuple(
+                built[name] for name in ("vk_sha256", "settings_sha256", "rows", "proof_bytes", "column_rows")
+            )
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise StorageError(
                 f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt"
@@ -287,6 +292,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
         "proof_bytes": proof_bytes,
+        "column_rows": _column_rows(spec, srs, work),
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
@@ -306,6 +312,17 @@ def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
     for file in files.values():
         file.unlink()
     return length
+
+
+def _column_rows(spec: StatementSpec, srs: Srs, work: Path) -> int:
+    """How many values ezkl puts into a committed column before it begins another, found by giving it ever fewer."""
+    for free in range(1, 64):
+        count = (1 << spec.log2_rows) - free
+        zeros = [to_felt(0)] * count
+        points = ezkl.kzg_commit(zeros, str(work / "vk.key"), str(work / "settings.json"), str(srs.path))
+        if len(points) == 1:
+            return count + 1  # a message that fills its last column gets an empty one after it
+    raise ProverError("ezkl splits committed columns in a way that is not understood", fix="report this as a defect")
 
 
 def _checked(path: Path, digest: str) -> Path:
