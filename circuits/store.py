@@ -6,9 +6,9 @@
 The cache root is ``$ZKAPEX_CACHE`` or the platform's user cache folder. Every build happens in a temporary folder that
 is renamed into place, under a lock, so a killed build leaves nothing half made.
 
-``$ZKAPEX_PEER_CACHE`` may name the cache of another machine of the same owner (a network mount, or what a tool has copied
-from there): what it holds is fetched instead of built, if every file has the digest noted beside it. Whoever can write to
-it can make this machine prove with keys of their own, and a proof made with such a key may reveal the witness.
+``$ZKAPEX_PEER_CACHE`` may name the cache of another machine of the same owner (a network mount, or what a tool has
+copied from there): what it holds is fetched instead of built, if every file has the digest noted beside it. Whoever can
+write to it can make this machine prove with keys of their own, and a proof made with such a key may reveal the witness.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _DIGESTS = {
     "circuit.ezkl": "compiled_sha256",
     "settings.json": "settings_sha256",
 }
+
+_LEAVE_PEER = "unset ZKAPEX_PEER_CACHE, or have the peer build it again"
 
 RESERVED_ROWS = 8
 """Rows halo2 keeps for blinding; a circuit must leave them free."""
@@ -330,14 +332,10 @@ def _fetch(name: str, work: Path) -> bool:
             shutil.copyfile(theirs / file, work / file)
         digests = {f: built[d] for f, d in _DIGESTS.items()}
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise StorageError(
-            f"the peer's circuit in {theirs} is unusable", why=str(e), fix="unset ZKAPEX_PEER_CACHE"
-        ) from e
+        raise StorageError(f"the peer's circuit in {theirs} is unusable", why=str(e), fix=_LEAVE_PEER) from e
     for file, digest in digests.items():
         if sha256_file(work / file) != digest:
-            raise StorageError(
-                f"{theirs / file} does not have the digest noted beside it", fix="unset ZKAPEX_PEER_CACHE"
-            )
+            raise StorageError(f"{theirs / file} does not have the digest noted beside it", fix=_LEAVE_PEER)
     return True
 
 
