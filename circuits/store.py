@@ -5,6 +5,10 @@
 
 The cache root is ``$ZKAPEX_CACHE`` or the platform's user cache folder. Every build happens in a temporary folder that
 is renamed into place, under a lock, so a killed build leaves nothing half made.
+
+``$ZKAPEX_PEER_CACHE`` may name the cache of another machine of the same owner (a network mount, or what a tool has
+copied from there): what it holds is fetched instead of built, if every file has the digest noted beside it. Whoever can
+write to it can make this machine prove with keys of their own, and a proof made with such a key may reveal the witness.
 """
 
 from __future__ import annotations
@@ -32,6 +36,15 @@ from zkapex.circuits.field import to_felt
 from zkapex.circuits.graph import SCALE_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
+
+_DIGESTS = {
+    "vk.key": "vk_sha256",
+    "pk.key": "pk_sha256",
+    "circuit.ezkl": "compiled_sha256",
+    "settings.json": "settings_sha256",
+}
+
+_LEAVE_PEER = "unset ZKAPEX_PEER_CACHE, or have the peer build it again"
 
 RESERVED_ROWS = 8
 """Rows halo2 keeps for blinding; a circuit must leave them free."""
@@ -226,7 +239,8 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     with FileLock(str(folder) + ".lock"):
         if not (folder / "built.json").exists():
             with _scratch(folder.parent) as work:
-                _build(spec, srs, work)
+                if not _fetch(folder.name, work):
+                    _build(spec, srs, work)
                 shutil.rmtree(folder, ignore_errors=True)
                 work.rename(folder)
                 work.mkdir()  # for the context manager to remove
@@ -289,6 +303,8 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
     built = {
         "statement": spec.model_dump(),
         "vk_sha256": sha256_file(work / "vk.key"),
+        "pk_sha256": sha256_file(work / "pk.key"),
+        "compiled_sha256": sha256_file(work / "circuit.ezkl"),
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
         "proof_bytes": proof_bytes,
@@ -296,6 +312,31 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
+
+
+def _fetch(name: str, work: Path) -> bool:
+    """Copy a circuit from the peer's cache, if there is one that holds it.
+
+    Raises
+    ------
+    StorageError
+        If it is damaged there.
+    """
+    peer = os.environ.get("ZKAPEX_PEER_CACHE")
+    if not peer or not (Path(peer) / "keys" / name / "built.json").exists():
+        return False
+    theirs = Path(peer) / "keys" / name
+    try:
+        built = json.loads((theirs / "built.json").read_text())
+        for file in ("network.onnx", "settings.json", "circuit.ezkl", "vk.key", "pk.key", "built.json"):
+            shutil.copyfile(theirs / file, work / file)
+        digests = {f: built[d] for f, d in _DIGESTS.items()}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(f"the peer's circuit in {theirs} is unusable", why=str(e), fix=_LEAVE_PEER) from e
+    for file, digest in digests.items():
+        if sha256_file(work / file) != digest:
+            raise StorageError(f"{theirs / file} does not have the digest noted beside it", fix=_LEAVE_PEER)
+    return True
 
 
 def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:

@@ -23,6 +23,7 @@ def verify(
             "could have made the receipt up."
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that verify proofs; more than one pays for many.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Re-verify a receipt offline: signatures, digests, the chain of commitments, and every zero-knowledge proof.
@@ -40,7 +41,11 @@ def verify(
     columns = (TextColumn("verifying proofs"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        verified = verify_receipt(path, trusted, lambda done, total: progress.update(task, completed=done, total=total))
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        verified = verify_receipt(path, trusted, show, workers)
     receipt = verified.bundle.receipt
     facts, outcome, predicate = receipt.facts, receipt.outcome, receipt.statement.predicate
     proved = sorted(verified.bundle.evidence.proofs)
