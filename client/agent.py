@@ -59,7 +59,7 @@ from zkapex.proofs.signing import (
     public_key_hex,
     sign,
 )
-from zkapex.proofs.verify import circuit_of
+from zkapex.proofs.verifier import circuit_of
 from zkapex.proofs.worker import finished, forget_witness, write_job
 from zkapex.wire import pack, unpack, unpack_arrays
 

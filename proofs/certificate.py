@@ -33,13 +33,19 @@ def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
 
 
 def request_distance(instance: Instance, chunks: Iterable[int]) -> float | None:
-    """`chunk_distance` over several chunks of a request together, in weight units instead of integers."""
+    """`chunk_distances` of several chunks together, their 2-norm; None if the statement has none."""
+    distances = chunk_distances(instance, chunks)
+    return None if distances is None else math.sqrt(sum(distance**2 for distance in distances.values()))
+
+
+def chunk_distances(instance: Instance, chunks: Iterable[int]) -> dict[int, float] | None:
+    """`chunk_distance` of each chunk, in weight units instead of integers; None if the statement has none."""
     manifest = instance.manifest
     exponents = {layer.name: layer.exponent for layer in manifest.layers}
-    total = 0.0
+    distances = {}
     for chunk in chunks:
         distance = chunk_distance(manifest.statement, instance.public(chunk))
         if distance is None:
             return None
-        total += (distance * 2.0 ** -exponents[place(manifest, chunk).layer]) ** 2
-    return math.sqrt(total)
+        distances[chunk] = distance * 2.0 ** -exponents[place(manifest, chunk).layer]
+    return distances

@@ -13,7 +13,7 @@ from zkapex.errors import Error, ResourceError
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.jobs import CLAIM, leave_verdict
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
-from zkapex.proofs.verify import ChunkVerifier
+from zkapex.proofs.verifier import ChunkVerifier
 from zkapex.proofs.worker import Cost, peak_rss_mb
 
 

@@ -60,6 +60,7 @@ class NodeWorker:
         self._given = (kind, statement, vk_digest, srs_digest)
         self._srs, self._shared, self._threads = srs, shared, threads
         self._worker: WorkerProcess | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="zkapex-shared-")
 
     def run(self, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
         """Do one job.
@@ -88,23 +89,27 @@ class NodeWorker:
                 cost = self._worker.ask(folder)["cost"]
                 new = {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in files}
                 return {"files": new, "cost": cost, "node": _node()}
-        except Error as e:
-            memory = isinstance(e, ResourceError)
-            if isinstance(e, WorkerDiedError) and self._worker is not None:
+        except WorkerDiedError as e:
+            if self._worker is not None:
                 self._worker.stop()
-                self._worker, memory = None, e.for_memory
-            return {"error": [e.what, e.why, e.fix], "memory": memory}
+                self._worker = None
+            return {"error": [e.what, e.why, e.fix], "memory": e.for_memory}
+        except Error as e:
+            return {"error": [e.what, e.why, e.fix], "memory": isinstance(e, ResourceError)}
+        except OSError as e:
+            return {"error": ["a node could not store a job", str(e), "free disk space there"], "memory": False}
 
     @cached_property
     def _work(self) -> Work:
         kind, statement, vk_digest, srs_digest = self._given
-        srs = find_srs(srs_digest) or import_srs(self._srs, srs_digest)
-        built = circuit(StatementSpec.model_validate_json(statement), srs)
+        spec = StatementSpec.model_validate_json(statement)
+        srs = find_srs(srs_digest) or import_srs(self._srs, srs_digest, spec.log2_rows)
+        built = circuit(spec, srs)
         if built.vk_digest != vk_digest:
             raise ProverError("a node of the cluster builds other keys", fix="install the same release everywhere")
         if self._shared is None:
             return Work(built, kind)  # type: ignore[arg-type]
-        path = Path(tempfile.mkdtemp(prefix="zkapex-shared-")) / "shared"
+        path = Path(self._folder.name) / "shared"
         path.write_bytes(self._shared)
         return Work(built, kind, path)  # type: ignore[arg-type]
 
@@ -165,14 +170,20 @@ class Cluster:
         running: dict[Any, tuple[Any, Path]] = {}
         attempts: Counter[Path] = Counter()
         idle = list(self._workers)
-        failure: ProverError | None = None
+        failure: BaseException | None = None
         on_progress(timeline.progress(len(idle)))
         while running or (waiting and not failure):
             while waiting and idle and not failure:
                 worker, folder = idle.pop(), waiting.popleft()
-                on_start(folder)
+                try:
+                    on_start(folder)
+                except BaseException as e:
+                    failure = e
+                    break
                 running[worker.run.remote(folder.name, _read(folder))] = (worker, folder)
                 timeline.started(folder)
+            if failure and not running:
+                break
             if not running:
                 raise ProverError(
                     "no node of the cluster is left", fix="finished chunks are kept: run again when nodes are back"

@@ -28,7 +28,7 @@ from zkapex.proofs.jobs import (
 )
 from zkapex.proofs.process import WorkerDiedError, WorkerProcess
 from zkapex.proofs.progress import Timeline
-from zkapex.proofs.resources import RESULT_BYTES, affordable_workers, check_disk, cores, scratch_bytes
+from zkapex.proofs.resources import RESULT_BYTES, affordable_workers, check_disk, scratch_bytes, threads_each
 from zkapex.proofs.worker import Cost
 
 ATTEMPTS_ALONE = 2
@@ -110,7 +110,7 @@ class _Run:
         self._work, self._timeline, self._idle = work, timeline, idle
         self._on_done, self._on_progress, self._on_start = on_done, on_progress, on_start
         self._memory = None if memory_mb is None else memory_mb * 1e6
-        self._threads_each = max(1, cores() // count)
+        self._threads_each = threads_each(work.circuit, count, memory_mb)
         self._todo = deque(waiting)
         self._count = self._limit = self._serving = count
         self._busy: dict[WorkerProcess, Path] = {}

@@ -13,8 +13,12 @@ from zkapex.circuits.store import Circuit
 from zkapex.errors import ResourceError
 
 MEMORY_BASE, MEMORY_PER_KEY = 9e7, 2.5
-"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 104 MB with a key of 11 MB,
-136 MB with one of 24 MB, 539 MB with one of 189 MB; rounded up."""
+"""A prover's peak memory with one thread: so many bytes, and a multiple of its proving key. Measured: 104 MB with a key
+of 11 MB, 193 MB with one of 47 MB, 522 MB with one of 189 MB; rounded up."""
+
+MEMORY_PER_THREAD, MEMORY_OF_THREADS = 0.05, 1.0
+"""What every further thread adds, and all of them at most, in multiples of the key. Measured: 33 MB with
+16 threads and a key of 47 MB, 124 MB with a key of 189 MB; 38 MB with 64 threads and the smaller key."""
 
 SCRATCH_PER_VALUE = 400
 """Bytes a prover writes to its scratch folder per committed value: ezkl's input, witness and proof are text. Measured:
@@ -36,9 +40,10 @@ def free_memory() -> int:
     return min([psutil.virtual_memory().available, *_container_room()])
 
 
-def worker_memory(circuit: Circuit) -> float:
-    """Peak memory of one prover, in bytes."""
-    return MEMORY_BASE + circuit.pk.stat().st_size * MEMORY_PER_KEY
+def worker_memory(circuit: Circuit, threads: int = 1) -> float:
+    """Peak memory of one prover with so many threads, in bytes."""
+    of_threads = min((threads - 1) * MEMORY_PER_THREAD, MEMORY_OF_THREADS)
+    return MEMORY_BASE + circuit.pk.stat().st_size * (MEMORY_PER_KEY + of_threads)
 
 
 def affordable_workers(circuit: Circuit, wanted: int | None = None, memory_mb: float | None = None) -> int:
@@ -55,19 +60,29 @@ def affordable_workers(circuit: Circuit, wanted: int | None = None, memory_mb: f
         If not even one fits.
     """
     each = worker_memory(circuit)
-    free = free_memory()
-    if each > free:
-        raise ResourceError(
-            f"proving needs about {each / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
-            fix="free memory or use a smaller profile",
-        )
     if memory_mb is not None and each > memory_mb * 1e6:
         raise ResourceError(
             f"proving needs about {each / 1e6:.0f} MB, the limit is {memory_mb:.0f} MB",
             fix="raise the limit or use a smaller profile",
         )
-    room = free if memory_mb is None else min(free, memory_mb * 1e6)
+    room = _room(memory_mb)
+    if each > room:
+        raise ResourceError(
+            f"proving needs about {each / 1e6:.0f} MB, {room / 1e6:.0f} MB are free",
+            fix="free memory or use a smaller profile",
+        )
     return max(1, min(wanted or cores(), int(room / each)))
+
+
+def threads_each(circuit: Circuit, workers: int, memory_mb: float | None = None) -> int:
+    """Threads each of so many workers may use: its share of the cores, or fewer if memory is short."""
+    room = _room(memory_mb)
+    share = max(1, cores() // workers)
+    return max((n for n in range(1, share + 1) if workers * worker_memory(circuit, n) <= room), default=1)
+
+
+def _room(memory_mb: float | None) -> float:
+    return free_memory() if memory_mb is None else min(free_memory(), memory_mb * 1e6)
 
 
 def check_disk(needs: Mapping[Path, float]) -> None:

@@ -51,7 +51,7 @@ from zkapex.proofs.signing import (
     public_key_hex,
     verify,
 )
-from zkapex.proofs.verify import ChunkVerifier
+from zkapex.proofs.verifier import ChunkVerifier
 from zkapex.server.costs import CostBook
 from zkapex.server.peers import Answer, Peers, Trouble
 from zkapex.server.registry import Registry, utc_now

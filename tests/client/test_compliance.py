@@ -20,7 +20,7 @@ from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Delivery, Enrolment, ProveRequest, ProveResponse, UnlearnResponse
 from zkapex.proofs.sealed import seal, unseal
-from zkapex.proofs.verify import ChunkVerifier, circuit_of
+from zkapex.proofs.verifier import ChunkVerifier, circuit_of
 from zkapex.server.storage import load_arrays
 from zkapex.simulation.adversaries import Cheat
 from zkapex.wire import pack, unpack

@@ -82,3 +82,16 @@ def test_failures_come_back_from_the_nodes(ray_cluster: Any, tmp_path: Path) -> 
 def test_without_a_cluster_there_is_an_error() -> None:
     with pytest.raises(ProverError, match="there is no Ray cluster"):
         Cluster(Work(tiny()), address="127.0.0.1:9")
+
+
+def test_a_job_that_may_not_start_is_not_started_and_running_ones_end(ray_cluster: Any, tmp_path: Path) -> None:
+    good, refused = jobs(tmp_path, 2)
+
+    def refuse(folder: Path) -> None:
+        if folder == refused:
+            raise ProverError("not this one")
+
+    with Cluster(Work(tiny()), workers=2) as cluster, pytest.raises(ProverError, match="not this one"):
+        cluster.run([good, refused], on_start=refuse)
+    assert finished(good) is not None
+    assert finished(refused) is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -161,3 +163,35 @@ def test_a_damaged_circuit_is_an_error_not_a_wait(tmp_path: Path) -> None:
             pool.run(folders)
     finally:
         shutil.rmtree(nowhere)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tiny import tiny
+from zkapex.proofs.pool import prove_all
+prove_all(tiny(), [Path(p) for p in sys.argv[1:]], workers=1)
+"""
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was_and_leaves_no_workers(tmp_path: Path) -> None:
+    folders = jobs(tmp_path, 3)
+    support = Path(__file__).parents[1] / "support"
+    environment = {**os.environ, "PYTHONPATH": f"{support}:{os.environ.get('PYTHONPATH', '')}"}
+    run = subprocess.Popen([sys.executable, "-c", RUN, *map(str, folders)], env=environment)
+    deadline = time.monotonic() + 120
+    while finished(folders[0]) is None:
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive, "a worker ends with its owner"
+    done = {f: (f / PROOF).stat().st_mtime_ns for f in folders if finished(f)}
+    assert done.keys() != set(folders)
+    again: list[Path] = []
+    prove_all(tiny(), folders, on_done=lambda folder, cost: again.append(folder))
+    assert set(again) == set(folders) - done.keys()
+    assert all((f / PROOF).stat().st_mtime_ns == at for f, at in done.items())

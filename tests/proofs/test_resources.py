@@ -13,7 +13,15 @@ from tiny import tiny
 
 from zkapex.errors import ResourceError
 from zkapex.proofs import resources
-from zkapex.proofs.resources import affordable_workers, check_disk, cores, free_memory, scratch_bytes, worker_memory
+from zkapex.proofs.resources import (
+    affordable_workers,
+    check_disk,
+    cores,
+    free_memory,
+    scratch_bytes,
+    threads_each,
+    worker_memory,
+)
 
 
 def free(amount: float) -> Callable[[], SimpleNamespace]:
@@ -34,6 +42,18 @@ def test_workers_are_as_many_as_memory_carries(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(psutil, "virtual_memory", free(each / 2))
     with pytest.raises(ResourceError, match="MB are free"):
         affordable_workers(tiny())
+
+
+def test_threads_are_the_share_of_the_cores_that_memory_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, eight = (worker_memory(tiny(), threads) for threads in (1, 2, 8))
+    assert one < two < eight < worker_memory(tiny(), 64) == worker_memory(tiny(), 128)
+    monkeypatch.setattr(resources, "_CGROUPS", Path("/nowhere"))
+    monkeypatch.setattr(resources, "cores", lambda: 16)
+    monkeypatch.setattr(psutil, "virtual_memory", free(100 * eight))
+    assert threads_each(tiny(), 2) == 8
+    assert threads_each(tiny(), 32) == 1
+    assert threads_each(tiny(), 2, memory_mb=2 * two / 1e6) == 2
+    assert threads_each(tiny(), 2, memory_mb=one / 1e6) == 1
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def test_jobs_round_trip(tmp_path: Path) -> None:
     assert (public.guard == chunk.public.guard).all()
     assert (public.tau_stationarity, public.tau_guard) == (chunk.public.tau_stationarity, chunk.public.tau_guard)
     assert public.context == chunk.public.context
-    for name in ("theta_u", "delta", "curvature"):
+    for name in ("theta_u", "delta", "factor"):
         read, wrote = getattr(witness, name), getattr(chunk.witness, name)
         assert read.vector() == wrote.vector()
     assert (witness.mu == chunk.witness.mu).all()

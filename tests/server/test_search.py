@@ -137,8 +137,8 @@ def test_block_fisher_curvature_serves_every_scorer(
     statement = StatementSpec(curvature="block-fisher", curvature_rank=4, ridge=192, guard_rank=4, **SHAPE)
     space = dataclasses.replace(SPACE, scorers=("aware",), fractions=(0.02, 0.04))
     found = search(copies[:1], names, scenario.forget_set, FixedPoint(statement), space)
-    assert found.chosen.setting.scorer == "aware"
-    assert found.chosen.forget < 0.5
+    assert [o.setting.scorer for o in found.curve] == ["aware"] * len(found.curve)
+    assert found.chosen.forget < accuracy(copies[0].model, scenario.forget_set) - 0.3
 
 
 def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -95,4 +96,40 @@ def stages(
     table.columns[1].justify = "right"
     for name, cpu_s in spent.items():
         table.add_row(name, f"{cpu_s:.3f}")
+    Console(highlight=False).print(table)
+
+
+@app.command("request")
+def request(
+    model: Annotated[str, typer.Argument(help="As for zkapex estimate; only the shapes are taken.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; run again with the same one to resume.")],
+    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "edge",
+    density: Annotated[float, typer.Option(help="Masked fraction of the weights, scattered uniformly.")] = 0.0005,
+    guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
+    audit: Annotated[str, typer.Option(help="What is proved of the touched chunks: full or sampled.")] = "sampled",
+    audit_detect: Annotated[float, typer.Option(help="Probability with which a sample finds a cheat out.")] = 0.99,
+    audit_cheating: Annotated[float, typer.Option(help="Fraction of the chunks the cheat leaves undone.")] = 0.01,
+    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Carry out one deletion request on random weights of a model's shapes, from enrolment to the verified receipt.
+
+    Provider and device talk in this process, without a network; all else is as in a deployment.
+    """
+    import logging
+
+    from zkapex.simulation.rehearsal import RehearsalSettings, rehearse
+    from zkapex.simulation.shapes import model_shapes
+
+    settings = RehearsalSettings(profile, density, guard_rank, audit, audit_detect, audit_cheating, workers)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    Console(stderr=True).print(f"events: {out / 'events.jsonl'}", highlight=False)
+    figures = rehearse(model_shapes(model), settings, out)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("", "", show_header=False)
+    for name, value in {**figures, **figures["stages"]}.items():
+        if not isinstance(value, dict):
+            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
     Console(highlight=False).print(table)
