@@ -22,12 +22,13 @@ from zkapex.proofs.public import PublicInputs
 def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Dampening is exact but for rounding each weight, and mask-only says nothing about unmasked weights: infinity.
+    Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most; mask-only says nothing
+    about unmasked weights: infinity.
     """
     if spec.kind == "mask-only":
         return math.inf
     if spec.kind == "dampening":
-        return 0.5 * math.sqrt(spec.weights)
+        return spec.largest_rounding * math.sqrt(spec.weights)
     return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
 
 

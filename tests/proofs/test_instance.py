@@ -40,7 +40,7 @@ def test_chunks_partition_every_layer(layers: tuple[LayerSpec, ...]) -> None:
         seen[where.layer].ravel()[part[part > 0] - 1] += 1
         assert curvatures.setdefault(where.curvature, (where.layer, where.block)) == (where.layer, where.block)
     assert all((counts == 1).all() for counts in seen.values())
-    assert sorted(curvatures) == list(range(manifest.n_blocks))
+    assert sorted(curvatures) == list(range(manifest.n_curvatures))
 
 
 def test_a_chunk_that_does_not_exist_is_a_protocol_error() -> None:

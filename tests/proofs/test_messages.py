@@ -192,7 +192,7 @@ def test_parts_check_themselves() -> None:
 
 def test_manifest_counts_chunks_and_blocks() -> None:
     manifest = make_manifest()
-    assert (manifest.n_chunks, manifest.n_blocks) == (2 * 2 + 2 * 3, 2 + 2)
+    assert (manifest.n_chunks, manifest.n_curvatures) == (2 * 2 + 2 * 3, 2 + 2)
     with pytest.raises(ValidationError, match="repeat"):
         make_manifest(layers=manifest.layers[:1] * 2)
     with pytest.raises(ValidationError, match="at most"):

@@ -303,7 +303,7 @@ def test_enrolling_under_a_smaller_model_drops_commitments(registry: Registry) -
     assert client is not None
     assert client.theta == tuple(party.theta)
     assert len(client.theta) == small.n_chunks
-    assert len(client.curvature) == small.n_blocks
+    assert len(client.curvature) == small.n_curvatures
 
 
 def test_the_file_is_for_its_owner_only(registry: Registry, path: Path) -> None:

@@ -36,6 +36,9 @@ SETTINGS = b'{"run_args":{}}'
 VERIFICATION_KEY = bytes(range(64))
 SRS = b"a reference string"
 SEED = "5e" * 32
+STATEMENT = StatementSpec(
+    rows_per_chunk=3, block_width=4, curvature_rank=2, ridge=9, guard_rank=2, weight_limit=8000, log2_rows=14
+)
 
 
 def fingerprint(*parts: object) -> str:
@@ -55,7 +58,7 @@ def make_manifest(**changes: object) -> ModelManifest:
     fields: dict[str, object] = {
         "model": "vit-test",
         "profile": "tiny",
-        "statement": StatementSpec(rows_per_chunk=3, block_width=4, guard_rank=2, weight_limit=8000, log2_rows=14),
+        "statement": STATEMENT,
         "curvature_bits": 10,
         "layers": (
             LayerSpec(name="blocks.0.fc1", rows=6, cols=8, exponent=11),
@@ -103,9 +106,8 @@ class Party:
             "nonce": fingerprint("enrol", self.client_id, revision),
             "revision": revision,
             "damping": 0.01,
-            "lambda_min": (1.5,) * manifest.n_blocks,
             "theta": tuple(self.theta),
-            "curvature": tuple(point(self.name, revision, "H", block) for block in range(manifest.n_blocks)),
+            "curvature": tuple(point(self.name, revision, "F", n) for n in range(manifest.n_curvatures)),
         }
         return seal(Enrolment(**(fields | changes)), self.key)  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import ezkl
 import numpy as np
@@ -48,10 +49,37 @@ def spec(**changes: object) -> StatementSpec:
     return StatementSpec(**{**profile("tiny").statement().model_dump(), **changes})
 
 
+CASES = (
+    "kfac",
+    "kfac-unguarded",
+    "kfac-plain",
+    "block-fisher",
+    "block-fisher-unguarded",
+    "block-fisher-plain",
+    "mask-only",
+    "dampening",
+)
+"""Every statement there is, by a short name; the plain ones compute their matrix products in the circuit."""
+
+
+def case(name: str) -> StatementSpec:
+    """The statement of one of `CASES` in the `tiny` profile."""
+    if name in ("mask-only", "dampening"):
+        return profile("tiny").statement(name)  # type: ignore[arg-type]
+    curvature: Literal["kfac", "block-fisher"] = "kfac" if name.startswith("kfac") else "block-fisher"
+    rank = 0 if name.endswith("unguarded") else None
+    return profile("tiny").statement(curvature=curvature, guard_rank=rank, freivalds=not name.endswith("plain"))
+
+
 @cache
-def tiny(guard_rank: int = 4) -> Circuit:
-    """The circuit of the `tiny` profile: 32 x 32 weights, 2^12 rows."""
-    return circuit(spec(guard_rank=guard_rank), srs())
+def built(name: str) -> Circuit:
+    """The circuit of one of `CASES`."""
+    return circuit(case(name), srs())
+
+
+def tiny() -> Circuit:
+    """The circuit of the `tiny` profile with curvature `kfac`: 32 x 32 weights, 2^12 rows."""
+    return built("kfac")
 
 
 def moments(rng: np.random.Generator, width: int) -> FloatArray:
@@ -76,9 +104,9 @@ def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
     return encoded
 
 
-def make_chunk(built: Circuit, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
+def make_chunk(made: Circuit, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
     """An honest chunk with random weights."""
-    spec = built.spec
+    spec = made.spec
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     rng = np.random.default_rng(seed)
     largest = spec.weight_limit // 4
@@ -115,11 +143,11 @@ def honest_proof() -> bytes:
     return prove_chunk(tiny(), chunk.public, chunk.witness)
 
 
-def expected(built: Circuit, chunk: Chunk) -> Expected:
+def expected(made: Circuit, chunk: Chunk) -> Expected:
     """What a verifier expects of a chunk whose weights were enrolled and announced as they are."""
     w = chunk.witness
-    factor = None if w.factor is None else commit(built, w.factor.vector())
-    return Expected(commit(built, w.theta_u.vector()), commit(built, chunk.theta_p.vector()), factor)
+    factor = None if w.factor is None else commit(made, w.factor.vector())
+    return Expected(commit(made, w.theta_u.vector()), commit(made, chunk.theta_p.vector()), factor)
 
 
 @cache
@@ -139,16 +167,16 @@ def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) ->
     return replace(chunk, witness=changed)
 
 
-def witness_outputs(built: Circuit, vectors: list[list[str]]) -> list[str]:
+def witness_outputs(made: Circuit, vectors: list[list[str]]) -> list[str]:
     """The public outputs ezkl computes for these vectors, whether or not they satisfy the statement."""
     with tempfile.TemporaryDirectory() as tmp:
         data, out = str(Path(tmp) / "input.json"), str(Path(tmp) / "witness.json")
         Path(data).write_text(json.dumps({"input_data": vectors}))
-        result = ezkl.gen_witness(data, str(built.compiled), out, str(built.vk), str(built.srs.path))
+        result = ezkl.gen_witness(data, str(made.compiled), out, str(made.vk), str(made.srs.path))
     return [o[0] for o in result["outputs"]]
 
 
-def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
+def prove_with(made: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
     """Prove with a graph of the prover's own, but the real proving key: raw proof and public outputs.
 
     The key fixes which cells must equal which and where gates and lookups hold; the graph only decides what the prover
@@ -159,11 +187,11 @@ def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]])
             n: str(Path(tmp) / n) for n in ("network.onnx", "circuit.ezkl", "input.json", "witness.json", "proof.json")
         }
         onnx.save(graph, at["network.onnx"])
-        ezkl.compile_circuit(at["network.onnx"], at["circuit.ezkl"], str(built.settings))
+        ezkl.compile_circuit(at["network.onnx"], at["circuit.ezkl"], str(made.settings))
         Path(at["input.json"]).write_text(json.dumps({"input_data": vectors}))
-        key, reference = str(built.vk), str(built.srs.path)
+        key, reference = str(made.vk), str(made.srs.path)
         result = ezkl.gen_witness(at["input.json"], at["circuit.ezkl"], at["witness.json"], key, reference)
-        ezkl.prove(at["witness.json"], at["circuit.ezkl"], str(built.pk), at["proof.json"], reference)
+        ezkl.prove(at["witness.json"], at["circuit.ezkl"], str(made.pk), at["proof.json"], reference)
         proof = bytes(json.loads(Path(at["proof.json"]).read_text())["proof"])
     return proof, [o[0] for o in result["outputs"]]
 
@@ -222,8 +250,8 @@ class Forger:
         graph.node.extend(ordered)
 
 
-def forger(built: Circuit) -> Forger:
-    return Forger(build_graph(built.spec))
+def forger(made: Circuit) -> Forger:
+    return Forger(build_graph(made.spec))
 
 
 def bump(values: IntArray, index: tuple[int, ...], by: int) -> IntArray:
