@@ -47,7 +47,9 @@ def dot(x: list[int], y: list[int]) -> int:
 
 def errors(spec: StatementSpec, v: Vectors) -> list[int]:
     """What dampening looks up besides the weights themselves."""
-    pairs = [(v["public"][f"from_{name}"], v[vector]["values"]) for name, vector in (("theta", "theta_u"), ("delta",) * 2)]
+    pairs = [
+        (v["public"][f"from_{name}"], v[vector]["values"]) for name, vector in (("theta", "theta_u"), ("delta",) * 2)
+    ]
     products = [[f * x for f, x in zip(factors, values, strict=True)] for factors, values in pairs]
     return [sum(terms) % MODULUS for terms in zip(*products, strict=True)]
 
@@ -60,7 +62,11 @@ def statement(spec: StatementSpec, v: Vectors) -> list[int]:
         return [sum(errors(spec, v)) * v["public"]["zero"][0] % MODULUS]
     rows, width, rank, q = spec.rows_per_chunk, spec.block_width, spec.guard_rank, spec.curvature_rank
     theta, delta, factor, aux, public = (
-        v["theta_u"]["values"], v["delta"]["values"], v["factor"]["values"], v["aux"], v["public"],
+        v["theta_u"]["values"],
+        v["delta"]["values"],
+        v["factor"]["values"],
+        v["aux"],
+        v["public"],
     )
     unit, ridge, keep = public["unit"][0], public["ridge"][0], public["keep"]
     mu = [aux["mu"][i * rank : (i + 1) * rank] for i in range(rows)]
@@ -72,7 +78,9 @@ def statement(spec: StatementSpec, v: Vectors) -> list[int]:
         seen = [dot(delta[i * width : (i + 1) * width], row) for row in f]
         return [sum(s * row[j] for s, row in zip(seen, f, strict=True)) for j in range(width)]
 
-    weighted = [dot(aux["limbs"][at : at + SLACK_LIMBS], public["slack"][at : at + SLACK_LIMBS]) for at in (0, SLACK_LIMBS)]
+    weighted = [
+        dot(aux["limbs"][at : at + SLACK_LIMBS], public["slack"][at : at + SLACK_LIMBS]) for at in (0, SLACK_LIMBS)
+    ]
     if spec.freivalds:
         a, b = public["a"], public["b"]
         masked = dot(public["mask_powers"], theta)

@@ -88,9 +88,7 @@ class Key:
         self.columns = len(permutation)
         self.instance = self.columns - 1
         first = len(spec.inputs)
-        self._left, self._right, self._result = (
-            range(first + i * inner, first + (i + 1) * inner) for i in range(3)
-        )
+        self._left, self._right, self._result = (range(first + i * inner, first + (i + 1) * inner) for i in range(3))
         self._constants = range(first + 3 * inner, self.instance)
         gates = _gate_columns(inner)
         # What is left of the fixed columns is, for each lookup, one column of its table and a selector per inner one.

@@ -39,6 +39,11 @@ SEED = "5e" * 32
 STATEMENT = StatementSpec(
     rows_per_chunk=3, block_width=4, curvature_rank=2, ridge=9, guard_rank=2, weight_limit=8000, log2_rows=14
 )
+BLOCK_FISHER = STATEMENT.model_copy(update={"curvature": "block-fisher"})
+MASK_ONLY, DAMPENING = (
+    StatementSpec(kind=kind, rows_per_chunk=3, block_width=4, curvature="none", weight_limit=8000, log2_rows=14)
+    for kind in ("mask-only", "dampening")
+)
 
 
 def fingerprint(*parts: object) -> str:
