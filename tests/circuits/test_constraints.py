@@ -11,7 +11,7 @@ from functools import cache
 
 import pytest
 from keys import Key
-from tiny import CASES, built, case
+from tiny import CASES, built, case, places
 
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.slack import SLACK_LIMBS
@@ -123,15 +123,6 @@ def test_every_public_output_is_the_documented_function_of_the_committed_vectors
     vectors = drawn(spec)
     wanted = statement(spec, split(spec, vectors))
     assert key(name).outputs(vectors, len(wanted)) == wanted
-
-
-def places(spec: StatementSpec, vector: str, *parts: str) -> list[int]:
-    """Where some parts of a committed vector lie."""
-    found, at = [], 0
-    for part, count in spec.parts(vector).items():
-        found += range(at, at + count) if part in parts else []
-        at += count
-    return found
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -132,15 +132,16 @@ def make_chunk(made: Circuit, seed: int, density: float = 0.05, context: int = 7
 
 
 @cache
-def honest() -> Chunk:
-    return make_chunk(tiny(), seed=1)
+def honest(name: str = "kfac") -> Chunk:
+    """An honest chunk of one of `CASES`."""
+    return make_chunk(built(name), seed=1)
 
 
 @cache
-def honest_proof() -> bytes:
+def honest_proof(name: str = "kfac") -> bytes:
     """A valid proof of `honest`."""
-    chunk = honest()
-    return prove_chunk(tiny(), chunk.public, chunk.witness)
+    chunk = honest(name)
+    return prove_chunk(built(name), chunk.public, chunk.witness)
 
 
 def expected(made: Circuit, chunk: Chunk) -> Expected:
@@ -151,13 +152,22 @@ def expected(made: Circuit, chunk: Chunk) -> Expected:
 
 
 @cache
-def honest_expected() -> Expected:
-    return expected(tiny(), honest())
+def honest_expected(name: str = "kfac") -> Expected:
+    return expected(built(name), honest(name))
 
 
 @cache
-def empty() -> Point:
-    return empty_commitment(tiny())
+def empty(name: str = "kfac") -> Point:
+    return empty_commitment(built(name))
+
+
+def places(spec: StatementSpec, vector: str, *parts: str) -> list[int]:
+    """Where some parts of a committed vector lie."""
+    found, at = [], 0
+    for part, count in spec.parts(vector).items():
+        found += range(at, at + count) if part in parts else []
+        at += count
+    return found
 
 
 def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) -> Chunk:
@@ -207,6 +217,13 @@ class Forger:
     def nodes(self, kind: str) -> list[onnx.NodeProto]:
         """Nodes of a kind, in the graph's order."""
         return [n for n in self.model.graph.node if n.op_type == kind]
+
+    def part(self, spec: StatementSpec, vector: str, part: str) -> str:
+        """Name of the node that yields a part of a committed vector."""
+        constants = {c.name: c for c in self.model.graph.initializer}
+        first = places(spec, vector, part)[0]
+        found = [n for n in self.nodes("GatherElements") if n.input[0] == vector]
+        return str(next(n.output[0] for n in found if numpy_helper.to_array(constants[n.input[1]])[0] == first))
 
     def redirect(
         self, old: str, source: str, pick: IntArray, shape: tuple[int, ...], only: str | None = None
