@@ -119,7 +119,7 @@ def test_residuals_are_exact_at_the_edges_of_what_a_statement_admits() -> None:
 @pytest.mark.parametrize("density", [0.002, 0.05, 0.2])
 def test_the_honest_operator_satisfies_the_statement(name: str, density: float) -> None:
     made = built(name)
-    chunk = make_chunk(made, seed=int(density * 1000), density=density)
+    chunk = make_chunk(made.spec, seed=int(density * 1000), density=density)
     vectors = complete(made, chunk.public, chunk.witness.private(made.spec, chunk.public))
     check_lookups(made.spec, dict(zip(made.spec.inputs, vectors, strict=True)))
     assert witness_outputs(made, vectors) == chunk.public.outputs(made.spec)

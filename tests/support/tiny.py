@@ -105,9 +105,8 @@ def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
     return encoded
 
 
-def make_chunk(made: Circuit, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
+def make_chunk(spec: StatementSpec, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
     """An honest chunk with random weights."""
-    spec = made.spec
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     rng = np.random.default_rng(seed)
     largest = spec.weight_limit // 4
@@ -132,16 +131,24 @@ def make_chunk(made: Circuit, seed: int, density: float = 0.05, context: int = 7
     return Chunk(PublicInputs(mask, v, tau_s, tau_g, context), theta_p, witness)
 
 
-@cache
 def honest(name: str = "kfac") -> Chunk:
     """An honest chunk of one of `CASES`, with rows that have a masked weight and rows that have none."""
-    chunks = (make_chunk(built(name), seed) for seed in count(1))
+    return _honest(name)
+
+
+@cache
+def _honest(name: str) -> Chunk:
+    chunks = (make_chunk(case(name), seed) for seed in count(1))
     return next(c for c in chunks if c.public.mask.any() and not c.public.mask.any(1).all())
 
 
-@cache
 def honest_proof(name: str = "kfac") -> bytes:
     """A valid proof of `honest`."""
+    return _honest_proof(name)
+
+
+@cache
+def _honest_proof(name: str) -> bytes:
     chunk = honest(name)
     return prove_chunk(built(name), chunk.public, chunk.witness)
 
@@ -153,8 +160,13 @@ def expected(made: Circuit, chunk: Chunk) -> Expected:
     return Expected(commit(made, w.theta_u.vector()), commit(made, chunk.theta_p.vector()), factor)
 
 
-@cache
 def honest_expected(name: str = "kfac") -> Expected:
+    """What a verifier expects of `honest`."""
+    return _honest_expected(name)
+
+
+@cache
+def _honest_expected(name: str) -> Expected:
     return expected(built(name), honest(name))
 
 
