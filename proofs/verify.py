@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from zkapex.circuits.store import Circuit, Srs, circuit, find_srs, import_srs
 from zkapex.errors import InputError, ProverError, ReceiptError, ResourceError
 from zkapex.proofs.bundle import Bundle, read_bundle
+from zkapex.proofs.certificate import request_distance
 from zkapex.proofs.chunk import Expected, verify_chunk
 from zkapex.proofs.commitment import Point, empty_commitment
 from zkapex.proofs.instance import Instance, place
@@ -156,4 +158,18 @@ def verify_receipt(
         except InputError as e:  # not the caller's input here, but the request's
             raise ReceiptError(f"request.json is wrong: {e.what}", why=e.why) from e
         on_chunk(done, len(proofs))
+    _check_distance(bundle.receipt.outcome.certified_distance, instance)
     return Verified(bundle, len(proofs), cpu_s)
+
+
+def _check_distance(claimed: float | None, instance: Instance) -> None:
+    """Raise ReceiptError for a certified distance other than the one that follows from the request."""
+    if claimed is None:
+        return
+    ours = request_distance(instance)
+    if not math.isclose(claimed, ours, rel_tol=1e-9):
+        raise ReceiptError(
+            "the receipt's certified distance is not the one that follows from its request",
+            why=f"claimed: {claimed:g}, computed here: {ours:g}",
+            fix="whoever made it used another release, or lied; do not accept it",
+        )
