@@ -30,7 +30,10 @@ SALTS = 4
 uses one up; a chunk's weights are opened at most twice, as the result of one request and the start of the next."""
 
 FACTOR_SALTS = 64
-"""Likewise for a curvature factor, which one proof per band of rows opens in every request."""
+"""Likewise for a curvature factor shared by all bands of rows, each of which opens it in every request."""
+
+OWN_FACTOR_SALTS = 16
+"""Likewise for a curvature factor of one chunk alone."""
 
 IDENTITY_LIMIT = 75000
 """Up to here the lookup's arc tangent is the identity."""
@@ -163,7 +166,7 @@ class StatementSpec(BaseModel):
             return {"values": count, "salts": SALTS}
         if vector == "factor":
             size = self.curvature_rank * (count if self.curvature == "block-fisher" else width)
-            return {"values": size, "salts": FACTOR_SALTS if self.curvature == "kfac" else SALTS}
+            return {"values": size, "salts": FACTOR_SALTS if self.curvature == "kfac" else OWN_FACTOR_SALTS}
         if vector == "aux":
             residuals = {"residual": count, "leak": rows * rank} if self.freivalds else {}
             return {"mu": rows * rank, "limbs": 2 * SLACK_LIMBS, **residuals, "salts": SALTS}

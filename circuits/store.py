@@ -5,6 +5,10 @@
 
 The cache root is ``$ZKAPEX_CACHE`` or the platform's user cache folder. Every build happens in a temporary folder that
 is renamed into place, under a lock, so a killed build leaves nothing half made.
+
+``$ZKAPEX_PEER_CACHE`` may name the cache of another machine of the same owner (a network mount, or what a tool has
+copied from there): what it holds is fetched instead of built, if every file has the digest noted beside it. Whoever can
+write to it can make this machine prove with keys of their own, and a proof made with such a key may reveal the witness.
 """
 
 from __future__ import annotations
@@ -27,10 +31,20 @@ import platformdirs
 from filelock import FileLock
 
 from zkapex.circuits.build import build_graph, statement_digest
+from zkapex.circuits.ceremony import check_srs
 from zkapex.circuits.field import to_felt
 from zkapex.circuits.graph import SCALE_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
+
+_DIGESTS = {
+    "vk.key": "vk_sha256",
+    "pk.key": "pk_sha256",
+    "circuit.ezkl": "compiled_sha256",
+    "settings.json": "settings_sha256",
+}
+
+_LEAVE_PEER = "unset ZKAPEX_PEER_CACHE, or have the peer build it again"
 
 RESERVED_ROWS = 8
 """Rows halo2 keeps for blinding; a circuit must leave them free."""
@@ -83,6 +97,8 @@ class Circuit:
         Rows the statement occupies, of ``2 ** spec.log2_rows``.
     proof_bytes : int
         Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes.
+    column_rows : int
+        Values after which ezkl begins another committed column; the rest of the rows are halo2's for blinding.
     """
 
     spec: StatementSpec
@@ -92,6 +108,7 @@ class Circuit:
     settings_digest: str
     rows: int
     proof_bytes: int
+    column_rows: int
 
     @classmethod
     def open(cls, folder: Path, srs: Path, origin: str = "local") -> Circuit:
@@ -105,7 +122,9 @@ class Circuit:
         try:
             built = json.loads((folder / "built.json").read_text())
             spec = StatementSpec.model_validate(built["statement"])
-            known = (built["vk_sha256"], built["settings_sha256"], built["rows"], built["proof_bytes"])
+            known = tuple(
+                built[name] for name in ("vk_sha256", "settings_sha256", "rows", "proof_bytes", "column_rows")
+            )
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise StorageError(
                 f"{folder} holds no usable circuit", why=str(e), fix="delete it; it will be rebuilt"
@@ -171,13 +190,20 @@ def local_srs(log2_rows: int, root: Path | None = None) -> Srs:
     return Srs(_checked(folder / f"{digest}.srs", digest), digest, "local")
 
 
-def import_srs(data: bytes, digest: str, origin: str = "imported", root: Path | None = None) -> Srs:
-    """Keep a reference string that came from elsewhere, e.g. from the provider, if its bytes have the promised digest.
+def import_srs(data: bytes, digest: str, log2_rows: int, origin: str = "imported", root: Path | None = None) -> Srs:
+    """Keep a reference string that came from elsewhere, e.g. from the provider, if it is what was promised and sound.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 (hex) it was announced with.
+    log2_rows : int
+        Height of the circuit it is for.
 
     Raises
     ------
     VerificationError
-        If they have not.
+        If its digest is another, or `zkapex.circuits.ceremony.check_srs` finds it wrong. Checked once per digest.
     """
     if hashlib.sha256(data).hexdigest() != digest:
         raise VerificationError("the reference string received does not have the digest it was announced with")
@@ -187,6 +213,7 @@ def import_srs(data: bytes, digest: str, origin: str = "imported", root: Path | 
     if not path.exists():
         with _scratch(folder) as work:
             (work / "srs").write_bytes(data)
+            check_srs(work / "srs", log2_rows)
             (work / "srs").rename(path)
     return Srs(path, digest, origin)
 
@@ -212,7 +239,8 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     with FileLock(str(folder) + ".lock"):
         if not (folder / "built.json").exists():
             with _scratch(folder.parent) as work:
-                _build(spec, srs, work)
+                if not _fetch(folder.name, work):
+                    _build(spec, srs, work)
                 shutil.rmtree(folder, ignore_errors=True)
                 work.rename(folder)
                 work.mkdir()  # for the context manager to remove
@@ -275,12 +303,40 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
     built = {
         "statement": spec.model_dump(),
         "vk_sha256": sha256_file(work / "vk.key"),
+        "pk_sha256": sha256_file(work / "pk.key"),
+        "compiled_sha256": sha256_file(work / "circuit.ezkl"),
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
         "proof_bytes": proof_bytes,
+        "column_rows": _column_rows(spec, srs, work),
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
+
+
+def _fetch(name: str, work: Path) -> bool:
+    """Copy a circuit from the peer's cache, if there is one that holds it.
+
+    Raises
+    ------
+    StorageError
+        If it is damaged there.
+    """
+    peer = os.environ.get("ZKAPEX_PEER_CACHE")
+    if not peer or not (Path(peer) / "keys" / name / "built.json").exists():
+        return False
+    theirs = Path(peer) / "keys" / name
+    try:
+        built = json.loads((theirs / "built.json").read_text())
+        for file in ("network.onnx", "settings.json", "circuit.ezkl", "vk.key", "pk.key", "built.json"):
+            shutil.copyfile(theirs / file, work / file)
+        digests = {f: built[d] for f, d in _DIGESTS.items()}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(f"the peer's circuit in {theirs} is unusable", why=str(e), fix=_LEAVE_PEER) from e
+    for file, digest in digests.items():
+        if sha256_file(work / file) != digest:
+            raise StorageError(f"{theirs / file} does not have the digest noted beside it", fix=_LEAVE_PEER)
+    return True
 
 
 def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
@@ -297,6 +353,17 @@ def _trial_proof(spec: StatementSpec, srs: Srs, work: Path) -> int:
     for file in files.values():
         file.unlink()
     return length
+
+
+def _column_rows(spec: StatementSpec, srs: Srs, work: Path) -> int:
+    """How many values ezkl puts into a committed column before it begins another, found by giving it ever fewer."""
+    for free in range(1, 64):
+        count = (1 << spec.log2_rows) - free
+        zeros = [to_felt(0)] * count
+        points = ezkl.kzg_commit(zeros, str(work / "vk.key"), str(work / "settings.json"), str(srs.path))
+        if len(points) == 1:
+            return count + 1  # a message that fills its last column gets an empty one after it
+    raise ProverError("ezkl splits committed columns in a way that is not understood", fix="report this as a defect")
 
 
 def _checked(path: Path, digest: str) -> Path:

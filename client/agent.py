@@ -20,6 +20,7 @@ from zkapex.circuits.store import Circuit, find_srs, import_srs
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
+from zkapex.client.salts import SaltLedger, opened_by
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.client.weights import encode_weights, load_weights
@@ -46,17 +47,19 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.pool import prove_all
 from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.receipt import open_receipt
-from zkapex.proofs.sealed import seal, unseal
+from zkapex.proofs.record import arrays_digest
+from zkapex.proofs.sealed import Introduction, seal, unseal, unseal_introduction
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
     CHALLENGE_TYPE,
+    Envelope,
     key_id,
     load_or_create_private_key,
     public_key_from_hex,
     public_key_hex,
     sign,
 )
-from zkapex.proofs.verify import circuit_of
+from zkapex.proofs.verifier import circuit_of
 from zkapex.proofs.worker import finished, forget_witness, write_job
 from zkapex.wire import pack, unpack, unpack_arrays
 
@@ -151,9 +154,15 @@ class DeviceAgent:
 
     def personalise(self, content: RecordDict) -> RecordDict:
         """Fine-tune the global model on private data, and keep the result."""
-        request, _ = unpack(content, PersonaliseRequest, MAX_MESSAGE_BYTES)
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
+        request = self._from_provider(PersonaliseRequest, blobs)
+        answered = self._vault.inner("answered")
+        if answered.has(f"personalise-{request.nonce}"):
+            return pack(PersonaliseReply.from_bytes(answered.get(f"personalise-{request.nonce}")))
         model = self._task.build_model()
         arrays = unpack_arrays(content)
+        if not hmac.compare_digest(arrays_digest(arrays), request.weights_digest):
+            raise SignatureError("the global model is not the one the provider signed", why="its digest differs")
         if not all(np.isfinite(values).all() for values in arrays.values()):
             raise ProtocolError("the global model has weights that are no numbers")
         state = {name: torch.from_numpy(values) for name, values in arrays.items()}
@@ -173,17 +182,21 @@ class DeviceAgent:
             accuracy_after=after.correct / after.total,
             wall_s=(self._clock() - start).total_seconds(),
         )
+        self._pin(request.server_key)
+        answered.put(f"personalise-{request.nonce}", reply.to_bytes())
         return pack(reply)
 
     def enrol(self, content: RecordDict) -> RecordDict:
         """Commit to the personalised weights and their curvature, and sign the commitments."""
-        request, blobs = unpack(content, EnrolRequest, MAX_MESSAGE_BYTES)
-        self._check_pin(request.server_key)
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
+        request = self._from_provider(EnrolRequest, blobs)
         vault = self._vault.inner("enrolment")
         if vault.has(ENROLMENT):
             kept = vault.get(ENROLMENT)
             if unseal(Enrolment, kept, [self._key.public_key()]).record.nonce == request.nonce:
                 return self._deliver(kept)
+        if self._vault.inner("answered").has(f"enrol-{request.nonce}"):
+            raise ProtocolError("this request to enrol was answered before, and an enrolment since has replaced that")
         manifest = request.manifest
         circuit = self._circuit(manifest, blobs)
         model = self._load_model()
@@ -196,10 +209,10 @@ class DeviceAgent:
             {name: np.stack([block.factor for block in blocks]) for name, blocks in curvature.items()},
         )
         revision = self._next_revision(vault)
-        if not self._vault.has(SERVER_KEY):
-            self._vault.put(SERVER_KEY, request.server_key.encode())
+        self._pin(request.server_key)
         vault.clear()
         self._vault.inner("requests").clear()
+        SaltLedger(self._vault).clear()  # fresh salts follow
         holdings.save(vault)
         vault.put(MANIFEST, manifest.to_bytes())
         enrolment = Enrolment(
@@ -341,10 +354,13 @@ class DeviceAgent:
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
         """Leave a proof in the folder of every chunk."""
+        ledger = SaltLedger(self._vault)
+        opened = {folder: opened_by(holdings, change, chunk) for chunk, folder in folders.items()}
+        ledger.require(opened.values())
         for chunk, folder in folders.items():
             Vault(folder).create()
             write_job(folder, instance.public(chunk), change.witness(holdings, chunk))
-        prove_all(circuit, list(folders.values()), self._workers)
+        prove_all(circuit, list(folders.values()), self._workers, on_start=lambda folder: ledger.spend(opened[folder]))
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -404,13 +420,14 @@ class DeviceAgent:
         if srs is None:
             if "srs" not in blobs:
                 raise InputError("the reference string of the circuit is not on this device", fix="enrol it again")
-            srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.srs_origin)
+            srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.statement.log2_rows, manifest.srs_origin)
         return circuit_of(manifest, srs)
 
     def _next_revision(self, vault: Vault) -> int:
         """The number of a new enrolment, kept before the old one is given up: the provider takes no number twice."""
         if vault.has(ENROLMENT):
             old = unseal(Enrolment, vault.get(ENROLMENT), [self._key.public_key()]).record
+            self._vault.inner("answered").put(f"enrol-{old.nonce}", b"")
             self._vault.put(REVISION, str(old.revision + 1).encode())
         if not self._vault.has(REVISION):
             return 0
@@ -419,14 +436,24 @@ class DeviceAgent:
         except ValueError as e:
             raise StorageError(f"{self._vault.folder / REVISION} is damaged", why=str(e)) from e
 
-    def _check_pin(self, server_key: str) -> None:
-        """Trust the first provider this device enrols with, or the one put on it beforehand, and no other."""
-        if self._vault.has(SERVER_KEY) and self._vault.get(SERVER_KEY).decode().strip() != server_key:
+    def _from_provider(self, kind: type[Introduction], blobs: Mapping[str, bytes]) -> Introduction:
+        """A signed request of the pinned provider or, on a device that knows none yet, of the one it names."""
+        data = blobs.get("envelope", b"")
+        if not self._vault.has(SERVER_KEY):
+            return unseal_introduction(kind, data).record
+        pinned = self._server_key()
+        if {signature.keyid for signature in Envelope.from_bytes(data).signatures} != {key_id(pinned)}:
             raise SignatureError(
                 "this device is pinned to another provider",
-                why="the server's key is not the one it enrolled with",
+                why="the server's key is not the one it personalised or enrolled with first",
                 fix=f"if the provider has a new key, replace {self._vault.folder / SERVER_KEY}",
             )
+        return unseal(kind, data, [pinned]).record
+
+    def _pin(self, server_key: str) -> None:
+        """Trust the first provider whose request this device has carried out, or one put on it beforehand, only."""
+        if not self._vault.has(SERVER_KEY):
+            self._vault.put(SERVER_KEY, server_key.encode())
 
     def _server_key(self) -> Ed25519PublicKey:
         if not self._vault.has(SERVER_KEY):

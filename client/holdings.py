@@ -13,7 +13,7 @@ from zkapex.circuits.statement import SALTS
 from zkapex.circuits.store import Circuit
 from zkapex.client.curvature import EncodedCurvature
 from zkapex.client.state import Salts, Vault
-from zkapex.proofs.commitment import commit
+from zkapex.proofs.commitment import commit_salted
 from zkapex.proofs.instance import Place, cut, place
 from zkapex.proofs.messages import LayerSpec, ModelManifest
 from zkapex.proofs.public import IntArray
@@ -89,18 +89,20 @@ class Holdings:
 
     def theta_commitments(self, circuit: Circuit, chunks: Sequence[int]) -> Iterator[tuple[int, str]]:
         """(chunk, commitment as hex) of the given chunks."""
-        for chunk in chunks:
-            yield chunk, commit(circuit, self.theta(chunk).vector()).hex()
+        points = commit_salted(circuit, (self.theta(chunk) for chunk in chunks))
+        for chunk, point in zip(chunks, points, strict=True):
+            yield chunk, point.hex()
 
     def curvature_commitments(self, circuit: Circuit) -> tuple[str, ...]:
         """Commitments (hex) to every curvature factor, in the manifest's order."""
-        points: dict[int, str] = {}
+        places: dict[int, Place] = {}
         for chunk in range(self.manifest.n_chunks):
             where = place(self.manifest, chunk)
-            factor = self.factor(where)
-            if factor is not None and where.curvature not in points:
-                points[where.curvature] = commit(circuit, factor.vector()).hex()
-        return tuple(points[number] for number in sorted(points))
+            places.setdefault(where.curvature, where)
+        if not self.curvature:
+            return ()
+        factors = (self.factor(places[number]) for number in sorted(places))
+        return tuple(point.hex() for point in commit_salted(circuit, (f for f in factors if f is not None)))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@
 ``model.npz``              every parameter of the personalised model, float32
 ``held-zero.npz``          the masks of all requests answered so far
 ``revision``               number of the next enrolment, once there was a first; only grows
-``server.pub``             the provider's key, pinned at the first enrolment (or put there beforehand)
+``server.pub``             the provider's key, pinned by the first request carried out (or put there beforehand)
+``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.salts`
+``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
 ``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs;
                            scores.json; receipt.json

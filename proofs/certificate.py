@@ -13,31 +13,40 @@ whole, and rests on nothing a device declares.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.instance import Instance, place
 from zkapex.proofs.public import PublicInputs
 
 
-def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float:
+def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most; mask-only says nothing
-    about unmasked weights: infinity.
+    Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most. Mask-only has none: it
+    says nothing about unmasked weights.
     """
     if spec.kind == "mask-only":
-        return math.inf
+        return None
     if spec.kind == "dampening":
         return spec.largest_rounding * math.sqrt(spec.weights)
     return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
 
 
-def request_distance(instance: Instance) -> float:
-    """`chunk_distance` over all touched chunks of a request together, in weight units instead of integers."""
+def request_distance(instance: Instance, chunks: Iterable[int]) -> float | None:
+    """`chunk_distances` of several chunks together, their 2-norm; None if the statement has none."""
+    distances = chunk_distances(instance, chunks)
+    return None if distances is None else math.sqrt(sum(distance**2 for distance in distances.values()))
+
+
+def chunk_distances(instance: Instance, chunks: Iterable[int]) -> dict[int, float] | None:
+    """`chunk_distance` of each chunk, in weight units instead of integers; None if the statement has none."""
     manifest = instance.manifest
     exponents = {layer.name: layer.exponent for layer in manifest.layers}
-    total = 0.0
-    for chunk in instance.touched:
+    distances = {}
+    for chunk in chunks:
         distance = chunk_distance(manifest.statement, instance.public(chunk))
-        total += (distance * 2.0 ** -exponents[place(manifest, chunk).layer]) ** 2
-    return math.sqrt(total)
+        if distance is None:
+            return None
+        distances[chunk] = distance * 2.0 ** -exponents[place(manifest, chunk).layer]
+    return distances

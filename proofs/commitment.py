@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import ezkl
@@ -11,8 +12,12 @@ from py_ecc.optimized_bn128 import FQ, Z1, add, field_modulus, neg, normalize
 from zkapex.circuits.field import to_felt
 from zkapex.circuits.store import Circuit
 from zkapex.errors import CommitmentError
+from zkapex.proofs.witness import SaltedVector
 
 POINT_BYTES = 64
+
+_BATCH = 32
+"""Commitments made in one call: 32 columns of 2^15 field elements take 34 MB, and ezkl's text of them twice as much."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,42 @@ def _affine(point: tuple[FQ, FQ, FQ]) -> Point:
 
 def commit(circuit: Circuit, vector: Sequence[str]) -> Point:
     """The commitment ezkl makes to `vector` (field elements as `zkapex.circuits.field.to_felt` writes them)."""
-    points = ezkl.kzg_commit(list(vector), str(circuit.vk), str(circuit.settings), str(circuit.srs.path))
+    points = _kzg_commit(circuit, list(vector))
     if len(points) != 1:
         raise CommitmentError(f"a vector of {len(vector)} values does not fit one column")
-    x, y = (int.from_bytes(bytes.fromhex(c), "little") for c in (points[0].x, points[0].y))
-    return Point(x, y)
+    return points[0]
+
+
+def _kzg_commit(circuit: Circuit, message: list[str]) -> list[Point]:
+    points = ezkl.kzg_commit(message, str(circuit.vk), str(circuit.settings), str(circuit.srs.path))
+    coordinates = ((int.from_bytes(bytes.fromhex(c), "little") for c in (p.x, p.y)) for p in points)
+    return [Point(x, y) for x, y in coordinates]
+
+
+def commit_salted(circuit: Circuit, vectors: Iterable[SaltedVector]) -> Iterator[Point]:
+    """The commitments to many vectors of small integers, in order; about twice as fast as one by one.
+
+    Much of a single commitment's time goes into reading the reference string, so `_BATCH` are made at a time: ezkl
+    splits what is longer than a column into several. And much of the rest goes into negative values, which are as large
+    as the field: a constant is added to all values, and its commitment subtracted again.
+    """
+    shift, width, zero = circuit.spec.weight_limit, circuit.column_rows, to_felt(0)
+    empty = empty_commitment(circuit)
+    excess: dict[int, Point] = {}
+    waiting = iter(vectors)
+    while batch := list(itertools.islice(waiting, _BATCH)):
+        message: list[str] = []
+        for vector in batch:
+            shifted = SaltedVector(vector.values + shift, vector.salts)
+            message += [zero] * (-len(message) % width) + shifted.vector()
+        points = _kzg_commit(circuit, message)
+        if len(points) != len(batch):
+            raise CommitmentError(f"ezkl made {len(points)} commitments of {len(batch)} vectors")
+        for vector, point in zip(batch, points, strict=True):
+            size = vector.values.size
+            if size not in excess:
+                excess[size] = commit(circuit, [to_felt(shift)] * size) - empty
+            yield point - excess[size]
 
 
 def empty_commitment(circuit: Circuit) -> Point:

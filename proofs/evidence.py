@@ -14,18 +14,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
-from zkapex.proofs.audit import draw
+from zkapex.proofs.audit import check_audit, draw
+from zkapex.proofs.certificate import request_distance
+from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     MAX_CHUNKS,
     Chunk,
     Enrolment,
+    Fraction,
     ModelManifest,
     Tolerance,
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import guard_digest, mask_digest, touched_chunks, unpack_guards, unpack_masks
+from zkapex.proofs.packing import guard_digest, mask_digest
 from zkapex.proofs.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
 from zkapex.proofs.sealed import Sealed, unseal, unseal_enrolment
 from zkapex.proofs.signing import public_key_from_hex
@@ -59,6 +62,10 @@ class Facts(Part):
     post_root: Digest | None
     """Roots over the commitments of all chunks; no post root if the client never answered."""
     audit_mode: Literal["full", "sampled"]
+    audit_cheating: Fraction | None
+    """Fraction of the touched chunks a cheat is assumed to leave undone; none in a full audit."""
+    audit_detection: Fraction | None
+    """Probability with which such a cheat is found out; none in a full audit."""
     chunks_total: Count
     chunks_touched: Count
     chunks_drawn: Annotated[tuple[Chunk, ...], Field(max_length=MAX_CHUNKS)]
@@ -157,9 +164,13 @@ class Dossier:
     response: Sealed[UnlearnResponse] | None
     pre: tuple[str, ...]
     post: tuple[str, ...]
-    touched: tuple[int, ...]
+    instance: Instance
     drawn: tuple[int, ...]
     facts: Facts
+
+    def certified_distance(self) -> float | None:
+        """`request_distance` over the drawn chunks; raises ReceiptError if the request does not fit its circuit."""
+        return _within("request.json", lambda chunks: request_distance(self.instance, chunks), self.drawn)
 
 
 def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[Ed25519PublicKey]) -> Dossier:
@@ -208,9 +219,9 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     pre_root = commitment_root(list(enumerate(pre)))
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
-    masks = _within("request.json", lambda masks: unpack_masks(manifest, masks), asked.mask)
-    _within("request.json", lambda guards: unpack_guards(manifest, guards), asked.guards)
-    touched = touched_chunks(manifest, masks)
+    instance = _within("request.json", lambda record: Instance(manifest, record), asked)
+    touched = instance.touched
+    _within("request.json", lambda audit: check_audit(audit, len(touched)), asked.audit)
     post = list(pre)
     post_root: str | None = None
     drawn: tuple[int, ...] = ()
@@ -253,11 +264,13 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         pre_root=pre_root,
         post_root=post_root,
         audit_mode=asked.audit.mode,
+        audit_cheating=asked.audit.cheating,
+        audit_detection=asked.audit.detection,
         chunks_total=manifest.n_chunks,
         chunks_touched=len(touched),
         chunks_drawn=drawn,
     )
-    return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), touched, drawn, facts)
+    return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), instance, drawn, facts)
 
 
 def _within(name: str, read: Callable[[A], T], data: A) -> T:

@@ -125,7 +125,7 @@ class ModelManifest(Record):
 
 
 class PersonaliseRequest(Record):
-    """Server to client: train the global model on your own data and keep the result."""
+    """Server to client, signed: train the global model on your own data and keep the result."""
 
     kind: ClassVar[str] = "personalise-request"
 
@@ -134,6 +134,11 @@ class PersonaliseRequest(Record):
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     seed: Count
+    weights_digest: Digest
+    """Of the global model that comes with it, see :func:`zkapex.proofs.record.arrays_digest`."""
+    nonce: Nonce
+    server_key: PublicKeyHex
+    """Key the server signs with; the client pins the first it sees."""
 
 
 class PersonaliseReply(Record):
@@ -150,7 +155,7 @@ class PersonaliseReply(Record):
 
 
 class EnrolRequest(Record):
-    """Server to client: commit to your personalised weights and curvature under this manifest, and sign that."""
+    """Server to client, signed: commit to your personalised weights and curvature under this manifest; sign that."""
 
     kind: ClassVar[str] = "enrol-request"
 
@@ -212,18 +217,24 @@ class Audit(Part):
     """Which touched chunks will have to be proved.
 
     ``full``: all. ``sampled``: `count` of them, drawn from a seed of which the server publishes the hash here, before
-    it sees any commitment (see :mod:`zkapex.proofs.audit`).
+    it sees any commitment. A client that leaves a fraction `cheating` of the touched chunks undone, one at least, is
+    found out with probability `detection` (see :mod:`zkapex.proofs.audit`).
     """
 
     mode: Literal["full", "sampled"] = "full"
-    count: Annotated[int, Field(ge=1, lt=MAX_CHUNKS)] | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_CHUNKS)] | None = None
     seed_commitment: Digest | None = None
+    cheating: Annotated[float, Field(gt=0, le=1)] | None = None
+    detection: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         sampled = self.mode == "sampled"
-        if (self.count is not None) != sampled or (self.seed_commitment is not None) != sampled:
-            raise ValueError("count and seed_commitment belong to a sampled audit, and only to that")
+        numbers = (self.count, self.seed_commitment, self.cheating, self.detection)
+        if any((number is not None) != sampled for number in numbers):
+            raise ValueError(
+                "count, seed_commitment, cheating and detection belong to a sampled audit, and only to that"
+            )
         return self
 
 

@@ -139,12 +139,14 @@ def unpack_guards(manifest: ModelManifest, guards: Sequence[GuardBlock]) -> dict
     Raises
     ------
     ProtocolError
-        A guard is for no block, out of order, or of another width or a larger rank than the manifest allows.
+        A guard is for no block, out of order, of another width or a larger rank than the manifest allows, or not zero
+        where the layer has no columns.
     """
     order = _block_order(manifest)
     positions = [order.get((guard.layer, guard.block), -1) for guard in guards]
     if -1 in positions or positions != sorted(set(positions)):
         raise ProtocolError("the guards name unknown blocks, repeat them, or are not in the manifest's order")
+    columns = {layer.name: layer.cols for layer in manifest.layers}
     arrays: dict[tuple[str, int], Int16Array] = {}
     for guard in guards:
         if not _fits(manifest, guard.width, guard.rank):
@@ -153,7 +155,13 @@ def unpack_guards(manifest: ModelManifest, guards: Sequence[GuardBlock]) -> dict
                 why=f"the circuit wants [{manifest.block_width}, 1..{manifest.guard_rank}]",
             )
         flat = np.frombuffer(guard.values, dtype="<i2").astype(np.int16)
-        arrays[guard.layer, guard.block] = flat.reshape(guard.width, guard.rank)
+        values = flat.reshape(guard.width, guard.rank)
+        if values[columns[guard.layer] - guard.block * guard.width :].any():
+            raise ProtocolError(
+                f"the guard of block {guard.block} of {guard.layer!r} reaches beyond the layer's last column",
+                why="padding is not committed to after a change, so such a change could not be proved",
+            )
+        arrays[guard.layer, guard.block] = values
     return arrays
 
 

@@ -1,53 +1,264 @@
-"""Proving many chunks with several worker processes. Results land on disk as they come, so a killed run resumes."""
+"""Many jobs in several worker processes of this machine.
+
+Results land on disk as they come, so a killed run resumes. A worker that is killed for its memory, by the kernel or by
+the limit set here, costs nothing but its time: its job is done again, with fewer workers at a time.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
-
-import psutil
+from types import TracebackType
+from typing import Self
 
 from zkapex.circuits.store import Circuit
-from zkapex.errors import ProverError, ResourceError
-from zkapex.proofs.worker import Cost, finished
+from zkapex.errors import ProofError, ResourceError
+from zkapex.proofs.jobs import (
+    OnDone,
+    OnProgress,
+    OnStart,
+    Work,
+    ignore_done,
+    ignore_progress,
+    ignore_start,
+    leave_verdict,
+)
+from zkapex.proofs.process import WorkerDiedError, WorkerProcess
+from zkapex.proofs.progress import Timeline
+from zkapex.proofs.resources import RESULT_BYTES, affordable_workers, check_disk, scratch_bytes, threads_each
+from zkapex.proofs.worker import Cost
 
-MEMORY_BASE, MEMORY_PER_KEY = 8e7, 2.5
-"""A prover's peak memory: so many bytes, and a multiple of its proving key. Measured: 155 MB with a key of 36 MB and
-415 MB with one of 145 MB; rounded up."""
+ATTEMPTS_ALONE = 2
+"""How often a job may die of memory with no other beside it before the run is given up."""
+
+_WATCH_S = 0.1
 
 
-def affordable_workers(circuit: Circuit, wanted: int | None = None) -> int:
-    """As many workers as were asked for (default: one per core), lowered to what free memory carries.
+class Pool:
+    """Worker processes for one kind of work; they stay between runs until the pool is closed.
 
-    Raises
-    ------
-    ResourceError
-        If not even one fits.
+    Parameters
+    ----------
+    work : Work
+    workers : int, optional
+        Processes; default one per core, fewer if memory is short.
+    memory_mb : float, optional
+        What they may take together, in 10^6 bytes; default: all that is free.
     """
-    each = MEMORY_BASE + circuit.pk.stat().st_size * MEMORY_PER_KEY
-    free = psutil.virtual_memory().available
-    fit = int(free / each)
-    if fit < 1:
-        raise ResourceError(
-            f"proving needs about {each / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
-            fix="free memory or use a smaller profile",
-        )
-    return max(1, min(wanted or os.cpu_count() or 1, fit))
+
+    def __init__(self, work: Work, workers: int | None = None, memory_mb: float | None = None) -> None:
+        self.work = work
+        self._wanted, self._memory_mb = workers, memory_mb
+        self._idle: list[WorkerProcess] = []
+
+    def run(
+        self,
+        folders: Sequence[Path],
+        on_done: OnDone = ignore_done,
+        on_progress: OnProgress = ignore_progress,
+        on_start: OnStart = ignore_start,
+    ) -> None:
+        """Do every job in `folders` that is not done yet; see `zkapex.proofs.jobs.Backend.run`."""
+        waiting = [f for f in folders if self.work.cost(f) is None]
+        if not waiting:
+            return
+        count = min(affordable_workers(self.work.circuit, self._wanted, self._memory_mb), len(waiting))
+        self._check_disk(waiting, count)
+        timeline = Timeline(len(folders), len(folders) - len(waiting))
+        run = _Run(self.work, waiting, count, self._memory_mb, timeline, self._idle, on_done, on_progress, on_start)
+        run.complete()
+
+    def close(self) -> None:
+        """End the workers."""
+        while self._idle:
+            self._idle.pop().stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_disk(self, waiting: Sequence[Path], count: int) -> None:
+        circuit = self.work.circuit
+        needs = {waiting[0].parent: float(len(waiting) * (circuit.proof_bytes + RESULT_BYTES))}
+        scratch = Path(tempfile.gettempdir())
+        needs[scratch] = needs.get(scratch, 0.0) + count * scratch_bytes(circuit)
+        check_disk(needs)
+
+
+class _Run:
+    """One run. All that changes is guarded by `_changed`, which is notified of every change."""
+
+    def __init__(
+        self,
+        work: Work,
+        waiting: Sequence[Path],
+        count: int,
+        memory_mb: float | None,
+        timeline: Timeline,
+        idle: list[WorkerProcess],
+        on_done: OnDone,
+        on_progress: OnProgress,
+        on_start: OnStart,
+    ) -> None:
+        self._work, self._timeline, self._idle = work, timeline, idle
+        self._on_done, self._on_progress, self._on_start = on_done, on_progress, on_start
+        self._memory = None if memory_mb is None else memory_mb * 1e6
+        self._threads_each = threads_each(work.circuit, count, memory_mb)
+        self._todo = deque(waiting)
+        self._count = self._limit = self._serving = count
+        self._busy: dict[WorkerProcess, Path] = {}
+        self._alone: Counter[Path] = Counter()
+        self._failures: list[BaseException] = []
+        self._over: WorkerProcess | None = None
+        self._changed = threading.Condition()
+
+    def complete(self) -> None:
+        """Do all jobs, or raise the first failure."""
+        threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._serving)]
+        self._on_progress(self._timeline.progress(self._limit))
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                with self._changed:
+                    self._changed.wait(_WATCH_S)
+                    self._watch_memory()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C: do not leave provers behind
+            with self._changed:
+                self._failures.append(KeyboardInterrupt())
+                for worker in self._busy:
+                    worker.kill()
+                self._changed.notify_all()
+            raise
+        if self._failures:
+            raise self._failures[0]
+
+    def _serve(self) -> None:
+        worker = None
+        try:
+            while (job := self._next()) is not None:
+                folder, alone = job
+                try:
+                    if worker is None:
+                        worker = self._new_worker()
+                    with self._changed:
+                        self._on_start(folder)
+                        self._busy[worker] = folder
+                        self._timeline.started(folder)
+                    cost = Cost(**worker.ask(folder)["cost"])
+                except WorkerDiedError as death:
+                    if worker is not None:
+                        worker.stop()
+                    with self._changed:
+                        self._died(worker, folder, alone, death)
+                    worker = None
+                    continue
+                with self._changed:
+                    del self._busy[worker]
+                    self._finished(folder, cost)
+                    if worker is not self._over:
+                        continue
+                    self._over = None  # it was killed at the very moment it was done
+                worker.stop()
+                worker = None
+        except BaseException as e:
+            with self._changed:
+                self._failures.append(e)
+        finally:
+            with self._changed:
+                if worker is not None:
+                    self._busy.pop(worker, None)
+                    if not self._failures and self._limit == self._count:
+                        self._idle.append(worker)
+                        worker = None
+                self._changed.notify_all()
+            if worker is not None:
+                worker.stop()
+
+    def _new_worker(self) -> WorkerProcess:
+        with self._changed:
+            if self._idle:
+                return self._idle.pop()
+        worker = WorkerProcess(self._work.arguments(), self._threads_each)
+        try:
+            worker.wait_until_ready()
+        except BaseException:
+            worker.stop()
+            raise
+        return worker
+
+    def _next(self) -> tuple[Path, bool] | None:
+        """A job and whether it has the machine to itself; None if there is nothing left for this thread."""
+        with self._changed:
+            while not self._failures and self._serving <= self._limit:
+                if self._todo:
+                    return self._todo.popleft(), self._limit == 1
+                if not self._busy:
+                    break
+                self._changed.wait()
+            self._serving -= 1
+            return None
+
+    def _finished(self, folder: Path, cost: Cost) -> None:
+        self._timeline.finished(folder)
+        self._on_done(folder, cost)
+        self._on_progress(self._timeline.progress(self._limit))
+        self._changed.notify_all()
+
+    def _died(self, worker: WorkerProcess | None, folder: Path, alone: bool, death: WorkerDiedError) -> None:
+        """A worker ended at its job, or (None) before it could begin."""
+        over = worker is not None and worker is self._over
+        if over:
+            self._over = None
+        if worker is not None:
+            del self._busy[worker]
+        if not death.for_memory:
+            if self._work.kind != "verify" or worker is None:
+                raise death
+            cost = Cost(0.0, 0.0)
+            leave_verdict(folder, ProofError("the proof ended the process that was to verify it", why=death.why), cost)
+            self._finished(folder, cost)
+            return
+        self._alone[folder] += alone
+        if self._alone[folder] >= ATTEMPTS_ALONE:
+            limit = f"went over the limit of {(self._memory or 0) / 1e6:.0f} MB" if over else "was killed"
+            raise ResourceError(
+                f"a single prover {limit}, {ATTEMPTS_ALONE} times in a row",
+                why="" if over else "most likely by the kernel, because memory ran out",
+                fix="free memory, raise the limit, or use a smaller profile; finished chunks are kept",
+            )
+        self._timeline.dropped(folder)
+        self._todo.appendleft(folder)
+        self._limit = max(1, self._limit - 1)
+        self._on_progress(self._timeline.progress(self._limit))
+        self._changed.notify_all()
+
+    def _watch_memory(self) -> None:
+        """Kill the worker that began last if all together take more than they may. One at a time."""
+        if self._memory is None or self._over is not None or not self._busy:
+            return
+        if sum(worker.rss() for worker in self._busy) > self._memory:
+            self._over = list(self._busy)[-1]
+            self._over.kill()
 
 
 def prove_all(
     circuit: Circuit,
     folders: Sequence[Path],
     workers: int | None = None,
-    on_done: Callable[[Path, Cost], None] = lambda folder, cost: None,
+    on_done: OnDone = ignore_done,
+    on_progress: OnProgress = ignore_progress,
+    on_start: OnStart = ignore_start,
+    memory_mb: float | None = None,
 ) -> None:
     """Prove every job in `folders` (see `zkapex.proofs.worker.write_job`) that is not finished yet.
 
@@ -55,100 +266,17 @@ def prove_all(
     ----------
     workers : int, optional
         Processes; default one per core, fewer if memory is short.
-    on_done : callable
-        Called in a worker's thread after each finished job.
+    on_done, on_progress, on_start : callable
+        See `zkapex.proofs.jobs.Backend.run`.
+    memory_mb : float, optional
+        What they may take together, in 10^6 bytes; default: all that is free.
 
     Raises
     ------
     ProverError
         The first failure, after all running jobs have ended; finished ones are kept.
+    ResourceError
+        Memory or disk cannot suffice.
     """
-    todo: queue.SimpleQueue[Path] = queue.SimpleQueue()
-    waiting = [f for f in folders if finished(f) is None]
-    for folder in waiting:
-        todo.put(folder)
-    if not waiting:
-        return
-    count = min(affordable_workers(circuit, workers), len(waiting))
-    threads_each = max(1, (os.cpu_count() or 1) // count)
-    failures: list[BaseException] = []
-    processes: list[subprocess.Popen[str]] = []
-
-    def serve() -> None:
-        try:
-            with tempfile.TemporaryFile("w+") as log:
-                process = _start(circuit, threads_each, log.fileno())
-                processes.append(process)
-                try:
-                    while not failures:
-                        try:
-                            folder = todo.get_nowait()
-                        except queue.Empty:
-                            return
-                        on_done(folder, _ask(process, folder, log))
-                finally:
-                    _stop(process)
-        except BaseException as e:
-            failures.append(e)
-
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C: do not leave provers behind
-        failures.append(KeyboardInterrupt())
-        for process in processes:
-            process.kill()
-        raise
-    if failures:
-        raise failures[0]
-
-
-def _start(circuit: Circuit, threads: int, log: int) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "zkapex.proofs.worker", str(circuit.folder), str(circuit.srs.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-    )
-
-
-def _ask(process: subprocess.Popen[str], folder: Path, log: IO[str]) -> Cost:
-    if process.stdin is None or process.stdout is None:
-        raise ProverError("a proving process was started without pipes")
-    try:
-        process.stdin.write(f"{folder}\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        line = ""
-    if not line:
-        log.seek(0)
-        tail = log.read()[-500:]
-        raise ProverError(
-            f"a proving process ended unexpectedly with status {process.wait()}",
-            why=tail.strip() or "no output; it may have been killed for using too much memory",
-            fix="finished chunks are kept: run the same command again, with fewer workers if memory was short",
-        )
-    answer = json.loads(line)
-    if "error" in answer:
-        what, why, fix = answer["error"]
-        raise ProverError(what, why=why, fix=fix)
-    return Cost(**answer["cost"])
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    with Pool(Work(circuit), workers, memory_mb) as pool:
+        pool.run(folders, on_done, on_progress, on_start)

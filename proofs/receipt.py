@@ -8,6 +8,7 @@ The receipt proves nothing by itself: that the proofs in it verify is checked by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
@@ -20,36 +21,11 @@ from zkapex.proofs.evidence import Dossier, Evidence, Facts, derive
 from zkapex.proofs.messages import MAX_CHUNKS
 from zkapex.proofs.record import Count, Digest, Name, Part, PublicKeyHex, Record, Sentence, UtcTime, sha256_hex
 from zkapex.proofs.sealed import Sealed, unseal
+from zkapex.proofs.sentences import sentences
 from zkapex.proofs.signing import Envelope, public_key_from_hex, public_key_hex, sign
 
 Verdict = Literal["proved", "failed", "unreachable"]
 FilePath = Annotated[str, Field(max_length=64, pattern=r"^[a-z]+(/[a-z0-9]+)?\.(json|bin)$")]
-
-_SHOWS_FULL = "Every chunk of weights that the mask touches was changed by exactly the stated operator."
-_SHOWS_SAMPLED = (
-    "{proved} of the {touched} chunks of weights that the mask touches, drawn at random after the client had committed "
-    "to all of them, were changed by exactly the stated operator."
-)
-_SHOWS_ALWAYS = (
-    "The changed weights are those the client had committed to and signed before it knew the mask; masked weights are "
-    "zero in them.",
-    "The client committed to and signed the resulting weights; every later request starts from that commitment.",
-)
-_SHOWS_NOTHING = "Only that the request was made and how it ended; no change of the model is shown."
-_DOES_NOT_SHOW_ALWAYS = (
-    "That the device serves the weights that were committed to.",
-    "That older copies of the weights, or the data itself, were destroyed.",
-    "That nothing about the forgotten data can be inferred from the remaining weights.",
-    "That the curvature the client committed to, on which repair and certified distance rest, is that of real data.",
-)
-_DOES_NOT_SHOW_SAMPLED = "That the touched chunks which were not drawn were changed as requested."
-_DOES_NOT_SHOW_LOCAL_SRS = (
-    "Anything to a third party: the proof system's parameters were made by the verifier itself, who could forge proofs."
-)
-
-_DOES_NOT_SHOW_IMPORTED_SRS = (
-    "Anything to someone who does not trust whoever made the proof system's parameters, named by their digest here."
-)
 
 
 class FileEntry(Part):
@@ -68,7 +44,7 @@ class Outcome(Part):
     chunks_proved: Count
     """Number of drawn chunks whose proof was accepted."""
     certified_distance: Annotated[float, Field(ge=0)] | None = None
-    """Bound on the 2-norm, in weight units, between the proved and the exact step, over all touched chunks."""
+    """Bound on the 2-norm, in weight units, between the proved and the exact step, over all drawn chunks together."""
     audit_seed: Digest | None = None
     issued_at: UtcTime
 
@@ -217,8 +193,12 @@ def _check_outcome(dossier: Dossier, evidence: Evidence, outcome: Outcome) -> No
     if dossier.response is None or missing:
         what = f"proofs/{missing[0]}.bin" if missing else "response.json"
         raise ReceiptError("the receipt says 'proved' without the evidence for it", why=f"{what} is missing")
-    if outcome.certified_distance is None:
-        raise ReceiptError("the receipt says 'proved' without a certified distance")
+    stated, distance = outcome.certified_distance, dossier.certified_distance()
+    if (stated is None) != (distance is None) or not math.isclose(stated or 0.0, distance or 0.0, rel_tol=1e-12):
+        raise ReceiptError(
+            "the receipt states another certified distance than its proofs have",
+            why=f"{stated} instead of {distance}",
+        )
 
 
 def _state(facts: Facts, outcome: Outcome, evidence: Evidence, server_key: str) -> Statement:
@@ -226,7 +206,7 @@ def _state(facts: Facts, outcome: Outcome, evidence: Evidence, server_key: str) 
     subjects = [Subject(name=name, digest={"merkleSha256": root}) for name, root in roots if root is not None]
     subjects.append(Subject(name="mask", digest={"sha256": facts.mask_digest}))
     files = evidence.files().items()
-    shows, does_not_show = _sentences(facts, outcome)
+    shows, does_not_show = sentences(facts, outcome.verdict)
     predicate = Predicate(
         facts=facts,
         outcome=outcome,
@@ -236,20 +216,6 @@ def _state(facts: Facts, outcome: Outcome, evidence: Evidence, server_key: str) 
         server_key=server_key,
     )
     return Statement(subject=tuple(subjects), predicate=predicate)
-
-
-def _sentences(facts: Facts, outcome: Outcome) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Say in plain words what is shown, and what is not."""
-    if outcome.verdict != "proved":
-        return (_SHOWS_NOTHING,), _DOES_NOT_SHOW_ALWAYS
-    does_not_show: tuple[str, ...] = _DOES_NOT_SHOW_ALWAYS
-    shows: tuple[str, ...] = (_SHOWS_FULL, *_SHOWS_ALWAYS)
-    if facts.audit_mode == "sampled":
-        sampled = _SHOWS_SAMPLED.format(proved=len(facts.chunks_drawn), touched=facts.chunks_touched)
-        shows = (sampled, *_SHOWS_ALWAYS)
-        does_not_show = (*does_not_show, _DOES_NOT_SHOW_SAMPLED)
-    origin = _DOES_NOT_SHOW_LOCAL_SRS if facts.srs_origin == "local" else _DOES_NOT_SHOW_IMPORTED_SRS
-    return shows, (*does_not_show, origin)
 
 
 def _difference(expected: Statement, receipt: Receipt) -> str:

@@ -11,9 +11,12 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -98,6 +101,17 @@ def encode_parts(domain: str, *parts: bytes | str | int) -> bytes:
             tag, data = b"b", part
         out += tag + len(data).to_bytes(8, "big") + data
     return bytes(out)
+
+
+def arrays_digest(arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    """Return one SHA-256 (hex) over named arrays: names, types, shapes and little-endian content, in any order."""
+    digest = hashlib.sha256(encode_parts("zkapex:arrays:v1", len(arrays)))
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(encode_parts("zkapex:array:v1", name, array.dtype.str, *arrays[name].shape))
+        digest.update(encode_parts("zkapex:values:v1", array.tobytes()))
+    return digest.hexdigest()
 
 
 def sha256_hex(data: bytes) -> str:

@@ -13,11 +13,12 @@ from typing import Generic, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from zkapex.errors import SignatureError
-from zkapex.proofs.messages import Enrolment
+from zkapex.proofs.messages import Enrolment, EnrolRequest, PersonaliseRequest
 from zkapex.proofs.record import Record, sha256_hex
 from zkapex.proofs.signing import Envelope, key_id, public_key_from_hex, sign, verify
 
 R = TypeVar("R", bound=Record)
+Introduction = TypeVar("Introduction", PersonaliseRequest, EnrolRequest)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,27 @@ def unseal_enrolment(data: bytes) -> Sealed[Enrolment]:
         raise SignatureError("an enrolment's client id does not belong to its public key")
     verify(envelope, Enrolment.payload_type(), [key])
     return Sealed(enrolment, data)
+
+
+def unseal_introduction(kind: type[Introduction], data: bytes) -> Sealed[Introduction]:
+    """Verify a request against the server's key it brings, for a device that knows no server yet.
+
+    It proves possession of the key, and that nobody has changed the request. Whether to trust a server with that key is
+    for the caller to decide.
+
+    Raises
+    ------
+    SignatureError
+        The request is malformed, of another kind, or not signed with the key it names.
+    ProtocolError, FormatVersionError
+        It is not a valid request.
+    """
+    envelope = Envelope.from_bytes(data)
+    if envelope.payload_type != kind.payload_type():
+        raise SignatureError(f"a signed {kind.kind} was expected", why=f"the envelope holds {envelope.payload_type}")
+    record = kind.from_bytes(envelope.payload)
+    verify(envelope, kind.payload_type(), [public_key_from_hex(record.server_key)])
+    return Sealed(record, data)
 
 
 def restore(kind: type[R], data: bytes) -> Sealed[R]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from zkapex.circuits.store import Circuit, Srs, circuit, find_srs, import_srs
-from zkapex.errors import InputError, ProverError, ReceiptError, ResourceError
+from zkapex.circuits.store import Circuit, Srs, find_srs, import_srs
+from zkapex.errors import Error, InputError, ReceiptError
+from zkapex.proofs.batch import BatchVerifier
 from zkapex.proofs.bundle import Bundle, read_bundle
-from zkapex.proofs.certificate import request_distance
-from zkapex.proofs.chunk import Expected, verify_chunk
-from zkapex.proofs.commitment import Point, empty_commitment
-from zkapex.proofs.instance import Instance, place
-from zkapex.proofs.messages import ModelManifest
+from zkapex.proofs.claim import Claim
+from zkapex.proofs.evidence import Dossier
+from zkapex.proofs.verifier import circuit_of
+
+OnChunk = Callable[[int, int], None]
+"""Called with (verified, total) after each proof."""
 
 
 @dataclass(frozen=True)
@@ -38,85 +38,11 @@ class Verified:
     cpu_s: float
 
 
-def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
-    """The manifest's circuit, built here from its specification rather than taken from whoever claims it.
-
-    Raises
-    ------
-    ReceiptError
-        If no keys can be built from what the manifest names, or they are not those it names.
-    """
-    try:
-        built = circuit(manifest.statement, srs)
-    except ResourceError:
-        raise
-    except ProverError as e:
-        raise ReceiptError(
-            "the manifest's statement and reference string make no circuit", why=f"{e.what}: {e.why}"
-        ) from e
-    for name, ours, theirs in (
-        ("verification key", built.vk_digest, manifest.circuit_digest),
-        ("settings", built.settings_digest, manifest.settings_digest),
-        ("reference string", srs.digest, manifest.srs_digest),
-    ):
-        if ours != theirs:
-            raise ReceiptError(
-                f"the manifest's {name} is not the one its statement has",
-                why=f"built here: {ours[:16]}..., claimed: {theirs[:16]}...",
-                fix="whoever made it used another circuit or another release; do not accept it",
-            )
-    return built
-
-
-class ChunkVerifier:
-    """Checks the proofs of one request against the commitments before and after.
-
-    Parameters
-    ----------
-    built : Circuit
-    instance : Instance
-    curvature : sequence of str
-        Enrolled commitments to curvature factors (hex points), `ModelManifest.n_curvatures` of them.
-    pre, post : sequence of str
-        Theta commitments of all chunks (hex points) before and after.
-    """
-
-    def __init__(
-        self,
-        built: Circuit,
-        instance: Instance,
-        curvature: Sequence[str],
-        pre: Sequence[str],
-        post: Sequence[str],
-    ) -> None:
-        self._circuit = built
-        self._instance = instance
-        self._curvature, self._pre, self._post = tuple(curvature), tuple(pre), tuple(post)
-        self._empty = empty_commitment(built)
-
-    def verify(self, chunk: int, proof: bytes) -> float:
-        """Return only if `proof` proves `chunk`; the CPU seconds that took.
-
-        Raises
-        ------
-        CommitmentError, ProofError
-            Otherwise.
-        """
-        where = place(self._instance.manifest, chunk)
-        expected = Expected(
-            theta_u=Point.from_hex(self._post[chunk]),
-            theta_p=Point.from_hex(self._pre[chunk]),
-            factor=Point.from_hex(self._curvature[where.curvature]) if self._curvature else None,
-        )
-        start = time.process_time()
-        verify_chunk(self._circuit, self._instance.public(chunk), expected, proof, self._empty)
-        return time.process_time() - start
-
-
 def verify_receipt(
     directory: Path,
     trusted: Collection[Ed25519PublicKey] | None = None,
-    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    on_chunk: OnChunk = lambda done, total: None,
+    workers: int = 1,
 ) -> Verified:
     """Verify the receipt in `directory`; return only if everything in it holds.
 
@@ -126,50 +52,71 @@ def verify_receipt(
         Keys a server may sign with; None accepts the key the receipt names, which detects alteration but not invention.
     on_chunk : callable
         Called with (verified, total) after each proof.
+    workers : int
+        Processes that verify proofs; 1 is this process.
 
     Raises
     ------
     VerificationError
         Or one of its subclasses, naming the first thing that is wrong.
+    ResourceError
+        Memory or disk cannot suffice for that many workers.
     """
     bundle = read_bundle(directory, trusted)
-    dossier = bundle.dossier
-    if bundle.evidence.srs is not None:
-        srs = import_srs(bundle.evidence.srs, dossier.manifest.srs_digest, dossier.manifest.srs_origin)
-    else:
-        found = find_srs(dossier.manifest.srs_digest, dossier.manifest.srs_origin)
-        if found is None:
-            raise InputError(
-                "the receipt's reference string is not on this machine",
-                why=f"SHA-256 {dossier.manifest.srs_digest}",
-                fix="obtain the file from its publisher and put it in the key cache's srs folder",
-            )
-        srs = found
-    proofs = bundle.evidence.proofs
+    dossier, proofs = bundle.dossier, bundle.evidence.proofs
+    srs = _reference_string(bundle)
     if not proofs:
         return Verified(bundle, 0, 0.0)
     built = circuit_of(dossier.manifest, srs)
-    cpu_s = 0.0
-    instance = Instance(dossier.manifest, dossier.request.record)
-    checker = ChunkVerifier(built, instance, dossier.enrolment.record.curvature, dossier.pre, dossier.post)
+    check = _one_by_one if workers == 1 else _together
+    return Verified(bundle, len(proofs), check(built, dossier, proofs, on_chunk, workers))
+
+
+def _reference_string(bundle: Bundle) -> Srs:
+    manifest = bundle.dossier.manifest
+    if bundle.evidence.srs is not None:
+        height = manifest.statement.log2_rows
+        return import_srs(bundle.evidence.srs, manifest.srs_digest, height, manifest.srs_origin)
+    found = find_srs(manifest.srs_digest, manifest.srs_origin)
+    if found is None:
+        raise InputError(
+            "the receipt's reference string is not on this machine",
+            why=f"SHA-256 {manifest.srs_digest}",
+            fix="obtain the file from its publisher and put it in the key cache's srs folder",
+        )
+    return found
+
+
+def _claim(dossier: Dossier) -> Claim:
+    enrolled = dossier.enrolment.record.curvature
+    return Claim(dossier.manifest, dossier.request.record, enrolled, dossier.pre, dossier.post)
+
+
+def _one_by_one(
+    built: Circuit, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk, workers: int
+) -> float:
+    cpu_s, verifier = 0.0, _claim(dossier).verifier(built)
     for done, chunk in enumerate(sorted(proofs), 1):
         try:
-            cpu_s += checker.verify(chunk, proofs[chunk])
-        except InputError as e:  # not the caller's input here, but the request's
-            raise ReceiptError(f"request.json is wrong: {e.what}", why=e.why) from e
+            cpu_s += verifier.verify(chunk, proofs[chunk])
+        except Error as e:
+            raise _receipts_fault(e) from e
         on_chunk(done, len(proofs))
-    _check_distance(bundle.receipt.outcome.certified_distance, instance)
-    return Verified(bundle, len(proofs), cpu_s)
+    return cpu_s
 
 
-def _check_distance(claimed: float | None, instance: Instance) -> None:
-    """Raise ReceiptError for a certified distance other than the one that follows from the request."""
-    if claimed is None:
-        return
-    ours = request_distance(instance)
-    if not math.isclose(claimed, ours, rel_tol=1e-9):
-        raise ReceiptError(
-            "the receipt's certified distance is not the one that follows from its request",
-            why=f"claimed: {claimed:g}, computed here: {ours:g}",
-            fix="whoever made it used another release, or lied; do not accept it",
-        )
+def _together(built: Circuit, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk, workers: int) -> float:
+    with BatchVerifier(built, _claim(dossier), workers) as verifier:
+        verdicts = verifier.verify(proofs, lambda progress: on_chunk(progress.done, progress.total))
+    for chunk in sorted(verdicts):
+        error = verdicts[chunk].error
+        if error is not None:
+            raise _receipts_fault(error)
+    return sum(verdict.cpu_s for verdict in verdicts.values())
+
+
+def _receipts_fault(error: Error) -> Error:
+    """The error itself, unless it blames the caller for what the receipt's request says."""
+    if isinstance(error, InputError):
+        return ReceiptError(f"request.json is wrong: {error.what}", why=error.why)
+    return error

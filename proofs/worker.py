@@ -1,15 +1,12 @@
-"""A proving process: reads folders of jobs from standard input, one a line, proves each, answers one JSON line each.
+"""A proving job on disk, and what a worker process (`zkapex.proofs.service`) does with it.
 
-It is a process of its own because peak memory matters on an edge device: it imports neither torch nor Flower, and its
-memory goes back to the system with it. A job's folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable
+A job's folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable
 by its owner only); the finished proof appears beside them as ``proof.bin`` with ``cost.json``, atomically, cost first.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from zkapex.circuits.store import Circuit
-from zkapex.errors import Error, ProverError
 from zkapex.proofs.chunk import prove_chunk
 from zkapex.proofs.public import PublicInputs
 from zkapex.proofs.witness import SaltedVector, Witness
@@ -114,27 +110,3 @@ def _cpu_s() -> float:
 def _private(path: Path) -> Path:
     path.touch(mode=0o600)
     return path
-
-
-def main() -> None:
-    """Serve jobs until standard input closes. Arguments: the circuit's folder and its reference string."""
-    circuit = Circuit.open(Path(sys.argv[1]), Path(sys.argv[2]))
-    # ezkl prints to standard output and error; answers go to a duplicate of the original standard output.
-    with os.fdopen(os.dup(1), "w", buffering=1) as answers:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            answer: dict[str, object] = {"folder": line.strip()}
-            try:
-                answer["cost"] = run_job(circuit, Path(line.strip())).__dict__
-            except Error as e:
-                answer["error"] = [e.what, e.why, e.fix]
-            except Exception as e:  # whatever a damaged archive or a full disk raises, the next job may be sound
-                error = ProverError(
-                    "a proving job could not be read or stored", why=repr(e), fix="free disk space, retry"
-                )
-                answer["error"] = [error.what, error.why, error.fix]
-            answers.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 
 from zkapex.circuits.store import Circuit
-from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
-from zkapex.proofs.audit import seed_commitment
+from zkapex.errors import Error, FormatVersionError, ProtocolError, SaltsSpentError, VerificationError
+from zkapex.proofs.audit import sampled_audit
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
 from zkapex.proofs.commitment import Point
@@ -39,8 +39,9 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import pack_guards, pack_masks
+from zkapex.proofs.packing import pack_guards, pack_masks, touched_chunks
 from zkapex.proofs.receipt import Outcome, issue
+from zkapex.proofs.record import arrays_digest
 from zkapex.proofs.sealed import Sealed, seal, unseal, unseal_enrolment
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
@@ -50,7 +51,7 @@ from zkapex.proofs.signing import (
     public_key_hex,
     verify,
 )
-from zkapex.proofs.verify import ChunkVerifier
+from zkapex.proofs.verifier import ChunkVerifier
 from zkapex.server.costs import CostBook
 from zkapex.server.peers import Answer, Peers, Trouble
 from zkapex.server.registry import Registry, utc_now
@@ -95,8 +96,11 @@ class Deletion:
     forget_digest : str
     lifetime : timedelta
         How long clients may take to answer.
-    sample : int or None
-        How many chunks each client must prove; None for all.
+    cheating : float or None
+        Fraction of its touched chunks, one at least, that a cheat is assumed to leave undone; each client must then
+        prove a random sample of its chunks, just large enough to find such a cheat out. None has all chunks proved.
+    detect : float
+        Probability with which the sample is to find it out.
     """
 
     request_id: str
@@ -107,7 +111,8 @@ class Deletion:
     tau_g: int
     forget_digest: str
     lifetime: timedelta = timedelta(days=7)
-    sample: int | None = None
+    cheating: float | None = None
+    detect: float = 0.99
 
 
 @dataclass
@@ -140,6 +145,8 @@ class Coordinator:
     batch: int = 8
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
+    turned_away: dict[int, str] = field(default_factory=dict)
+    """Why a node did not become a client, by node: the first thing that went wrong in this run."""
     away: set[int] = field(default_factory=set)
     """Nodes that were not heard from when the run started. They may be clients, so they are not enrolled anew."""
 
@@ -156,6 +163,7 @@ class Coordinator:
             if isinstance(answer, Trouble):
                 if not answer.reachable:
                     self.away.add(node)
+                    self.turned_away[node] = f"identify: {answer.reason}"
                     self.emit("client.away", node=str(node), reason=answer.reason)
                 continue
             try:
@@ -163,7 +171,7 @@ class Coordinator:
                 if blobs:  # else it has not enrolled yet
                     self._admit(node, self._identified(blobs, challenges[node]))
             except BLAMED as e:
-                self.emit("identify.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("identify", node, e)
 
     def _identified(self, blobs: Mapping[str, bytes], challenge: bytes) -> Sealed[Enrolment]:
         sealed = unseal_enrolment(blobs.get("envelope", b""))
@@ -175,7 +183,7 @@ class Coordinator:
     def _admit(self, node: int, sealed: Sealed[Enrolment]) -> None:
         """Take the node for the client whose enrolment it has shown to be its own."""
         enrolment = sealed.record
-        if enrolment.client_id in self.clients.values():
+        if any(known == enrolment.client_id and other != node for other, known in self.clients.items()):
             raise ProtocolError("another node is this client already", why="two devices run with one key")
         if enrolment.manifest_digest != self.manifest.digest():
             raise ProtocolError("the enrolment is under another manifest")
@@ -191,11 +199,18 @@ class Coordinator:
     ) -> None:
         """Have every node that has not enrolled fine-tune the global model on its own data."""
         contents = {}
+        digest = arrays_digest(weights)
         for node in self._strangers():
             request = PersonaliseRequest(
-                federation=self.registry.federation, epochs=epochs, learning_rate=learning_rate, seed=seed
+                federation=self.registry.federation,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                seed=seed,
+                weights_digest=digest,
+                nonce=secrets.token_hex(32),
+                server_key=public_key_hex(self.key.public_key()),
             )
-            contents[node] = pack_arrays(weights, pack(request))
+            contents[node] = pack_arrays(weights, pack(Delivery(), {"envelope": seal(request, self.key).envelope}))
         done = 0
 
         def on_answer(node: int, answer: Answer) -> None:
@@ -206,7 +221,7 @@ class Coordinator:
                     raise ProtocolError("the client could not personalise", why=answer.reason)
                 reply, _ = unpack(answer, PersonaliseReply, MAX_REPLY_BYTES)
             except BLAMED as e:
-                self.emit("personalise.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("personalise", node, e)
                 return
             self.emit(
                 "personalise.done",
@@ -219,7 +234,7 @@ class Coordinator:
         self.peers.ask("personalise", contents, on_answer=on_answer)
 
     def enrol(self) -> None:
-        """Have every node that has not enrolled commit to its weights and curvature.
+        """Have every node that has not enrolled, or whose salts are used up, commit to its weights and curvature.
 
         Raises
         ------
@@ -228,14 +243,15 @@ class Coordinator:
         """
         srs = self.circuit.srs.path.read_bytes()
         contents = {}
-        for node in self._strangers():
+        for node in (*self._strangers(), *self._spent()):
             request = EnrolRequest(
                 federation=self.registry.federation,
                 manifest=self.manifest,
                 nonce=secrets.token_hex(32),
                 server_key=public_key_hex(self.key.public_key()),
             )
-            contents[node] = (request.nonce, pack(request, {"srs": srs}))
+            envelope = seal(request, self.key).envelope
+            contents[node] = (request.nonce, pack(Delivery(), {"envelope": envelope, "srs": srs}))
 
         def on_answer(node: int, answer: Answer) -> None:
             try:
@@ -247,7 +263,7 @@ class Coordinator:
                     raise ProtocolError("the enrolment does not carry the nonce it was asked for with")
                 self._admit(node, sealed)
             except BLAMED as e:
-                self.emit("enrol.failed", node=str(node), reason=_sentence(e))
+                self._turn_away("enrol", node, e)
                 return
             self.emit(
                 "enrol.done", client=sealed.record.client_id, done=len(self.clients), total=len(self.peers.nodes())
@@ -269,7 +285,7 @@ class Coordinator:
                 why = "it is quarantined" if client.active is None else f"request {client.active} is under way"
                 self.emit("client.skipped", client=client_id, reason=why)
                 continue
-            seed = secrets.token_hex(32) if deletion.sample is not None else None
+            audit, seed = self._audit(deletion)
             now = self.clock()
             request = UnlearnRequest(
                 request_id=deletion.request_id,
@@ -282,9 +298,7 @@ class Coordinator:
                 guards=guards,
                 tau_s=deletion.tau_s,
                 tau_g=deletion.tau_g,
-                audit=Audit(mode="sampled", count=deletion.sample, seed_commitment=seed_commitment(seed))
-                if seed is not None
-                else Audit(),
+                audit=audit,
                 forget_digest=deletion.forget_digest,
                 issued_at=now,
                 expires_at=now + deletion.lifetime,
@@ -404,10 +418,36 @@ class Coordinator:
             if request.status in UNDER_WAY and request.client_id not in present:
                 self._trouble(request, Trouble(False, "no node of this run is this client"))
 
+    def not_enrolled(self) -> dict[int, str]:
+        """Nodes of this run that are no clients, and why."""
+        nodes = (node for node in self.peers.nodes() if node not in self.clients)
+        return {node: self.turned_away.get(node, "it was not asked") for node in nodes}
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _turn_away(self, step: str, node: int, error: Error) -> None:
+        self.turned_away.setdefault(node, f"{step}: {_sentence(error)}")
+        self.emit(f"{step}.failed", node=str(node), reason=_sentence(error))
 
     def _strangers(self) -> list[int]:
         return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
+
+    def _spent(self) -> list[int]:
+        """Nodes whose last request failed because their commitments cannot be opened again."""
+        found = []
+        for node, client_id in self.clients.items():
+            client = self._client(client_id)
+            if client.status is ClientStatus.FAILED and SaltsSpentError.SENTENCE in client.reason:
+                found.append(node)
+        return found
+
+    def _audit(self, deletion: Deletion) -> tuple[Audit, str | None]:
+        """How one client will be audited, and the seed of its draw, which nobody else knows before the receipt."""
+        if deletion.cheating is None:
+            return Audit(), None
+        seed = secrets.token_hex(32)
+        touched = len(touched_chunks(self.manifest, deletion.masks))
+        return sampled_audit(touched, deletion.cheating, deletion.detect, seed), seed
 
     def _under_way(self, request_id: str, *states: RequestStatus) -> dict[int, Request]:
         found = {}
@@ -469,7 +509,7 @@ class Coordinator:
         distance = None
         if proved:
             instance = Instance(self.manifest, request.sealed.record)
-            distance = request_distance(instance)
+            distance = request_distance(instance, request.drawn)
         verdict = request.verdict
         if verdict not in ("proved", "failed", "unreachable"):
             raise ProtocolError(f"request {request.request_id} is not finished")

@@ -44,7 +44,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from zkapex.errors import CommitmentError, IllegalTransitionError, ProtocolError
-from zkapex.proofs.audit import draw
+from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import ModelManifest, UnlearnResponse
 from zkapex.proofs.packing import touched_chunks, unpack_guards, unpack_masks
@@ -168,6 +168,7 @@ def _open(scope: Scope, event: Opened, now: datetime) -> Scope:
     touched = touched_chunks(manifest, masks)
     if asked.audit.count is not None and asked.audit.count > len(touched):
         raise ProtocolError(f"a sample of {asked.audit.count} cannot be drawn from {len(touched)} touched chunks")
+    check_audit(asked.audit, len(touched))
     draw(asked.audit, event.audit_seed, asked.pre_root, touched)  # the seed must match its commitment
     request = Request(event.request, RequestStatus.OPEN, touched, event.audit_seed)
     client = replace(client, status=ClientStatus.PENDING, active=asked.request_id, reason="")

@@ -31,7 +31,7 @@ from zkapex.circuits.store import circuit, local_srs
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.messages import MAX_BATCH, MAX_CHUNKS, LayerSpec, ModelManifest
+from zkapex.proofs.messages import MAX_BATCH, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
@@ -43,6 +43,8 @@ from zkapex.server.provider import Provider
 from zkapex.server.registry import Registry
 from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
+
+AUDITS = ("full", "sampled")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ class RunSettings:
         Circuit profile, see `zkapex.circuits.profiles`.
     guard_rank : int
     request_id : str
-    sample : int
-        Chunks each client must prove; 0 for all.
+    audit : str
+        ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
+    audit_detect, audit_cheating : float
+        Probability of finding out a client that leaves this fraction of its touched chunks undone, one at least.
     batch : int
         Chunks proved per message.
     timeout_s : int
@@ -74,7 +78,9 @@ class RunSettings:
     profile: str
     guard_rank: int
     request_id: str
-    sample: int
+    audit: str
+    audit_detect: float
+    audit_cheating: float
     batch: int
     timeout_s: int
     seed: int
@@ -104,7 +110,6 @@ class RunSettings:
             ("rounds", 1, 10_000),
             ("personal_epochs", 1, 10_000),
             ("guard_rank", 0, 64),
-            ("sample", 0, MAX_CHUNKS - 1),
             ("batch", 1, MAX_BATCH),
             ("timeout_s", 1, 10**7),
             ("seed", 0, 2**20 - 1),
@@ -114,6 +119,14 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix=f"give a number from {low} to {high}",
                 )
+        for name in ("audit_detect", "audit_cheating"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
+                    fix="give a number above 0, and at most 1",
+                )
+        if self.audit not in AUDITS:
+            raise InputError(f"run setting audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
         if not 0 < self.personal_lr < 1:
             raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
@@ -175,7 +188,8 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             tau_g=tau_g,
             forget_digest=sha256_hex(provider.forget_description().encode()),
             lifetime=timedelta(days=7),
-            sample=settings.sample or None,
+            cheating=settings.audit_cheating if settings.audit == "sampled" else None,
+            detect=settings.audit_detect,
         )
         coordinator.open(deletion)
         coordinator.give_up_absent(settings.request_id)
@@ -205,6 +219,9 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             "clients": [
                 _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
                 for client_id in sorted(touched)
+            ],
+            "not_enrolled": [
+                {"node": str(node), "reason": reason} for node, reason in coordinator.not_enrolled().items()
             ],
         }
     save_text(work_dir / "result.json", json.dumps(result, indent=1))
@@ -254,6 +271,7 @@ def _client_result(
         "reason": client.reason or None,
         "chunks": touched.get(client_id, 0),
         "chunks_proved": len(request.proofs),
+        "audit": request.sealed.record.audit.model_dump(include={"mode", "count", "cheating", "detection"}),
         **asdict(costs.of(client_id)),
         "accuracy": table,
         "receipt": str(receipt.relative_to(work_dir)) if receipt else None,

@@ -16,14 +16,17 @@ import numpy as np
 
 from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.store import Circuit
-from zkapex.client.agent import DeviceAgent, utc_now
+from zkapex.client.agent import REQUEST, RESPONSE, DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import group_obs
+from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
 from zkapex.proofs.chunk import complete, prove_vectors
 from zkapex.proofs.instance import Instance
+from zkapex.proofs.messages import UnlearnRequest
 from zkapex.proofs.public import BoolArray, IntArray, PublicInputs
+from zkapex.proofs.sealed import restore
 from zkapex.proofs.witness import Witness, square_sums
 from zkapex.proofs.worker import COST, PROOF, finished
 
@@ -90,18 +93,26 @@ class Decoy(Cheat):
 
 
 class Replay(DeviceAgent):
-    """Sends the proofs of another device of the same simulation instead of its own."""
+    """Sends the proofs of another device of the same simulation instead of its own.
+
+    A neighbour that has not proved a chunk yet, or never will because another one was drawn, lends its state, and the
+    proof is the one it would have made. Without any neighbour that answered the request, noise has to do.
+    """
 
     def _prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
-        others = self._vault.folder.parent
+        request_id = instance.request.request_id
+        answered = sorted(self._vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
+        neighbours = [path.parent for path in answered if self._vault.folder not in path.parents]
         for chunk, folder in folders.items():
-            for proof in sorted(others.glob(f"*/requests/{instance.request.request_id}/jobs/{chunk}/{PROOF}")):
-                if self._vault.folder not in proof.parents:
-                    _leave(folder, proof.read_bytes())
-            if finished(folder) is None:
-                raise ProverError("no other device has proved this chunk yet", fix="ask again")
+            proofs = [done[0] for theirs in neighbours if (done := finished(theirs / "jobs" / str(chunk)))]
+            if proofs:
+                _leave(folder, proofs[0])
+            elif neighbours:
+                _leave(folder, _proof_of(neighbours[0], circuit, instance, chunk))
+            else:
+                _leave(folder, bytes(circuit.proof_bytes))
 
 
 CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
@@ -123,6 +134,15 @@ def make_cheat(
     if name not in CHEATS:
         raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
     return CHEATS[name](folder, task, workers, clock)
+
+
+def _proof_of(theirs: Path, circuit: Circuit, instance: Instance, chunk: int) -> bytes:
+    """The proof of a neighbour's chunk, made with what the neighbour keeps about the same request."""
+    request = restore(UnlearnRequest, (theirs / REQUEST).read_bytes()).record
+    holdings = Holdings.load(instance.manifest, Vault(theirs.parents[1] / "enrolment"))
+    witness = Change.load(Vault(theirs)).witness(holdings, chunk)
+    vectors = forced_vectors(circuit, Instance(instance.manifest, request).public(chunk), witness)
+    return prove_vectors(circuit, vectors)[0]
 
 
 def _leave(folder: Path, proof: bytes) -> None:

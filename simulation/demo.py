@@ -23,6 +23,7 @@ import torch
 
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
+from zkapex.server.run import AUDITS
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.adversaries import CHEATS
 from zkapex.simulation.digits import scenario
@@ -53,6 +54,10 @@ class DemoSettings:
     forget_class : int
         The digit to forget.
     seed : int
+    audit : str
+        ``full`` or ``sampled``.
+    audit_detect, audit_cheating : float
+        A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
     """
 
     clients: int = 4
@@ -60,6 +65,9 @@ class DemoSettings:
     cheat: str = "half"
     forget_class: int = 3
     seed: int = 0
+    audit: str = "full"
+    audit_detect: float = 0.99
+    audit_cheating: float = 0.01
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients <= 60:
@@ -74,6 +82,13 @@ class DemoSettings:
             raise InputError(f"--forget-class is {self.forget_class}", fix="choose a digit")
         if not 0 <= self.seed < 2**20:
             raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
+        if self.audit not in AUDITS:
+            raise InputError(f"--audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
+        for name in ("audit_detect", "audit_cheating"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}", fix="choose a number above 0, and at most 1"
+                )
 
 
 def run_demo(
@@ -101,6 +116,9 @@ def run_demo(
         "cheat": settings.cheat,
         "forget-class": settings.forget_class,
         "seed": settings.seed,
+        "audit": settings.audit,
+        "audit-detect": settings.audit_detect,
+        "audit-cheating": settings.audit_cheating,
     }
     result_path = out / "result.json"
     if not result_path.exists():
@@ -138,6 +156,7 @@ def summarise(result: dict[str, Any], reference: dict[str, float], settings: Dem
     return {
         "settings": asdict(settings),
         "clients": result["clients"],
+        "not_enrolled": result.get("not_enrolled", []),
         "accuracy": accuracy,
         "oracle": reference,
         "global": result["global"],

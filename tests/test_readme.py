@@ -40,9 +40,9 @@ def table(command: str) -> str:
     return re.split(r"\n\n(?!\|)", rest.partition("\n\n")[2])[0]
 
 
-@pytest.mark.parametrize("command", ["demo", "verify"])
+@pytest.mark.parametrize("command", ["demo", "verify", "estimate", "bench proof"])
 def test_the_readme_lists_every_option_and_no_other(command: str) -> None:
-    offered = set(OPTION.findall(help_of(command).partition("Options:")[2])) - {"--help", "--resume to"}
+    offered = set(OPTION.findall(help_of(*command.split()).partition("Options:")[2])) - {"--help", "--resume to"}
     assert set(ROW.findall(table(command))) == offered
 
 
@@ -59,8 +59,17 @@ def test_defaults_in_the_readme_and_in_the_help_are_those_of_the_demo() -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["estimate", "bench proof"])
+def test_defaults_in_the_readme_are_those_in_the_help(command: str) -> None:
+    text = " ".join(help_of(*command.split()).partition("Options:")[2].split())
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(--[a-z-]+)[^|]*\|[^|]*\| ?(.*?) ?\|$", table(command), re.M)}
+    for option, default in rows.items():
+        if re.fullmatch(r"`?[a-z0-9.]+`?", default) and default != "yes":
+            assert re.search(rf"{option} (?:(?!--).)*\[default: {default.strip('`')}\]", text), (option, default)
+
+
 def test_help_is_plain_text() -> None:
-    for command in ((), ("demo",), ("verify",)):
+    for command in ((), ("demo",), ("verify",), ("estimate",), ("bench", "proof"), ("bench", "stages")):
         assert "\\" not in help_of(*command)
         assert "\x1b" not in help_of(*command)
 
@@ -95,7 +104,7 @@ def test_settings_and_folders_in_the_readme_exist() -> None:
         assert hasattr(module, dotted[1])
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md", "docs/performance.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
@@ -137,5 +146,6 @@ def test_released_exit_codes_never_change() -> None:
         "IllegalTransitionError": 31,
         "ProverError": 40,
         "ResourceError": 41,
+        "SaltsSpentError": 42,
         "RuntimeFailure": 50,
     }

@@ -124,6 +124,14 @@ class ResourceError(ProverError):
     exit_code = 41
 
 
+class SaltsSpentError(ProverError):
+    """Another proof would open a commitment more often than its salts can hide it; the device must enrol again."""
+
+    exit_code = 42
+    SENTENCE: ClassVar[str] = "the salts that hide this device's commitments are used up; it must enrol again"
+    """What it says: a server hears no more of a client's error, and asks such a client to enrol again."""
+
+
 class RuntimeFailure(Error):
     """Flower's runtime could not be started, or the run it executed failed."""
 

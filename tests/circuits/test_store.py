@@ -181,12 +181,12 @@ def test_a_damaged_local_reference_string_is_reported(small_srs: Srs, tmp_path: 
 def test_importing_checks_the_digest(tmp_path: Path) -> None:
     data = SRS_FILE.read_bytes()
     with pytest.raises(VerificationError, match="digest"):
-        import_srs(data[:-1], sha256_file(SRS_FILE), root=tmp_path)
+        import_srs(data[:-1], sha256_file(SRS_FILE), 12, root=tmp_path)
     assert not (tmp_path / "srs").exists() or list((tmp_path / "srs").iterdir()) == []
-    imported = import_srs(data, sha256_file(SRS_FILE), root=tmp_path)
+    imported = import_srs(data, sha256_file(SRS_FILE), 12, root=tmp_path)
     assert imported.path.read_bytes() == data
     assert imported.origin == "imported"
-    assert import_srs(data, imported.digest, root=tmp_path) == imported
+    assert import_srs(data, imported.digest, 12, root=tmp_path) == imported
 
 
 def test_the_settings_say_what_the_statement_needs() -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from federation import LAYERS, REQUEST, TOUCHED, Federation, SmallTask, perceptron, refused, snapshot
+from bench import LIMIT, STATE, STRANGER, Bench
+from federation import LAYERS, REQUEST, TOUCHED, Federation, perceptron, refused, snapshot
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from zkapex.circuits.encoding import dequantise
@@ -37,90 +37,15 @@ from zkapex.proofs.messages import (
     Enrolment,
     EnrolRequest,
     EvaluateReply,
-    EvaluateRequest,
     GuardBlock,
     LayerMask,
-    ModelManifest,
     PersonaliseReply,
-    PersonaliseRequest,
-    ProveRequest,
     UnlearnResponse,
 )
+from zkapex.proofs.record import Record
 from zkapex.proofs.sealed import seal, unseal
 from zkapex.proofs.signing import CHALLENGE_TYPE, Envelope, load_private_key, public_key_hex, verify
 from zkapex.wire import pack, pack_arrays, unpack
-
-LIMIT = 2**26
-STRANGER = Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(scope="module")
-def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """A federation of one, stopped when the request was signed and not yet sent."""
-    federation = Federation(tmp_path_factory.mktemp("enrolled") / "run", clients=1)
-    federation.run(lambda event: event["event"] == "unlearn.started")
-    return federation
-
-
-class Bench:
-    """A device of its own, copied from a federation's, and the provider that belongs to it."""
-
-    def __init__(self, federation: Federation, folder: Path) -> None:
-        self.folder = folder / "device"
-        shutil.copytree(federation.state(0), self.folder)
-        self.task = SmallTask(0, epochs=1)
-        self.agent = DeviceAgent(self.folder, self.task, workers=1)
-        self.key = load_private_key(federation.folder / "provider" / "key.pem")
-        with federation.registry() as registry:
-            found = registry.request(self.agent.client_id, REQUEST)
-        assert found is not None
-        self.request = found.sealed.record
-        self.manifest = ModelManifest.from_bytes((self.folder / "enrolment" / "manifest.json").read_bytes())
-
-    def ask(self, key: Ed25519PrivateKey | None = None, **changes: Any) -> RecordDict:
-        """The signed request, or one changed before it is signed."""
-        record = self.request.model_copy(update=changes)
-        return pack(Delivery(), {"envelope": seal(record, key or self.key).envelope})
-
-    def enrol(self, nonce: str = "ab" * 32, key: Ed25519PrivateKey | None = None, **changes: Any) -> RecordDict:
-        manifest = self.manifest.model_copy(update=changes)
-        server_key = public_key_hex((key or self.key).public_key())
-        return pack(EnrolRequest(federation="small", manifest=manifest, nonce=nonce, server_key=server_key))
-
-    def prove(self, *chunks: int, **changes: Any) -> RecordDict:
-        fields = {"request_id": REQUEST, "client_id": self.agent.client_id, "chunks": chunks, **changes}
-        return pack(ProveRequest(**fields))
-
-    def evaluate(self, **changes: Any) -> RecordDict:
-        return pack(EvaluateRequest(**{"request_id": REQUEST, "models": ("before", "masked", "after"), **changes}))
-
-    def personalise(self, learning_rate: float = 1e-3, **arrays: np.ndarray) -> RecordDict:
-        state = {name: value.numpy() for name, value in perceptron().state_dict().items()} | arrays
-        request = PersonaliseRequest(federation="small", epochs=1, learning_rate=learning_rate, seed=0)
-        return pack_arrays(state, pack(request))
-
-    def refuses(self, step: str, content: RecordDict, kind: type[Error]) -> Error:
-        """The error a step ends with; nothing on the device may have changed."""
-        before = snapshot(self.folder)
-        error = refused(lambda: self.agent.answer(step, content), kind)
-        assert snapshot(self.folder) == before
-        return error
-
-    @property
-    def weights(self) -> dict[str, np.ndarray]:
-        """Committed weights as they are enrolled now."""
-        return dict(Holdings.load(self.manifest, Vault(self.folder / "enrolment")).weights)
-
-
-@pytest.fixture
-def bench(enrolled: Federation, tmp_path: Path) -> Bench:
-    return Bench(enrolled, tmp_path / "enrolled")
-
-
-@pytest.fixture
-def settled(market: Federation, tmp_path: Path) -> Bench:
-    """A device whose request was proved, and which has the receipt."""
-    return Bench(market, tmp_path / "settled")
 
 
 @pytest.fixture
@@ -278,20 +203,87 @@ def test_a_manifest_that_does_not_fit_changes_nothing(bench: Bench, name: str) -
 
 
 def test_a_reference_string_of_another_digest_is_not_kept(bench: Bench) -> None:
-    content = bench.enrol(srs_digest="0" * 64)
-    content["zkapex.blobs"] = ConfigRecord({"srs": b"not it"})
-    bench.refuses("enrol", content, VerificationError)
+    _, blobs = unpack(bench.enrol(srs_digest="0" * 64), Delivery, LIMIT)
+    bench.refuses("enrol", pack(Delivery(), {**blobs, "srs": b"not it"}), VerificationError)
 
 
-def test_a_provider_is_pinned_only_once_the_device_has_enrolled(bench: Bench, tmp_path: Path) -> None:
+def test_a_provider_is_pinned_once_the_device_has_done_something_for_it(bench: Bench, tmp_path: Path) -> None:
     agent = DeviceAgent(tmp_path / "new", bench.task)
-    refused(lambda: agent.answer("enrol", bench.enrol()), ProtocolError)  # no model yet
-    agent.answer("personalise", bench.personalise())
-    refused(lambda: agent.answer("enrol", layer(name="fc9")(bench)), InputError)
+    refused(lambda: agent.answer("enrol", bench.enrol(key=STRANGER)), ProtocolError)  # no model yet
+    wrong = bench.personalise(key=STRANGER, **{"fc9.weight": np.zeros((3, 3), np.float32)})
+    refused(lambda: agent.answer("personalise", wrong), ProtocolError)
     assert not (tmp_path / "new" / "server.pub").exists()
-    agent.answer("enrol", bench.enrol())
+    agent.answer("personalise", bench.personalise())
     assert (tmp_path / "new" / "server.pub").read_text() == public_key_hex(bench.key.public_key())
-    refused(lambda: agent.answer("enrol", bench.enrol(key=STRANGER)), SignatureError)
+    for step, content in (("personalise", bench.personalise(key=STRANGER)), ("enrol", bench.enrol(key=STRANGER))):
+        before = snapshot(tmp_path / "new")
+        assert "pinned" in refused(lambda step=step, content=content: agent.answer(step, content), SignatureError).what
+        assert snapshot(tmp_path / "new") == before
+    agent.answer("enrol", bench.enrol())
+
+
+def unsigned_and_forged(bench: Bench) -> dict[str, tuple[str, RecordDict, str]]:
+    """What starts personalisation or enrolment, in every way not signed by the provider."""
+    server_key = public_key_hex(bench.key.public_key())
+    to_enrol = EnrolRequest(federation="small", manifest=bench.manifest, nonce="cd" * 32, server_key=server_key)
+    to_personalise = bench.to_personalise(STATE)
+
+    def altered(record: Record) -> RecordDict:
+        envelope = Envelope.from_bytes(seal(record, bench.key).envelope)
+        payload = envelope.payload.replace(b'"small"', b'"large"')
+        assert payload != envelope.payload
+        return pack(Delivery(), {"envelope": replace(envelope, payload=payload).to_bytes()})
+
+    return {
+        "enrol: unsigned": ("enrol", pack(to_enrol), "expected"),
+        "enrol: empty": ("enrol", pack(Delivery()), "envelope"),
+        "enrol: altered": ("enrol", altered(to_enrol), "wrong"),
+        "enrol: signed by a stranger in the provider's name": ("enrol", bench.signed(to_enrol, STRANGER), ""),
+        "enrol: another record": ("enrol", bench.signed(to_personalise), "expected"),
+        "personalise: unsigned": ("personalise", pack_arrays(STATE, pack(to_personalise)), "expected"),
+        "personalise: empty": ("personalise", pack_arrays(STATE, pack(Delivery())), "envelope"),
+        "personalise: altered": ("personalise", pack_arrays(STATE, altered(to_personalise)), "wrong"),
+        "personalise: signed by a stranger in the provider's name": (
+            "personalise",
+            pack_arrays(STATE, bench.signed(to_personalise, STRANGER)),
+            "",
+        ),
+        "personalise: another record": ("personalise", pack_arrays(STATE, bench.signed(to_enrol)), "expected"),
+        "personalise: other weights": (
+            "personalise",
+            pack_arrays(STATE | {"fc1.bias": STATE["fc1.bias"] + 1}, bench.signed(to_personalise)),
+            "signed",
+        ),
+    }
+
+
+def test_nothing_starts_that_the_provider_did_not_sign(bench: Bench, tmp_path: Path) -> None:
+    for name, (step, content, what) in unsigned_and_forged(bench).items():
+        fits = bench.task.fits
+        new = DeviceAgent(tmp_path / "new", bench.task)
+        fresh = snapshot(tmp_path / "new")
+        for agent, folder, before in (
+            (bench.agent, bench.folder, snapshot(bench.folder)),  # pinned
+            (new, tmp_path / "new", fresh),  # knows nobody yet
+        ):
+            with pytest.raises((SignatureError, ProtocolError)) as caught:
+                agent.answer(step, content)
+            assert what in caught.value.explain(), name
+            assert snapshot(folder) == before, name
+        assert bench.task.fits == fits, name
+
+
+def test_a_replayed_message_changes_nothing(bench: Bench) -> None:
+    first, second = bench.personalise(), bench.personalise()
+    answers = [str(bench.agent.answer("personalise", content)) for content in (first, second)]
+    to_enrol = [bench.enrol("01" * 32), bench.enrol("02" * 32)]
+    envelopes = [unpack(bench.agent.answer("enrol", content), Delivery, LIMIT) for content in to_enrol]
+    before, fits = snapshot(bench.folder), bench.task.fits
+    assert [str(bench.agent.answer("personalise", content)) for content in (first, second)] == answers
+    assert unpack(bench.agent.answer("enrol", to_enrol[1]), Delivery, LIMIT) == envelopes[1]
+    assert snapshot(bench.folder) == before
+    assert bench.task.fits == fits
+    assert "answered before" in bench.refuses("enrol", to_enrol[0], ProtocolError).what
 
 
 def enrolment(reply: RecordDict, agent: DeviceAgent) -> Enrolment:
@@ -346,7 +338,7 @@ def test_a_global_model_that_does_not_fit_is_refused(bench: Bench, arrays: dict[
 def test_impossible_personalisation_is_refused(bench: Bench) -> None:
     bench.refuses("personalise", bench.personalise(learning_rate=5.0), InputError)
     bench.refuses("personalise", RecordDict(), ProtocolError)
-    without = pack(PersonaliseRequest(federation="small", epochs=1, learning_rate=0.1, seed=0))
+    without = bench.signed(bench.to_personalise(STATE))
     assert "no arrays" in bench.refuses("personalise", without, ProtocolError).what
 
 

@@ -35,7 +35,15 @@ REQUEST = PROVIDER.ask(PARTY).record
 RESPONSE = PARTY.respond(REQUEST).record
 RECORDS: list[Record] = [
     make_manifest(),
-    PersonaliseRequest(federation="f", epochs=3, learning_rate=1e-05, seed=7),
+    PersonaliseRequest(
+        federation="f",
+        epochs=3,
+        learning_rate=1e-05,
+        seed=7,
+        weights_digest="00" * 32,
+        nonce="00" * 32,
+        server_key="00" * 32,
+    ),
     EnrolRequest(federation="f", manifest=make_manifest(), nonce="00" * 32, server_key="00" * 32),
     ENROLMENT,
     REQUEST,
@@ -183,7 +191,10 @@ def test_parts_check_themselves() -> None:
         Score(model="after", data="forget", correct=2, total=1)
     with pytest.raises(ValidationError, match="int16"):
         GuardBlock(layer="l", block=0, width=4, rank=2, values=b"\0" * 15)
-    for wrong in ({"mode": "sampled"}, {"mode": "full", "count": 3}, {"mode": "sampled", "count": 3}):
+    whole = {"mode": "sampled", "count": 3, "seed_commitment": "00" * 32, "cheating": 0.1, "detection": 0.5}
+    assert Audit(**whole).count == 3
+    without = [{name: value for name, value in whole.items() if name != left} for left in whole]
+    for wrong in (*without, {"mode": "sampled"}, {"mode": "full", "count": 3}):
         with pytest.raises(ValidationError, match="sampled"):
             Audit(**wrong)
     with pytest.raises(ValidationError):

@@ -37,7 +37,7 @@ from zkapex.errors import (
 from zkapex.proofs.bundle import read_bundle, write_bundle
 from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.receipt import Receipt, Statement, check_receipt, issue, open_receipt
+from zkapex.proofs.receipt import Receipt, Statement, check_receipt, issue, open_receipt, percent
 from zkapex.proofs.signing import Envelope, sign
 
 PROVIDER = Provider()
@@ -189,6 +189,11 @@ def test_sampled_audits_say_so(tmp_path: Path) -> None:
     read = read_bundle(tmp_path / "client", TRUSTED)
     assert len(read.dossier.drawn) == 2
     assert any("2 of the 3 chunks" in sentence for sentence in receipt.statement.predicate.shows)
+    assert (read.receipt.facts.audit_cheating, read.receipt.facts.audit_detection) == (0.5, 1.0)
+    assert any(
+        "50 % or more of these 3 chunks undone (2 at least)" in sentence and "with probability 100 %" in sentence
+        for sentence in receipt.statement.predicate.shows
+    )
     assert any("not drawn" in sentence for sentence in receipt.statement.predicate.does_not_show)
     with pytest.raises(ReceiptError, match="seed"):
         issue(evidence, make_outcome(chunks_proved=2), PROVIDER.key)
@@ -205,6 +210,63 @@ def test_receipts_of_failures_need_no_proofs_and_show_nothing(tmp_path: Path) ->
         assert "no change of the model is shown" in read.receipt.statement.predicate.shows[0]
     assert read.receipt.facts.post_root is None
     assert read.dossier.post == read.dossier.pre
+
+
+def draw_again(evidence: Evidence, proofs: dict[int, bytes]) -> None:
+    issue(replace(evidence, proofs=proofs), make_outcome(chunks_proved=len(proofs), audit_seed=SEED), PROVIDER.key)
+
+
+def test_a_draw_that_was_tampered_with_gets_no_receipt() -> None:
+    party = Party("a")
+    evidence = make_evidence(PROVIDER, party, sample=2)
+    touched = {0, 3, 9}
+    drawn = set(evidence.proofs)
+    (spared,) = touched - drawn
+    draw_again(evidence, dict(evidence.proofs))
+    with pytest.raises(ReceiptError, match="is wrong"):  # another chunk than the one drawn
+        draw_again(evidence, {chunk: proof(chunk) for chunk in (spared, max(drawn))})
+    with pytest.raises(ReceiptError, match="evidence"):  # one chunk fewer
+        draw_again(evidence, {max(drawn): proof(max(drawn))})
+    with pytest.raises(ReceiptError, match="seed"):  # another seed
+        issue(evidence, make_outcome(chunks_proved=2, audit_seed="00" * 32), PROVIDER.key)
+
+
+@pytest.mark.parametrize("change", [{"detection": 0.99}, {"cheating": 0.01}, {"count": 1}, {"count": 4}])
+def test_an_audit_that_promises_too_much_gets_no_receipt(change: dict[str, float]) -> None:
+    party = Party("a")
+    evidence = make_evidence(PROVIDER, party, sample=2)
+    audit = PROVIDER.ask(party, sample=2).record.audit.model_copy(update=change)
+    promised = replace(evidence, request=PROVIDER.ask(party, audit=audit).envelope)
+    with pytest.raises(ReceiptError, match="audit"):
+        issue(promised, make_outcome(chunks_proved=2, audit_seed=SEED), PROVIDER.key)
+
+
+def test_a_signed_receipt_with_another_draw_or_probability_is_refused() -> None:
+    """A server that lies: its signature is right, what it says about the audit is not."""
+    evidence = make_evidence(PROVIDER, Party("a"), sample=2)
+    receipt = issue(evidence, make_outcome(chunks_proved=2, audit_seed=SEED), PROVIDER.key)
+    facts, files = receipt.facts, evidence.files()
+    check_receipt(receipt, files)
+    (spared,) = {0, 3, 9} - set(facts.chunks_drawn)
+    for change in (
+        {"chunks_drawn": tuple(sorted((spared, facts.chunks_drawn[0])))},
+        {"audit_detection": 0.5},
+        {"audit_cheating": None},
+        {"audit_mode": "full"},
+    ):
+        with pytest.raises(ReceiptError, match="contradicts"):
+            check_receipt(resign(receipt, facts=facts.model_copy(update=change)), files)
+    outcome = receipt.outcome.model_copy(update={"audit_seed": "00" * 32})
+    with pytest.raises(ReceiptError, match="seed"):
+        check_receipt(resign(receipt, outcome=outcome), files)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(1.0, "100 %"), (0.99999999, "99.999 %"), (0.99, "99 %"), (0.29, "29 %"), (0.0123456, "1.234 %"), (1e-5, "1e-05")],
+)
+def test_percentages_never_promise_more(fraction: float, text: str) -> None:
+    assert percent(fraction) == text
 
 
 def contradictions() -> dict[str, tuple[Evidence, str]]:

@@ -87,7 +87,7 @@ def test_the_process_answers_every_line_and_survives_bad_jobs(tmp_path: Path) ->
     np.savez(tmp_path / "range" / "job.npz", **changed)
     names = ["missing", "damaged", "scalars", "range", "missing"]
     result = subprocess.run(
-        [sys.executable, "-m", "zkapex.proofs.worker", str(tiny().folder), str(tiny().srs.path)],
+        [sys.executable, "-m", "zkapex.proofs.service", "prove", str(tiny().folder), str(tiny().srs.path)],
         input="".join(f"{tmp_path / n}\n" for n in names),
         capture_output=True,
         text=True,
@@ -95,13 +95,14 @@ def test_the_process_answers_every_line_and_survives_bad_jobs(tmp_path: Path) ->
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    answers = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [Path(a["folder"]).name for a in answers] == names
+    ready, *answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ready == {"ready": "prove"}
+    assert len(answers) == len(names)
     assert all("error" in a for a in answers)
     assert "theta_u holds 1000000" in answers[3]["error"][0]
 
 
 @pytest.mark.parametrize("module", ["torch", "flwr"])
 def test_proving_loads_neither_torch_nor_flower(module: str) -> None:
-    program = f"import sys, zkapex.proofs.worker, zkapex.proofs.verify; sys.exit({module!r} in sys.modules)"
+    program = f"import sys, zkapex.proofs.service, zkapex.proofs.cluster; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

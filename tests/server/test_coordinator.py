@@ -244,6 +244,8 @@ def test_a_lie_is_recorded(liars: tuple[Federation, dict[str, Any]], name: str) 
         (event,) = [event for event in mine if event["event"] == "enrol.failed"]
         assert liar.heard in event["reason"]
         assert rows == []
+        (told,) = [one for one in result["not_enrolled"] if one["node"] == node]
+        assert told["reason"] == f"enrol: {event['reason']}"
         return
     (row,) = rows
     if liar.step in ("unlearn", "prove"):

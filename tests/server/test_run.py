@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import TOUCHED, Federation, SmallTask, refused, snapshot, step_of
+from commands import here
+from federation import TOUCHED, Federation, SmallTask, honest, refused, snapshot, step_of
 from flwr.app import Message
 
 from zkapex.client.agent import DeviceAgent
@@ -23,6 +24,7 @@ from zkapex.errors import InputError, StorageError
 from zkapex.proofs.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
 from zkapex.server.run import RunSettings
+from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import Fate
 
 STATES, DATA = {"before", "masked", "after"}, {"forget", "retain", "personal"}
@@ -71,6 +73,37 @@ def test_every_client_has_one_receipt_of_its_own(market: Federation, result: dic
     receipts = {row["receipt"] for row in result["clients"]}
     assert receipts == {f"receipts/{path.name}" for path in (market.folder / "receipts").iterdir()}
     assert len(receipts) == market.clients
+
+
+def test_a_sampled_audit_proves_what_is_drawn_and_says_how_likely_it_finds_a_cheat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def second_cheats(index: int, folder: Path, task: SmallTask) -> Agent:
+        return make_cheat("ignore", folder, task, workers=1) if index else honest(index, folder, task)
+
+    audit = {"audit": "sampled", "audit-cheating": 0.5, "audit-detect": 0.5}
+    federation = Federation(tmp_path / "run", device=second_cheats, settings=audit)
+    result = federation.serve()
+    rows = [federation.row(result, index) for index in (0, 1)]
+    assert [(row["verdict"], row["chunks"], row["chunks_proved"]) for row in rows] == [
+        ("proved", 2, 1),
+        ("quarantined", 2, 0),
+    ]
+    folder, key = federation.folder / rows[0]["receipt"], federation.folder / "key.pub"
+    verified = verify_receipt(folder, [load_public_key(key)])
+    facts = verified.bundle.receipt.facts
+    assert verified.chunks == len(facts.chunks_drawn) == 1
+    assert (facts.audit_mode, facts.audit_cheating, facts.audit_detection) == ("sampled", 0.5, 0.5)
+    assert facts.chunks_drawn == tuple(int(path.stem) for path in (folder / "proofs").iterdir())
+    assert here("verify", folder, "--trust", key) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 zero-knowledge proofs verified" in told
+    assert "1 of the 2 chunks of weights that the mask touches, drawn at random" in told
+    assert "a client that left 50 % of the touched ones undone would be found out with probability 50 %" in told
+    assert here("verify", folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["audit_detection"] == 0.5
+    refused_one = federation.folder / rows[1]["receipt"]  # its draw is on record too, though nothing was proved
+    assert len(verify_receipt(refused_one).bundle.receipt.facts.chunks_drawn) == 1
 
 
 # -- interruption -----------------------------------------------------------------------------------------------------
@@ -296,7 +329,11 @@ def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> N
         ("personal_lr", float("nan")),
         ("personal_lr", 1.5),
         ("guard_rank", -1),
-        ("sample", -1),
+        ("audit", "half"),
+        ("audit_detect", 0.0),
+        ("audit_detect", 1.5),
+        ("audit_cheating", float("nan")),
+        ("audit_cheating", -0.1),
         ("batch", 0),
         ("batch", 65),
         ("timeout_s", 0),

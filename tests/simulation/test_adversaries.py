@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import CHEATERS, Federation, SmallTask, refused
+from federation import CHEATERS, Federation, SmallTask, honest, refused
 
+from zkapex.client.app import Agent
 from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
 from zkapex.simulation.adversaries import CHEATS, make_cheat
@@ -43,6 +44,34 @@ def test_a_cheat_is_quarantined_with_the_reason(
     assert row["verdict"] == "quarantined"
     assert reason in row["reason"]
     assert row["chunks_proved"] == 0
+
+
+@pytest.mark.parametrize("replayer", [0, 1])
+@pytest.mark.parametrize("audit", ["full", "sampled"])
+def test_a_replay_ends_the_same_whoever_is_asked_first(tmp_path: Path, replayer: int, audit: str) -> None:
+    """Asked before its neighbour has proved, or after, or for a chunk the neighbour is not asked for."""
+
+    def one_replays(index: int, folder: Path, task: SmallTask) -> Agent:
+        return make_cheat("replay", folder, task, workers=1) if index == replayer else honest(index, folder, task)
+
+    settings = {"personal-epochs": 1, "audit": audit, "audit-cheating": 0.5, "audit-detect": 0.5}
+    federation = Federation(tmp_path / "run", device=one_replays, epochs=3, settings=settings)
+    result = federation.serve()
+    row = federation.row(result, replayer)
+    assert row["verdict"] == "quarantined"
+    assert NOT_THE_WEIGHTS in row["reason"]
+    assert federation.row(result, 1 - replayer)["verdict"] == "proved"
+    assert [step for index, step in federation.asked if index == replayer].count("prove") == 1
+
+
+def test_a_replay_without_neighbours_is_noise(tmp_path: Path) -> None:
+    def replay(index: int, folder: Path, task: SmallTask) -> Agent:
+        return make_cheat("replay", folder, task, workers=1)
+
+    federation = Federation(tmp_path / "run", 1, replay, epochs=3, settings={"personal-epochs": 1})
+    (row,) = federation.serve()["clients"]
+    assert row["verdict"] == "quarantined"
+    assert NOT_THE_WEIGHTS in row["reason"]
 
 
 def test_a_cheats_receipt_is_genuine_and_says_no(market: Federation, result: dict[str, Any]) -> None:

@@ -19,7 +19,10 @@ from zkapex.simulation import demo
 from zkapex.simulation.demo import ARTEFACTS, DemoSettings, run_demo, summarise
 
 SMALL = DemoSettings(clients=2, dishonest=1)
-SETTINGS = {"clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0}
+SETTINGS = {
+    "clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0,
+    "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
+}  # fmt: skip
 
 
 def go(out: Path, settings: DemoSettings = SMALL, *, resume: bool = False, fresh: bool = False) -> dict[str, Any]:
@@ -143,6 +146,9 @@ def test_accuracy_is_the_mean_over_proved_clients_that_tell_theirs() -> None:
     assert set(accuracy) == {"before", "masked", "after"}
     for values in accuracy.values():
         assert values == pytest.approx(dict.fromkeys(DATA_SETS, 0.3))
+    assert summarise(result, {}, SMALL)["not_enrolled"] == []
+    outsider = {"node": "12", "reason": "enrol: the battery is empty"}
+    assert summarise({**result, "not_enrolled": [outsider]}, {}, SMALL)["not_enrolled"] == [outsider]
     nobody = summarise({**result, "clients": clients[2:]}, {}, SMALL)["accuracy"]
     assert nobody["after"] == dict.fromkeys(DATA_SETS)
 

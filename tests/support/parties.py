@@ -13,7 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.proofs.audit import draw, seed_commitment
+from zkapex.proofs.audit import detection_probability, draw, seed_commitment
 from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
@@ -149,7 +149,13 @@ class Provider:
         guard = np.arange(8, dtype=np.int16).reshape(4, 2) - 3
         audit = Audit()
         if sample is not None:
-            audit = Audit(mode="sampled", count=sample, seed_commitment=seed_commitment(SEED))
+            audit = Audit(
+                mode="sampled",
+                count=sample,
+                seed_commitment=seed_commitment(SEED),
+                cheating=0.5,
+                detection=detection_probability(3, min(sample, 3), 2),
+            )
         fields: dict[str, object] = {
             "request_id": request_id,
             "client_id": party.client_id,

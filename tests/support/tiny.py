@@ -43,7 +43,7 @@ class Chunk:
 
 
 def srs() -> Srs:
-    return import_srs(SRS_FILE.read_bytes(), sha256_file(SRS_FILE), "local")
+    return import_srs(SRS_FILE.read_bytes(), sha256_file(SRS_FILE), 12, "local")
 
 
 def spec(**changes: object) -> StatementSpec:

@@ -39,6 +39,16 @@ def demo(
     ] = "half",
     forget_class: Annotated[int, typer.Option(help="The digit to forget.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of data, training and search.")] = 0,
+    audit: Annotated[
+        str,
+        typer.Option(help="full: every changed chunk of weights is proved; sampled: a random part of them is."),
+    ] = "full",
+    audit_detect: Annotated[
+        float, typer.Option(help="Sampled: probability of finding out the cheat that the next option describes.")
+    ] = 0.99,
+    audit_cheating: Annotated[
+        float, typer.Option(help="Sampled: fraction of its changed chunks, one at least, that a cheat leaves undone.")
+    ] = 0.01,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -50,7 +60,7 @@ def demo(
     """
     from zkapex.simulation.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed)
+    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed, audit, audit_detect, audit_cheating)
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description:<34}"),
@@ -146,6 +156,8 @@ class Follower:
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
+    from zkapex.proofs.sentences import percent
+
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")
     accuracy.add_column("")
@@ -162,6 +174,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
         accuracy.add_row(name, *cells)
     console.print(accuracy)
 
+    sampled = next((c["audit"] for c in summary["clients"] if c.get("audit", {}).get("mode") == "sampled"), None)
     table = Table(title="Clients")
     for title in ("client", "verdict", "chunks", "prove CPU s", "peak MB", "proof KB", "verify CPU s"):
         names = title in ("client", "verdict")
@@ -173,7 +186,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
         table.add_row(
             client["id"],
             f"[{style}]{client['verdict']}[/]",
-            str(client["chunks"]),
+            f"{client['chunks_proved']} of {client['chunks']}" if sampled else str(client["chunks"]),
             f"{client['prove_cpu_s']:.1f}",
             f"{client['prover_peak_rss_mb']:.0f}",
             f"{client['proof_bytes'] / 1e3:.1f}",
@@ -183,6 +196,19 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    if sampled:
+        console.print(
+            f"Each client had to prove {sampled['count']} of its chunks, drawn at random after it had committed to "
+            f"all: whoever leaves {percent(sampled['cheating'])} of them undone is found out with probability "
+            f"{percent(sampled['detection'])}.",
+            soft_wrap=True,
+        )
+    for node in summary["not_enrolled"]:
+        console.print(
+            f"node {node['node'][:16]} did not enrol, and was asked for nothing: {node['reason']}",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print("")
     for sentence in (SHOWS, DOES_NOT_SHOW):
         console.print(sentence)

@@ -23,6 +23,7 @@ def verify(
             "could have made the receipt up."
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that verify proofs; more than one pays for many.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Re-verify a receipt offline: signatures, digests, the chain of commitments, and every zero-knowledge proof.
@@ -30,6 +31,8 @@ def verify(
     Exits 0 only if everything holds and the client proved what was asked. The first use of a circuit builds its keys
     (seconds), so that they need not be taken from whoever issued the receipt.
     """
+    from zkapex.proofs.certificate import chunk_distances
+    from zkapex.proofs.sentences import percent
     from zkapex.proofs.signing import load_public_key
     from zkapex.proofs.verify import verify_receipt
 
@@ -38,9 +41,15 @@ def verify(
     columns = (TextColumn("verifying proofs"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        verified = verify_receipt(path, trusted, lambda done, total: progress.update(task, completed=done, total=total))
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        verified = verify_receipt(path, trusted, show, workers)
     receipt = verified.bundle.receipt
     facts, outcome, predicate = receipt.facts, receipt.outcome, receipt.statement.predicate
+    proved = sorted(verified.bundle.evidence.proofs)
+    distances = chunk_distances(verified.bundle.dossier.instance, proved)
     error = None
     if outcome.verdict != "proved":
         error = NotProvedError(
@@ -56,9 +65,13 @@ def verify(
             "request_id": facts.request_id,
             "client_id": facts.client_id,
             "chunks_touched": facts.chunks_touched,
+            "audit": facts.audit_mode,
+            "audit_cheating": facts.audit_cheating,
+            "audit_detection": facts.audit_detection,
             "proofs_verified": verified.chunks,
             "verify_cpu_s": round(verified.cpu_s, 4),
             "certified_distance": outcome.certified_distance,
+            "certified_distance_of_chunks": {str(chunk): d for chunk, d in (distances or {}).items()},
             "server_key_pinned": receipt.pinned,
             "shows": list(predicate.shows),
             "does_not_show": list(predicate.does_not_show),
@@ -73,6 +86,17 @@ def verify(
             f"  {verified.chunks} zero-knowledge proofs verified in {verified.cpu_s:.2f} CPU seconds, "
             f"{facts.chunks_touched} of {facts.chunks_total} chunks touched, audit: {facts.audit_mode}"
         )
+        if facts.audit_cheating is not None and facts.audit_detection is not None:
+            out.print(
+                f"  {len(facts.chunks_drawn)} chunks drawn at random: "
+                f"a client that left {percent(facts.audit_cheating)} of the touched ones undone would be found out "
+                f"with probability {percent(facts.audit_detection)}"
+            )
+        if distances and outcome.certified_distance is not None:
+            out.print(
+                f"  certified distance from the exact change: {outcome.certified_distance:.3g} over all chunks proved, "
+                f"at most {max(distances.values()):.3g} in one"
+            )
         for title, sentences in (("It shows:", predicate.shows), ("It does not show:", predicate.does_not_show)):
             out.print(title)
             for sentence in sentences:

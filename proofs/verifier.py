@@ -1,0 +1,88 @@
+"""Checking the proofs of one request, with keys built here, against the commitments before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from zkapex.circuits.store import Circuit, Srs, circuit
+from zkapex.errors import ProverError, ReceiptError, ResourceError
+from zkapex.proofs.chunk import Expected, verify_chunk
+from zkapex.proofs.commitment import Point, empty_commitment
+from zkapex.proofs.instance import Instance, place
+from zkapex.proofs.messages import ModelManifest
+
+
+def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
+    """The manifest's circuit, built here from its specification rather than taken from whoever claims it.
+
+    Raises
+    ------
+    ReceiptError
+        If no keys can be built from what the manifest names, or they are not those it names.
+    """
+    try:
+        built = circuit(manifest.statement, srs)
+    except ResourceError:
+        raise
+    except ProverError as e:
+        raise ReceiptError(
+            "the manifest's statement and reference string make no circuit", why=f"{e.what}: {e.why}"
+        ) from e
+    for name, ours, theirs in (
+        ("verification key", built.vk_digest, manifest.circuit_digest),
+        ("settings", built.settings_digest, manifest.settings_digest),
+        ("reference string", srs.digest, manifest.srs_digest),
+    ):
+        if ours != theirs:
+            raise ReceiptError(
+                f"the manifest's {name} is not the one its statement has",
+                why=f"built here: {ours[:16]}..., claimed: {theirs[:16]}...",
+                fix="whoever made it used another circuit or another release; do not accept it",
+            )
+    return built
+
+
+class ChunkVerifier:
+    """Checks the proofs of one request against the commitments before and after.
+
+    Parameters
+    ----------
+    built : Circuit
+    instance : Instance
+    curvature : sequence of str
+        Enrolled commitments to curvature factors (hex points), `ModelManifest.n_curvatures` of them.
+    pre, post : sequence of str
+        Theta commitments of all chunks (hex points) before and after.
+    """
+
+    def __init__(
+        self,
+        built: Circuit,
+        instance: Instance,
+        curvature: Sequence[str],
+        pre: Sequence[str],
+        post: Sequence[str],
+    ) -> None:
+        self._circuit = built
+        self._instance = instance
+        self._curvature, self._pre, self._post = tuple(curvature), tuple(pre), tuple(post)
+        self._empty = empty_commitment(built)
+
+    def verify(self, chunk: int, proof: bytes) -> float:
+        """Return only if `proof` proves `chunk`; the CPU seconds that took.
+
+        Raises
+        ------
+        CommitmentError, ProofError
+            Otherwise.
+        """
+        where = place(self._instance.manifest, chunk)
+        expected = Expected(
+            theta_u=Point.from_hex(self._post[chunk]),
+            theta_p=Point.from_hex(self._pre[chunk]),
+            factor=Point.from_hex(self._curvature[where.curvature]) if self._curvature else None,
+        )
+        start = time.process_time()
+        verify_chunk(self._circuit, self._instance.public(chunk), expected, proof, self._empty)
+        return time.process_time() - start

@@ -1,0 +1,135 @@
+"""``zkapex bench``: what proofs cost on this machine, and where their time goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zkapex.cli.progress import following
+
+app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def root() -> None:
+    """Measure what things cost on this machine."""
+
+
+@app.command("proof")
+def proof(
+    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
+    freivalds: Annotated[
+        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
+    ] = True,
+    chunks: Annotated[int, typer.Option(help="Proofs to make.")] = 4,
+    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    memory_mb: Annotated[
+        float | None, typer.Option(help="What they may take together, in 10^6 bytes; default: all that is free.")
+    ] = None,
+    rows_per_chunk: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
+    block_width: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
+    log2_rows: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Build a circuit's keys, prove random chunks in worker processes, verify them, and print what it took.
+
+    CPU seconds count user and system time of all threads of the process concerned; memory is its own peak (VmHWM).
+    """
+    from zkapex.simulation.bench import BenchSettings, as_rows, bench
+
+    settings = BenchSettings(
+        profile,
+        kind,
+        curvature,
+        guard_rank,
+        freivalds,
+        chunks,
+        workers,
+        memory_mb,
+        rows_per_chunk,
+        block_width,
+        log2_rows,
+    )
+    with following("proving") as on_progress:
+        figures = bench(settings, on_progress)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("", "", show_header=False)
+    for row in as_rows(figures):
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+@app.command("stages")
+def stages(
+    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
+    freivalds: Annotated[
+        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Prove and verify one random chunk in this process and print the CPU seconds of each stage."""
+    from zkapex.simulation.bench import statement
+    from zkapex.simulation.stages import stages
+
+    spent = stages(statement(profile, kind, curvature, guard_rank, freivalds))
+    if as_json:
+        print(json.dumps(spent))
+        return
+    table = Table("stage", "CPU s")
+    table.columns[1].justify = "right"
+    for name, cpu_s in spent.items():
+        table.add_row(name, f"{cpu_s:.3f}")
+    Console(highlight=False).print(table)
+
+
+@app.command("request")
+def request(
+    model: Annotated[str, typer.Argument(help="As for zkapex estimate; only the shapes are taken.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; run again with the same one to resume.")],
+    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "edge",
+    density: Annotated[float, typer.Option(help="Masked fraction of the weights, scattered uniformly.")] = 0.0005,
+    guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
+    audit: Annotated[str, typer.Option(help="What is proved of the touched chunks: full or sampled.")] = "sampled",
+    audit_detect: Annotated[float, typer.Option(help="Probability with which a sample finds a cheat out.")] = 0.99,
+    audit_cheating: Annotated[float, typer.Option(help="Fraction of the chunks the cheat leaves undone.")] = 0.01,
+    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Carry out one deletion request on random weights of a model's shapes, from enrolment to the verified receipt.
+
+    Provider and device talk in this process, without a network; all else is as in a deployment.
+    """
+    import logging
+
+    from zkapex.simulation.rehearsal import RehearsalSettings, rehearse
+    from zkapex.simulation.shapes import model_shapes
+
+    settings = RehearsalSettings(profile, density, guard_rank, audit, audit_detect, audit_cheating, workers)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    Console(stderr=True).print(f"events: {out / 'events.jsonl'}", highlight=False)
+    figures = rehearse(model_shapes(model), settings, out)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("", "", show_header=False)
+    for name, value in {**figures, **figures["stages"]}.items():
+        if not isinstance(value, dict):
+            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+    Console(highlight=False).print(table)

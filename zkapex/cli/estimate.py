@@ -1,0 +1,83 @@
+"""``zkapex estimate``: what a deletion request will cost, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zkapex.cli.progress import duration
+
+
+def estimate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="vit-b-16, vit-s-14, opt-125m, smollm2-135m, or a path: a Hugging Face config.json or its folder, a "
+            ".safetensors checkpoint, or a zkapex manifest.json, which fixes the circuit as well."
+        ),
+    ],
+    density: Annotated[float, typer.Option(help="Masked fraction of the target layers' weights.")] = 0.0005,
+    concentration: Annotated[
+        float, typer.Option(help="How many masked weights come together; 1: scattered uniformly, the worst case.")
+    ] = 1.0,
+    touched: Annotated[
+        float | None, typer.Option(help="Fraction of the chunks a mask touches, where it is known.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
+    kind: Annotated[
+        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
+    ] = "guarded-group-obs",
+    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
+    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
+    freivalds: Annotated[
+        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
+    ] = True,
+    audit: Annotated[
+        str, typer.Option(help="full: every touched chunk is proved; sampled: some, drawn after all are committed to.")
+    ] = "full",
+    cheated: Annotated[float, typer.Option(help="Fraction of the chunks a cheat is about (sampled).")] = 0.01,
+    detection: Annotated[float, typer.Option(help="With what probability it must be caught (sampled).")] = 0.99,
+    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    recalibrate: Annotated[
+        bool,
+        typer.Option("--recalibrate", help="Measure this machine again, even if it was before."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Estimate what a deletion request will cost a client and its provider, before anything runs.
+
+    The first estimate for a circuit measures what one of its proofs costs on this machine (under a minute).
+    """
+    from zkapex.proofs.resources import cores
+    from zkapex.simulation import bench
+    from zkapex.simulation.estimate import Question, estimate
+    from zkapex.simulation.shapes import model_shapes
+
+    question = Question(density, concentration, touched, audit, cheated, detection, workers or cores())
+    shapes = model_shapes(model)
+    spec = shapes.statement or bench.statement(profile, kind, curvature, guard_rank, freivalds)
+    console = Console(stderr=True, highlight=False)
+    rates = bench.rates(spec, recalibrate, lambda: console.print("Measuring what a proof costs on this machine ..."))
+    figures = estimate(shapes, spec, rates, question)
+    if as_json:
+        print(json.dumps({**figures, "statement": spec.model_dump(mode="json"), "rates": rates.model_dump()}))
+    else:
+        Console(highlight=False).print(_table(figures))
+
+
+def _table(figures: dict[str, str | int | float]) -> Table:
+    table = Table("", "", show_header=False)
+    for name, value in figures.items():
+        title = name.removesuffix("_s").replace("_", " ")
+        if name.endswith("_s"):
+            text = duration(float(value))
+        elif isinstance(value, float):
+            text = f"{value:,.3g}" if value < 1 else f"{value:,.0f}"
+        else:
+            text = f"{value:,}" if isinstance(value, int) else value
+        table.add_row(title, text)
+    return table
