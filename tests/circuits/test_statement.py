@@ -16,7 +16,14 @@ from zkapex.circuits.build import build_graph, statement_digest
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.profiles import PROFILES, profile
 from zkapex.circuits.slack import SLACK_LIMBS
-from zkapex.circuits.statement import FACTOR_SALTS, FACTOR_UNIT, IDENTITY_LIMIT, SALTS, StatementSpec
+from zkapex.circuits.statement import (
+    FACTOR_SALTS,
+    FACTOR_UNIT,
+    IDENTITY_LIMIT,
+    OWN_FACTOR_SALTS,
+    SALTS,
+    StatementSpec,
+)
 from zkapex.circuits.store import RESERVED_ROWS, canonical_settings
 from zkapex.errors import InputError
 
@@ -63,7 +70,7 @@ def test_lengths_count_every_value(given_spec: StatementSpec) -> None:
     assert given_spec.input_lengths() == {
         "theta_u": count + SALTS,
         "delta": count + SALTS,
-        "factor": factor + FACTOR_SALTS if shared else rows * factor + SALTS,
+        "factor": factor + FACTOR_SALTS if shared else rows * factor + OWN_FACTOR_SALTS,
         "public": count + 2 * SLACK_LIMBS + 3 + (powers if on else count + rank * width),
         "aux": rows * rank + 2 * SLACK_LIMBS + on * rows * (width + rank) + SALTS,
     }

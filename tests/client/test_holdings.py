@@ -10,7 +10,7 @@ from federation import refused
 from parties import BLOCK_FISHER, MASK_ONLY, make_manifest
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.statement import FACTOR_SALTS, SALTS
+from zkapex.circuits.statement import FACTOR_SALTS
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.state import Vault
 from zkapex.errors import ProtocolError, StorageError
@@ -124,7 +124,7 @@ def test_with_a_factor_for_every_row_a_chunk_has_those_of_its_rows(chunk: int) -
     assert np.array_equal(factor.values[: len(rows)], rows)
     assert not factor.values[len(rows) :].any(), "rows beyond the layer"
     assert factor.salts == one.salts[f"curvature/{chunk}"]
-    assert len(factor.salts) == SALTS
+    assert len(factor.salts) == one.manifest.statement.parts("factor")["salts"]
 
 
 def test_matrices_are_the_factors_squares_above_the_ridge() -> None:
