@@ -109,6 +109,20 @@ def test_statistics_feed_every_scorer(kind: str) -> None:
         assert all(np.isfinite(v).all() for v in scores.values())
 
 
+def test_curvature_of_every_row_compensates_row_by_row() -> None:
+    """With the same matrix in every row it is as with one for all; with another in one row, only its scores differ."""
+    one = layer()
+    shared = one.inverse_curvature
+    repeated = np.repeat(shared[:, None], len(one.weight), axis=1)
+    same = dataclasses.replace(one, inverse_curvature=repeated)
+    np.testing.assert_allclose(SCORERS["aware"](same), SCORERS["aware"](one))
+    changed = repeated.copy()
+    changed[:, 2] += np.ones_like(changed[0, 0])
+    scores = SCORERS["aware"](dataclasses.replace(one, inverse_curvature=changed))
+    differ = (scores != SCORERS["aware"](same)).any(1)
+    assert differ.tolist() == [row == 2 for row in range(len(one.weight))]
+
+
 def test_without_curvature_there_is_every_scorer_but_aware() -> None:
     scenario, model = digits_scenario(seed=0), vision_transformer(0)
     retain = scenario.retain_set.take(torch.arange(20))
