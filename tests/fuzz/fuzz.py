@@ -3,8 +3,8 @@
 ``PYTHONPATH=tests/support python tests/fuzz/fuzz.py [--targets=proof,record] [libFuzzer's options] [corpus folder]``
 
 The first byte of an input says which target it is for. Any exception but `zkapex.errors.Error` is a finding, and so is
-the death of the process; libFuzzer then leaves the input in ``findings/``. Put it into ``corpus/`` with the fix: what is
-there is tried first in every run.
+the death of the process; libFuzzer then leaves the input in ``findings/``. Put it into ``corpus/`` with the fix: every
+run tries first what is there.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Fuzzer:
             targets.run(self.name(data), data[1:])
 
     def name(self, data: bytes) -> str:
-        return (
-            list(targets.TARGETS)[data[0]] if data[0] < len(targets.TARGETS) else self.names[data[0] % len(self.names)]
-        )
+        """The target an input is for."""
+        every = list(targets.TARGETS)
+        return every[data[0]] if data[0] < len(every) else self.names[data[0] % len(self.names)]
 
     def mutate(self, data: bytes, max_size: int, seed: int) -> bytes:
         """Another input for the same target."""
