@@ -9,7 +9,7 @@ from pathlib import Path
 
 import conformance
 import pytest
-from commands import zkapex
+from commands import zkapex as command_line
 from tiny import srs
 
 import zkapex.errors
@@ -46,7 +46,7 @@ def test_case(name: str, tmp_path: Path) -> None:
 def test_case_on_the_command_line(name: str, tmp_path: Path) -> None:
     expected = conformance.case(name)
     folder = conformance.lay(name, tmp_path / "receipt")
-    code, out, err = zkapex("verify", folder, "--trust", KEY, "--json")
+    code, out, err = command_line("verify", folder, "--trust", KEY, "--json")
     found = json.loads(out)
     assert code == expected.exit_code, err
     assert found.get("error") == expected.error
