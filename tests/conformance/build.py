@@ -1,4 +1,4 @@
-"""Make the suite's folders anew: ``make conformance`` (minutes), or only those that are named.
+"""Make the suite's folders anew: ``make conformance`` (minutes), or only those that are named and what is based on them.
 
 Needed only when a statement or a format changes. Proofs are random, and so is what is signed about them; everything
 else comes out the same. A case that is not rejected, or accepted, as planned is not written.
@@ -45,19 +45,19 @@ def check(plan: Plan, folder: Path) -> None:
 def store(name: str, plan: Plan, made: Path) -> None:
     """Replace a case's folder by what in `made` differs from its base."""
     target = ROOT / name
-    beneath = {} if plan.base is None else files(plan.base)
-    beneath.setdefault(SRS, ROOT / "srs.bin")
+    base = {} if plan.base is None else files(plan.base)
+    base.setdefault(SRS, ROOT / "srs.bin")
     present = {p.relative_to(made).as_posix(): p for p in made.rglob("*") if p.is_symlink() or p.is_file()}
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for relative, path in present.items():
-        old = beneath.get(relative)
+        old = base.get(relative)
         if old is not None and not path.is_symlink() and old.read_bytes() == path.read_bytes():
             continue
         (target / relative).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target / relative, follow_symlinks=False)
     (target / "README.md").write_text(plan.readme(), encoding="utf-8")
-    (target / "expected.json").write_text(plan.case(tuple(sorted(set(beneath) - set(present)))).to_json())
+    (target / "expected.json").write_text(plan.case(tuple(sorted(set(base) - set(present)))).to_json())
 
 
 def build(name: str) -> None:
@@ -72,18 +72,24 @@ def build(name: str) -> None:
     print(f"{name}: {plan.readme().strip()}", file=sys.stderr)  # noqa: T201
 
 
+def beneath(name: str) -> list[str]:
+    """The cases that lie beneath one: it must be made again when one of them is."""
+    base = PLANS[name].base
+    return [] if base is None else [base, *beneath(base)]
+
+
 def depth(name: str) -> int:
     """How many cases lie beneath one."""
-    base = PLANS[name].base
-    return 0 if base is None else 1 + depth(base)
+    return len(beneath(name))
 
 
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     save_public_key(private_key("provider").public_key(), KEY)
-    wanted = sorted(sys.argv[1:] or PLANS, key=depth)
-    if unknown := set(wanted) - set(PLANS):
+    named = set(sys.argv[1:] or PLANS)
+    if unknown := named - set(PLANS):
         sys.exit(f"no such case: {', '.join(sorted(unknown))}")
+    wanted = [name for name in sorted(PLANS, key=depth) if named & {name, *beneath(name)}]
     if not sys.argv[1:]:
         for old in {path.parent for path in ROOT.glob("*/expected.json")} - {ROOT / name for name in PLANS}:
             shutil.rmtree(old)
