@@ -74,6 +74,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def zeroed(instance: Instance) -> dict[str, BoolArray]:
+    """The weights, bool [rows, cols] per masked layer, that a request makes zero whatever they were."""
+    return {
+        n: mask & (instance.dampening[n] == 0) if instance.dampening else mask for n, mask in instance.masks.items()
+    }
+
+
 class DeviceAgent:
     """Carries out the protocol for one device.
 
@@ -269,7 +276,7 @@ class DeviceAgent:
         model = self._load_model()
         load_weights(model, manifest, after.weights)
         self._save_model(model)  # deletion takes effect now, whatever becomes of the proof
-        self._hold_zero(instance.masks)
+        self._hold_zero(zeroed(instance))
         envelope = seal(response, self._key).envelope
         vault.put(RESPONSE, envelope)
         return self._deliver(envelope)
@@ -398,7 +405,7 @@ class DeviceAgent:
             forget_witness(folder)
 
     def _held_zero(self) -> dict[str, torch.Tensor]:
-        """Masks of all requests this device has answered: what was deleted must not be learned again."""
+        """What the requests this device has answered made zero: what was deleted must not be learned again."""
         if not self._vault.has(HELD):
             return {}
         return {n: torch.from_numpy(mask.astype(np.bool_)) for n, mask in self._vault.get_arrays(HELD).items()}

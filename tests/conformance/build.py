@@ -1,4 +1,4 @@
-"""Make the suite's folders anew: ``make conformance`` (minutes), or only those that are named and what is based on them.
+"""Make the suite's folders anew: ``make conformance`` (minutes), or only those named and what is based on them.
 
 Needed only when a statement or a format changes. Proofs are random, and so is what is signed about them; everything
 else comes out the same. A case that is not rejected, or accepted, as planned is not written.
