@@ -77,6 +77,8 @@ class ModelManifest(Record):
     def _check(self) -> Self:
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise ValueError("layer names repeat")
+        if self.statement.kind == "second-moment":
+            raise ValueError("second-moment says nothing about weights; no operator is proved by it")
         if self.n_chunks > MAX_CHUNKS:
             raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
         return self
