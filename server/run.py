@@ -31,8 +31,9 @@ from zkapex.circuits.store import circuit, local_srs
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.messages import MAX_BATCH, LayerSpec, ModelManifest
+from zkapex.proofs.messages import MAX_BATCH, CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
+from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
 from zkapex.server.costs import CostBook
@@ -65,6 +66,8 @@ class RunSettings:
         ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
     audit_detect, audit_cheating : float
         Probability of finding out a client that leaves this fraction of its touched chunks undone, one at least.
+    prove_curvature : bool
+        Whether devices prove, when they enrol, that their curvature is the second moment of committed activations.
     batch : int
         Chunks proved per message.
     timeout_s : int
@@ -81,6 +84,7 @@ class RunSettings:
     audit: str
     audit_detect: float
     audit_cheating: float
+    prove_curvature: bool
     batch: int
     timeout_s: int
     seed: int
@@ -97,8 +101,9 @@ class RunSettings:
         values = {}
         for name, kind in cls.__annotations__.items():
             value = config.get(name.replace("_", "-"))
-            wanted = {"int": int, "float": float, "str": str}[kind]
-            if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+            wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
+            accepted = (int, float) if wanted is float else wanted
+            if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):
                 raise InputError(
                     f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
                 )
@@ -151,6 +156,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     chosen = profile(settings.profile)
     statement = chosen.statement(guard_rank=settings.guard_rank)
     built = circuit(statement, local_srs(chosen.log2_rows))
+    check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
     parameters = dict(model.named_parameters())
     manifest = ModelManifest(
@@ -165,10 +171,20 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         settings_digest=built.settings_digest,
         srs_digest=built.srs.digest,
         srs_origin="local",
+        curvature_check=None
+        if check is None
+        else CurvatureCheck(
+            statement=check.spec,
+            circuit_digest=check.vk_digest,
+            settings_digest=check.settings_digest,
+            largest_per_mille=LARGEST_PER_MILLE,
+        ),
     )
     costs = CostBook(folder / "costs.json")
     with Registry(folder / "registry.sqlite", provider.federation) as registry:
-        coordinator = Coordinator(peers, registry, key, built, manifest, events.emit, batch=settings.batch)
+        coordinator = Coordinator(
+            peers, registry, key, built, manifest, events.emit, batch=settings.batch, check_circuit=check
+        )
         coordinator.recognise()
         events.emit("personalise.started", clients=len(peers.nodes()) - len(coordinator.clients))
         weights = {name: value.numpy() for name, value in model.state_dict().items()}

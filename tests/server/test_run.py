@@ -340,6 +340,7 @@ def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> N
         ("seed", -1),
         ("request_id", "../x"),
         ("request_id", ""),
+        ("prove_curvature", 1),
         ("profile", 3),
     ],
 )

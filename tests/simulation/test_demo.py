@@ -22,6 +22,7 @@ SMALL = DemoSettings(clients=2, dishonest=1)
 SETTINGS = {
     "clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0,
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
+    "prove_curvature": False,
 }  # fmt: skip
 
 
