@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow lint lock clean
+.PHONY: help demo test test-slow lint lock results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -40,6 +40,9 @@ lint: $(STAMP)-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
+	$(BIN)/python -m zkapex.simulation.report results docs
 
 lock: ## Write constraints.txt anew from a fresh environment
 	rm -rf $(VENV)-lock

@@ -87,7 +87,7 @@ def _rows(kfac: int, fisher: int, kfac_plain: int, fisher_plain: int, activation
 PROFILES = {
     p.name: p
     for p in (
-        Profile("tiny", 12, 32, 2020, _rows(32, 16, 6, 10, 70), curvature_rank=32),
+        Profile("tiny", 12, 32, 2020, _rows(32, 16, 4, 10, 70), curvature_rank=32),
         Profile("edge", 13, 48, 4080, _rows(48, 24, 9, 14, 120), curvature_rank=16),
         Profile("server", 15, 48, 16320, _rows(192, 96, 28, 56, 600), curvature_rank=24),
     )

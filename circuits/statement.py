@@ -115,6 +115,8 @@ class StatementSpec(BaseModel):
             raise ValueError(f"the lookup would reach {self.largest_value}, beyond {IDENTITY_LIMIT}: lower log2_rows")
         if self.kind == "dampening" and self.weight_limit < FACTOR_UNIT:
             raise ValueError(f"dampening needs a weight_limit of {FACTOR_UNIT} or more")
+        if self.largest_residual >= 2**63:
+            raise ValueError("the statement's residuals could exceed 64 bits: lower weight_limit or curvature_rank")
         if self.largest_sum() * 4 >= MODULUS:
             raise ValueError("the statement's sums could wrap around the field: lower weight_limit or the chunk's size")
         return self
@@ -146,6 +148,18 @@ class StatementSpec(BaseModel):
         """
         return 2 * self.weight_limit // FACTOR_UNIT
 
+    @property
+    def largest_rounding(self) -> float:
+        """What dampening may round a weight by, at most: the upper end of the lookup is above ``weight_limit``."""
+        return self.largest_value // self.rounding_weight / FACTOR_UNIT
+
+    @property
+    def largest_residual(self) -> int:
+        """An upper bound on an entry of the residual E; below 2^63, so that provers may compute it in 64 bits."""
+        limit, width = self.largest_value, self.block_width
+        curvature = self.curvature_rank * limit * limit + self.ridge
+        return width * limit * curvature + self.guard_rank * limit * self.guard_limit
+
     def largest_sum(self) -> int:
         """An upper bound on the absolute value of any integer that arises in the circuit outside the slack terms."""
         limit, width, rank = self.largest_value, self.block_width, self.guard_rank
@@ -153,9 +167,7 @@ class StatementSpec(BaseModel):
             return 2 * self.rounding_weight * FACTOR_UNIT * limit * self.weights
         if self.kind == "second-moment":
             return int((width * limit * limit * (MAX_SCALE * self.curvature_rank + self.rows_per_chunk)) ** 2)
-        curvature = self.curvature_rank * limit * limit + self.ridge
-        residual = width * limit * curvature + rank * limit * self.guard_limit
-        leak = width * limit * self.guard_limit
+        residual, leak = self.largest_residual, width * limit * self.guard_limit
         return max(self.weights * residual * residual, self.rows_per_chunk * max(rank, 1) * leak * leak)
 
     def parts(self, vector: str) -> dict[str, int]:

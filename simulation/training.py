@@ -87,13 +87,13 @@ def federated_averaging(
     model.eval()
 
 
-def calibration(personal: Examples, replay: Examples) -> torch.Tensor:
-    """Inputs for a device's curvature: its personal examples, and a seventh of what it replays.
+def calibration(personal: Examples, replay: Examples, share: float = 1 / 7) -> torch.Tensor:
+    """Inputs for a device's curvature: its personal examples, and a share of what it replays.
 
     The repair keeps the layers' outputs on these. Replayed examples keep general accuracy up, but may contain what will
     have to be forgotten, which nobody knows when curvature is committed to; a few are a compromise between the two.
     """
-    return torch.cat([personal.inputs, replay.inputs[: len(replay.inputs) // 7]])
+    return torch.cat([personal.inputs, replay.inputs[: int(len(replay.inputs) * share)]])
 
 
 def provider_copies(
@@ -103,6 +103,7 @@ def provider_copies(
     proxies: int = 4,
     settings: FitSettings = PERSONALISE,
     retain_size: int = 500,
+    share: float = 1 / 7,
 ) -> list[Copy]:
     """What the provider searches on: the global model, then proxies of clients nobody may look at.
 
@@ -122,7 +123,7 @@ def provider_copies(
         fitted = copy.deepcopy(model)
         personalise(fitted, personal, replay, seed * 100 + index, settings)
         judged = shift(held_out.without(scenario.forget_class))
-        copies.append(Copy(fitted, calibration(personal, replay), half, judged))
+        copies.append(Copy(fitted, calibration(personal, replay, share), half, judged))
     return copies
 
 

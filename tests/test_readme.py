@@ -16,6 +16,7 @@ from zkapex.errors import Error
 from zkapex.simulation.adversaries import CHEATS
 from zkapex.simulation.demo import DemoSettings
 from zkapex.simulation.launch import installed_app, settings_of
+from zkapex.simulation.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def table(command: str) -> str:
     return re.split(r"\n\n(?!\|)", rest.partition("\n\n")[2])[0]
 
 
-@pytest.mark.parametrize("command", ["demo", "verify", "estimate", "bench proof"])
+@pytest.mark.parametrize("command", ["demo", "evaluate", "verify", "estimate", "bench proof"])
 def test_the_readme_lists_every_option_and_no_other(command: str) -> None:
     offered = set(OPTION.findall(help_of(*command.split()).partition("Options:")[2])) - {"--help", "--resume to"}
     assert set(ROW.findall(table(command))) == offered
@@ -59,7 +60,13 @@ def test_defaults_in_the_readme_and_in_the_help_are_those_of_the_demo() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["estimate", "bench proof"])
+def test_scenarios_and_methods_of_the_evaluation_are_named() -> None:
+    for name in SCENARIOS:
+        assert f"zkapex evaluate {name} " in README
+        assert name in help_of("evaluate")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "estimate", "bench proof"])
 def test_defaults_in_the_readme_are_those_in_the_help(command: str) -> None:
     text = " ".join(help_of(*command.split()).partition("Options:")[2].split())
     rows = {row[0]: row[1] for row in re.findall(r"^\| `(--[a-z-]+)[^|]*\|[^|]*\| ?(.*?) ?\|$", table(command), re.M)}
@@ -69,7 +76,7 @@ def test_defaults_in_the_readme_are_those_in_the_help(command: str) -> None:
 
 
 def test_help_is_plain_text() -> None:
-    for command in ((), ("demo",), ("verify",), ("estimate",), ("bench", "proof"), ("bench", "stages")):
+    for command in ((), ("demo",), ("evaluate",), ("verify",), ("estimate",), ("bench", "proof"), ("bench", "stages")):
         assert "\\" not in help_of(*command)
         assert "\x1b" not in help_of(*command)
 
@@ -104,7 +111,7 @@ def test_settings_and_folders_in_the_readme_exist() -> None:
         assert hasattr(module, dotted[1])
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md", "docs/performance.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md", "docs/performance.md", "docs/results.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):

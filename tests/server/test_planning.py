@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from federation import LAYERS, Federation, SmallProvider, perceptron, refused
 
-from zkapex.client.curvature import DAMPING, KAPPA, kfac
+from zkapex.circuits.profiles import profile
+from zkapex.client.curvature import CurvatureEncoding, curvature_of
 from zkapex.client.weights import encode_weights
 from zkapex.errors import StorageError
 from zkapex.proofs.messages import ModelManifest
@@ -19,7 +20,7 @@ from zkapex.server.search import Plan
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return SmallProvider().plan(perceptron(), 32, 4032, 4)
+    return SmallProvider().plan(perceptron(), profile("tiny").statement())
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path, plan: Plan) -> None:
@@ -72,7 +73,7 @@ def test_the_global_model_is_unlearned_and_left_alone(market: Federation, result
     stored = load_plan(market.folder / "provider")
     assert stored is not None
     inputs = SmallProvider().curvature_inputs()
-    curvature = kfac(model, list(LAYERS), inputs, manifest.block_width, KAPPA, DAMPING)
+    curvature = curvature_of(model, LAYERS, inputs, CurvatureEncoding.of(manifest.statement))
     after = unlearn_global(model, manifest, curvature, stored)
     assert all((model.state_dict()[name] == value).all() for name, value in before.items())
     encoded = encode_weights(model, manifest)

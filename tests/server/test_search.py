@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
-from zkapex.client.curvature import kfac
-from zkapex.client.group_obs import RangeExceededError, solve_layer
+from zkapex.circuits.profiles import RIDGE
+from zkapex.circuits.statement import StatementSpec
+from zkapex.client.curvature import curvature_of
+from zkapex.client.group_obs import GUARD_BITS, RangeExceededError, solve_layer
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
@@ -18,7 +20,11 @@ from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 from zkapex.simulation.training import accuracy, provider_copies
 
-ENCODING = FixedPoint(block_width=32, weight_limit=8000)
+ENCODING = FixedPoint(
+    StatementSpec(
+        rows_per_chunk=32, block_width=32, curvature_rank=32, ridge=RIDGE, guard_rank=4, weight_limit=8000, log2_rows=14
+    )
+)
 SPACE = SearchSpace(margin=1.0, forget_target=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08))
 
 
@@ -56,7 +62,7 @@ def test_the_plan_makes_the_deployed_model_forget(
     """Recomputed from the public parts alone, on unseen data."""
     exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), 8000) for n in names}
     weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, 8000) for n, e in exponents.items()}
-    curvature = kfac(model, names, scenario.retain_set.inputs, 32)
+    curvature = curvature_of(model, names, scenario.retain_set.inputs, ENCODING.curvature)
     after = vision_transformer(0, ViTConfig(depth=1))
     after.load_state_dict(model.state_dict())
     for name in names:
@@ -78,7 +84,9 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
     assert plan.chosen.masked_weights == round(plan.chosen.setting.fraction * total)
     assert plan.chosen in plan.curve
     assert set(plan.masks) == set(plan.guards) == set(names)
-    assert all(v.shape == (32, 4) and np.abs(v).max() <= 1024 for blocks in plan.guards.values() for v in blocks)
+    assert all(
+        v.shape == (32, 4) and np.abs(v).max() <= 2**GUARD_BITS for blocks in plan.guards.values() for v in blocks
+    )
     touched = sum(
         int(mask[:, start : start + 32].any(1).sum())
         for mask in plan.masks.values()

@@ -46,9 +46,10 @@ def root(
 
 def _register() -> None:
     # Each command imports what it needs when it runs: `verify` must start without torch and Flower.
-    from zkapex.cli import bench, demo, estimate, verify
+    from zkapex.cli import bench, demo, estimate, evaluate, verify
 
     app.command("demo")(demo.demo)
+    app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
@@ -91,7 +92,7 @@ def guarded(action: Callable[[], object]) -> int:
         )
     if code == INTERRUPTED:  # typer swallows Ctrl-C and returns its code
         console = Console(stderr=True, soft_wrap=True)
-        console.print("Interrupted. What a demo has finished is kept: run it again with --resume to go on.")
+        console.print("Interrupted. What was finished is kept. To go on, run the same again: a demo with --resume.")
     return code if isinstance(code, int) else 0
 
 

@@ -1,0 +1,24 @@
+"""Guarded Group-OBS: the operator that zkapex proves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from zkapex.simulation.baselines.base import Case
+
+
+@dataclass(frozen=True)
+class GuardedGroupObs:
+    """Zero the masked weights and repair orthogonally to the guard."""
+
+    name: str = "guarded-group-obs"
+    label: str = "guarded Group-OBS"
+    source: str = "zkapex.client.group_obs; mask and guard from zkapex.server.search"
+    stage: str | None = "plan"
+
+    def unlearn(self, case: Case) -> nn.Module:
+        """See `Method`."""
+        guards = {name: list(blocks) for name, blocks in case.plan.guards.items()}
+        return case.deployment.unlearned(case.before, case.plan.masks, guards, case.calibration)

@@ -1,0 +1,91 @@
+"""Plots of an evaluation, made from ``results.json`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_EMPHASIS = {"guarded-group-obs": "#2f6f8f", "retrain": "#3f3f46", "original": "#9aa5b1"}
+_COLOURS = ("#e0a458", "#b5651d", "#7a9e7e", "#8d6a9f", "#c05780", "#5b8e7d", "#a89f68", "#d17b6c")
+_MARKERS = "svD^Pp*Xo"
+_STYLES = ("-", "--", ":", "-.")
+
+
+def plot_trade_off(results: Mapping[str, Any], path: Path) -> None:
+    """Forget against personal accuracy, the mean over seeds of every method with a bar of one standard deviation."""
+    figure, axes = _figure(f"{results['scenario']}: forget against personal accuracy")
+    spare = 0
+    for index, (name, entry) in enumerate(results["methods"].items()):
+        mean, std = entry["mean"], entry["std"]
+        if name in _EMPHASIS:
+            colour = _EMPHASIS[name]
+        else:
+            colour, spare = _COLOURS[spare % len(_COLOURS)], spare + 1
+        axes.errorbar(
+            100 * mean["forget_acc"],
+            100 * mean["personal_acc"],
+            xerr=100 * (std["forget_acc"] or 0.0),
+            yerr=100 * (std["personal_acc"] or 0.0),
+            fmt=_MARKERS[index % len(_MARKERS)],
+            markersize=10 if name in _EMPHASIS else 7,
+            color=colour,
+            elinewidth=0.8,
+            label=entry["label"],
+        )
+    axes.set_xlabel("accuracy on what is to be forgotten, %")
+    axes.set_ylabel("personal test accuracy, %")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def plot_density(results: Mapping[str, Any], path: Path) -> None:
+    """Share of masked weights per layer, for every seed."""
+    figure, axes = _figure(f"{results['scenario']}: masked weights per layer")
+    seeds = results["seeds"]
+    width = 0.8 / len(seeds)
+    for position, seed in enumerate(seeds):
+        density = seed["plan"]["density"]
+        places = [layer + (position - (len(seeds) - 1) / 2) * width for layer in range(len(density))]
+        heights = [100 * share for share in density.values()]
+        axes.bar(places, heights, width * 0.92, color=_COLOURS[position % len(_COLOURS)], label=f"seed {seed['seed']}")
+        axes.set_xticks(range(len(density)), list(density), fontsize=8)
+    axes.set_ylabel("masked, %")
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def plot_curve(results: Mapping[str, Any], path: Path) -> None:
+    """What growing masks do on the provider's copies: forgetting, with the margin, and the accuracy it costs."""
+    figure, axes = _figure(f"{results['scenario']}: the provider's search")
+    for index, seed in enumerate(results["seeds"]):
+        weights, colour = seed["plan"]["weights"], _COLOURS[index % len(_COLOURS)]
+        curves: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for step in seed["plan"]["curve"]:
+            curves.setdefault((step["scorer"], step["guard_rank"]), []).append(step)
+        for number, ((scorer, rank), steps) in enumerate(curves.items()):
+            share = [100 * step["masked_weights"] / weights for step in steps]
+            forget = [100 * step["forget_raised"] for step in steps]
+            cost = [100 * max(step["retain_loss"], step["personal_loss"]) for step in steps]
+            style, label = _STYLES[number % len(_STYLES)], f"seed {seed['seed']}, {scorer}, rank {rank}"
+            axes.plot(share, forget, style, color=colour, label=label)
+            axes.plot(share, cost, style, color=colour, linewidth=0.8, alpha=0.5)
+    axes.set_xlabel("masked weights, %")
+    axes.set_ylabel("worst copy: forget accuracy with the margin (thick),\nretain or personal accuracy lost (thin), %")
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

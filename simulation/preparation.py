@@ -1,0 +1,214 @@
+"""What all methods of one seed share: the federation before the deletion, the oracle, the plan, the shadow models.
+
+It is trained once and kept in the evaluation's folder, so that an interrupted evaluation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from zkapex.circuits.profiles import profile
+from zkapex.client.personalise import fit, personalise
+from zkapex.errors import StorageError
+from zkapex.server.planning import StoredPlan, load_plan, save_plan
+from zkapex.server.search import FixedPoint, search
+from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.simulation.baselines import Case
+from zkapex.simulation.data import ClientData, Examples, concatenate
+from zkapex.simulation.deployment import Deployment
+from zkapex.simulation.metrics import Yardstick
+from zkapex.simulation.metrics.membership import confidence, difficulty, shadow_halves
+from zkapex.simulation.models import target_layers, vision_transformer
+from zkapex.simulation.scenarios import Bench, ScenarioConfig
+from zkapex.simulation.training import calibration, federated_averaging, provider_copies
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One seed, ready for any method.
+
+    Attributes
+    ----------
+    bench : Bench
+    cases : tuple of Case
+        One per client.
+    yardstick : Yardstick
+    seconds : mapping of str to float
+        Wall-clock time of every stage when it was first done.
+    """
+
+    bench: Bench
+    cases: tuple[Case, ...]
+    yardstick: Yardstick
+    seconds: Mapping[str, float]
+
+    def plan_facts(self) -> dict[str, Any]:
+        """The chosen mask, its density per layer, and the search's curve, for reports."""
+        plan = self.cases[0].plan
+        return {
+            "chosen": plan.chosen,
+            "curve": list(plan.curve),
+            "density": {name: float(mask.mean()) for name, mask in plan.masks.items()},
+            "weights": sum(int(mask.size) for mask in plan.masks.values()),
+        }
+
+
+def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_event: OnEvent) -> Prepared:
+    """Train and plan whatever `folder` does not hold yet.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written, or holds something damaged.
+    RangeExceededError
+        No mask of the search stays within the circuit's range.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
+    shelf = _Shelf(config, seed, folder, on_event)
+    world = bench.world
+    (model,) = shelf.models("train", lambda: [_federation(config, seed, [c.train for c in world.clients])])
+    personalised = shelf.models("personalise", lambda: _personalised(config, seed, model, world.clients, None))
+    retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
+    names = tuple(target_layers(model))
+    statement = profile(config.profile).statement(guard_rank=max(config.space.guard_ranks))
+    deployment = Deployment.of(model, names, FixedPoint(statement))
+    plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
+    level = shelf.arrays("shadows", lambda: {"level": _difficulty(config, bench, seed)})["level"].astype(np.float64)
+    cases = tuple(
+        Case(
+            before=deployment.deploy(before),
+            retrained=deployment.deploy(oracle),
+            forget=world.forget_set,
+            retain=concatenate(client.personal, client.train.without(world.forget_class)),
+            calibration=calibration(client.personal, client.train, config.replay_share),
+            plan=plan,
+            deployment=deployment,
+            seed=seed * 100 + index,
+        )
+        for index, (client, before, oracle) in enumerate(zip(world.clients, personalised, retrained, strict=True))
+    )
+    order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
+    retain = world.retain_set.take(order[: config.retain_cap])
+    return Prepared(bench, cases, Yardstick(bench, retain, level, config.relearn), shelf.seconds)
+
+
+class _Shelf:
+    """Results of stages, made once and kept on disk with the time they took."""
+
+    def __init__(self, config: ScenarioConfig, seed: int, folder: Path, on_event: OnEvent) -> None:
+        self._config, self._seed, self._folder, self._on_event = config, seed, folder, on_event
+        self.seconds: dict[str, float] = {}
+
+    def arrays(
+        self, stage: str, make: Callable[[], dict[str, npt.NDArray[np.generic]]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        path = self._folder / f"{stage}.npz"
+        if not path.exists():
+            self._on_event({"event": "stage", "stage": stage, "seed": self._seed})
+            start = time.perf_counter()
+            made = make()
+            save_arrays(path, {**made, "seconds": np.array(time.perf_counter() - start)})
+        found = load_arrays(path)
+        if "seconds" not in found:
+            raise StorageError(f"{path} is damaged", fix="delete it and run again")
+        self.seconds[stage] = float(found.pop("seconds"))
+        return found
+
+    def models(self, stage: str, make: Callable[[], Sequence[nn.Module]]) -> list[nn.Module]:
+        def states() -> dict[str, npt.NDArray[np.generic]]:
+            return {
+                f"{index}/{name}": value.numpy()
+                for index, model in enumerate(make())
+                for name, value in model.state_dict().items()
+            }
+
+        found = self.arrays(stage, states)
+        models: list[nn.Module] = []
+        try:
+            for index in range(len({name.partition("/")[0] for name in found})):
+                model = vision_transformer(self._seed, self._config.model)
+                prefix = f"{index}/"
+                state = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in found.items() if n.startswith(prefix)}
+                model.load_state_dict(state)
+                models.append(model.eval())
+        except RuntimeError as e:
+            path = self._folder / f"{stage}.npz"
+            raise StorageError(f"{path} is damaged", why=str(e)[:300], fix="delete it and run again") from e
+        return models
+
+    def plan(self, make: Callable[[], StoredPlan]) -> StoredPlan:
+        path = self._folder / "plan-seconds.json"
+        if not path.exists():
+            self._on_event({"event": "stage", "stage": "plan", "seed": self._seed})
+            start = time.perf_counter()
+            make()
+            save_text(path, str(time.perf_counter() - start))
+        self.seconds["plan"] = float(load_json(path))
+        plan = load_plan(self._folder)
+        if plan is None:
+            raise StorageError(f"the plan in {self._folder} is gone", fix=f"delete {path} and run again")
+        return plan
+
+
+def _federation(config: ScenarioConfig, seed: int, parts: Sequence[Examples]) -> nn.Module:
+    model = vision_transformer(seed, config.model)
+    federated_averaging(model, parts, seed, config.rounds, config.local)
+    return model
+
+
+def _personalised(
+    config: ScenarioConfig, seed: int, model: nn.Module, clients: Sequence[ClientData], leave_out: int | None
+) -> list[nn.Module]:
+    models = []
+    for index, client in enumerate(clients):
+        replay = client.train if leave_out is None else client.train.without(leave_out)
+        own = copy.deepcopy(model)
+        personalise(own, client.personal, replay, seed * 100 + index, config.personal)
+        models.append(own)
+    return models
+
+
+def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
+    world, label = bench.world, bench.world.forget_class
+    model = _federation(config, seed, [client.train.without(label) for client in world.clients])
+    return _personalised(config, seed, model, world.clients, label)
+
+
+def _plan(
+    config: ScenarioConfig, bench: Bench, seed: int, deployment: Deployment, model: nn.Module, folder: Path
+) -> StoredPlan:
+    world = bench.world
+    copies = provider_copies(
+        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
+    )
+    order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
+    forget = world.forget_set.take(order[: config.search_forget])
+    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
+
+
+def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[np.float64]:
+    """`difficulty` of the examples to forget, then of the non-members."""
+    contested = concatenate(bench.world.forget_set, bench.non_members)
+    confidences, trained_on = [], []
+    for index, half in enumerate(shadow_halves(len(contested.labels), config.shadows, seed)):
+        data = concatenate(bench.world.retain_set, contested.take(torch.from_numpy(half)))
+        shadow = vision_transformer(seed * 100 + index + 1, config.model)
+        fit(shadow, data.inputs, data.labels, config.shadow, seed * 100 + index)
+        confidences.append(confidence(shadow, contested))
+        trained_on.append(half)
+    return difficulty(np.stack(confidences), np.stack(trained_on))

@@ -1,0 +1,42 @@
+"""``digits``: the demo's federation on scikit-learn's 8x8 handwritten digits; minutes for three seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zkapex.client.personalise import PERSONALISE, FitSettings
+from zkapex.server.search import SearchSpace
+from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.oracle import RETRAIN
+from zkapex.simulation.scenarios.base import Bench, ScenarioConfig
+from zkapex.simulation.training import LOCAL, ROUNDS
+
+FORGET_CLASSES = (3, 8, 5)
+"""The digit that is deleted, by seed."""
+
+
+def make(seed: int, data: Path | None) -> Bench:
+    """Four clients share 70 % of the images; `data` is not used, the images come with scikit-learn."""
+    world = digits_scenario(4, FORGET_CLASSES[seed % len(FORGET_CLASSES)], seed)
+    sizes = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
+    note = f"digit {world.forget_class}: 4 clients, {sizes}; {len(world.forget_test.labels)} non-members"
+    return Bench(world, world.retain_test, world.forget_test, note)
+
+
+DIGITS = ScenarioConfig(
+    name="digits",
+    title="scikit-learn's handwritten digits: four clients, one digit deleted",
+    make=make,
+    needs_data=False,
+    model=ViTConfig(),
+    rounds=ROUNDS,
+    local=LOCAL,
+    personal=PERSONALISE,
+    relearn=FitSettings(1, PERSONALISE.learning_rate, decay=False),
+    shadow=RETRAIN,
+    shadows=4,
+    profile="tiny",
+    proxies=4,
+    space=SearchSpace(("aware",), guard_ranks=(2,), forget_target=0.02, retain_cost=0.03, margin=1.0),
+)

@@ -1,0 +1,140 @@
+"""``mnist-writers``: MNIST with its writers, from a file the user brings; a class is deleted.
+
+The file is an ``.npz`` of MNIST joined with QMNIST's writer ids: ``x_train`` [N, 28, 28] uint8, ``y_train``,
+``writer_train`` and ``hsf_train`` [N], and the same with ``_test`` (other writers).
+
+Sixteen writers, about 1,800 images, make a client: one writer's 110 are too few to train and to judge on. Of the
+539 writers, 64 take part, so that three seeds take minutes. A client's personal domain is handwriting as its camera
+sees it: bright and dark exchanged, and turned. It is judged on a fifth of its own writers' images, held out, and on
+writers of the test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zkapex.client.personalise import FitSettings
+from zkapex.errors import InputError, StorageError
+from zkapex.server.search import SearchSpace
+from zkapex.server.storage import load_arrays
+from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.scenarios.base import Bench, ScenarioConfig
+
+FORGET_CLASSES = (3, 8, 5)
+"""The digit that is deleted, by seed."""
+CLIENTS, WRITERS_PER_CLIENT = 4, 16
+HELD_OUT = 0.2
+TEST_CAP, NON_MEMBER_CAP = 2000, 1200
+FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
+COLUMNS = ("x", "y", "writer", "hsf")
+
+
+def make(seed: int, data: Path | None) -> Bench:
+    """The federation of a seed: which writers take part, and which digit is forgotten, depends on it.
+
+    Raises
+    ------
+    InputError
+        There is no file, or it does not hold what it should.
+    """
+    arrays = read(data)
+    label = FORGET_CLASSES[seed % len(FORGET_CLASSES)]
+    generator = np.random.default_rng(seed)
+    writers = generator.permutation(np.unique(arrays["writer_train"]))
+    taking_part = CLIENTS * WRITERS_PER_CLIENT
+    if len(writers) < 2 * taking_part:
+        raise InputError(f"{data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
+    others = generator.permutation(np.flatnonzero(arrays["y_test"] != label))[:TEST_CAP]
+    test = _examples(arrays, "test", others)
+    clients, held = [], []
+    for index in range(CLIENTS):
+        own = np.isin(arrays["writer_train"], writers[index * WRITERS_PER_CLIENT : (index + 1) * WRITERS_PER_CLIENT])
+        chosen = generator.permutation(np.flatnonzero(own))
+        cut = round(HELD_OUT * len(chosen))
+        train, unseen = _examples(arrays, "train", chosen[cut:]), _examples(arrays, "train", chosen[:cut])
+        shift = client_shift(index)
+        judged = shift(concatenate(unseen.without(label), test))
+        clients.append(ClientData(train, shift(train.without(label)), judged, shift))
+        held.append(unseen)
+    strangers = np.isin(arrays["writer_train"], writers[taking_part:]) & (arrays["y_train"] == label)
+    non_members = generator.permutation(np.flatnonzero(strangers))[:NON_MEMBER_CAP]
+    everything, unseen = concatenate(*(client.train for client in clients)), concatenate(*held)
+    world = Scenario(
+        label,
+        tuple(clients),
+        everything.only(label),
+        everything.without(label),
+        unseen.only(label),
+        unseen.without(label),
+    )
+    sizes = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
+    note = f"digit {label}: {CLIENTS} clients of {WRITERS_PER_CLIENT} writers, {sizes}; {len(non_members)} non-members"
+    return Bench(world, test, _examples(arrays, "train", non_members), f"{note} by other writers")
+
+
+def read(data: Path | None) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of the file, checked.
+
+    Raises
+    ------
+    InputError
+        There is no file, or it does not hold what it should.
+    """
+    if data is None or not data.is_file():
+        raise InputError(
+            "mnist-writers needs a file of MNIST with its writers" if data is None else f"there is no file {data}",
+            why="it is not part of zkapex, and zkapex downloads nothing",
+            fix="give an .npz with --data PATH or ZKAPEX_DATA: x_train [N,28,28] uint8, y_train, writer_train and "
+            "hsf_train (MNIST joined with QMNIST's writer ids), and the same with _test",
+        )
+    try:
+        arrays = load_arrays(data)
+    except StorageError as e:
+        raise InputError(f"{data} is not a readable .npz", why=e.why, fix="give another --data") from e
+    for part in ("train", "test"):
+        names = [f"{column}_{part}" for column in COLUMNS]
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise InputError(f"{data} lacks {', '.join(missing)}", fix=f"it must hold {', '.join(names)}")
+        images, *columns = (arrays[name] for name in names)
+        if images.ndim != 3 or images.shape[1:] != (28, 28) or images.dtype != np.uint8:
+            raise InputError(f"{names[0]} in {data} is {images.dtype} {images.shape}, not uint8 [N, 28, 28]")
+        if any(column.shape != (len(images),) for column in columns):
+            raise InputError(f"the columns of {part} in {data} are not all {len(images)} long")
+        labels = arrays[f"y_{part}"].astype(np.int64)
+        if len(labels) == 0 or labels.min() < 0 or labels.max() > 9:
+            raise InputError(f"y_{part} in {data} holds labels that are no digits")
+    return arrays
+
+
+def _examples(arrays: Mapping[str, npt.NDArray[np.generic]], part: str, chosen: npt.NDArray[np.integer]) -> Examples:
+    images = torch.from_numpy(arrays[f"x_{part}"][chosen].astype(np.float32) / 255)
+    return Examples(images[:, None], torch.from_numpy(arrays[f"y_{part}"][chosen].astype(np.int64)))
+
+
+MNIST_WRITERS = ScenarioConfig(
+    name="mnist-writers",
+    title="MNIST by writer: 64 of 539 writers in four clients, one digit deleted",
+    make=make,
+    needs_data=True,
+    model=ViTConfig(image_size=28, patch_size=7, dim=48, hidden=96, depth=2),
+    rounds=5,
+    local=FitSettings(epochs=4, learning_rate=2e-3),
+    personal=FitSettings(epochs=8, learning_rate=1e-3),
+    relearn=FitSettings(1, 1e-3, decay=False),
+    shadow=FitSettings(epochs=10, learning_rate=2e-3, batch_size=64),
+    shadows=4,
+    profile="server",
+    proxies=2,
+    space=SearchSpace(("aware",), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=1.0),
+    replay_share=0.25,
+    search_forget=200,
+    search_retain=300,
+    retain_cap=1000,
+)

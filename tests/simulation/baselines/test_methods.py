@@ -1,0 +1,141 @@
+"""What every method of unlearning promises, and what each does."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from evaluation import TINY
+from torch import nn
+
+from zkapex.errors import InputError
+from zkapex.simulation.baselines import METHODS, Case, methods_called
+from zkapex.simulation.baselines.fine_tune import FineTune
+from zkapex.simulation.baselines.gradient_ascent import GradientAscent
+from zkapex.simulation.baselines.salun import SalUn
+from zkapex.simulation.baselines.scrub import Scrub
+from zkapex.simulation.baselines.ssd import SelectiveSynapticDampening
+from zkapex.simulation.preparation import Prepared, prepare
+from zkapex.simulation.training import accuracy
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(TINY, TINY.make(0, None), 0, tmp_path_factory.mktemp("seed"), lambda event: None)
+
+
+@pytest.fixture(scope="module")
+def case(prepared: Prepared) -> Case:
+    return prepared.cases[0]
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_leaves_the_original_alone_and_can_be_repeated(name: str, case: Case) -> None:
+    before = weights(case.before).clone()
+    one, two = METHODS[name].unlearn(case), METHODS[name].unlearn(case)
+    assert torch.equal(weights(case.before), before)
+    assert torch.equal(weights(one), weights(two))
+    assert torch.isfinite(weights(one)).all()
+    assert torch.equal(weights(one), before) == (name == "original")
+    case.deployment.encode(case.deployment.deploy(one))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_what_it_is_and_where_it_comes_from(name: str) -> None:
+    method = METHODS[name]
+    assert method.name == name
+    assert method.label
+    assert len(method.source) > 20
+    assert method.stage in (None, "plan", "retrain")
+
+
+def test_the_oracle_never_saw_the_class(case: Case) -> None:
+    assert accuracy(METHODS["retrain"].unlearn(case), case.forget) == 0.0
+
+
+@pytest.mark.parametrize("name", ["mask-only", "group-obs", "guarded-group-obs"])
+def test_masked_weights_are_zero_and_rows_without_any_are_untouched(name: str, case: Case) -> None:
+    after, before = (case.deployment.encode(model) for model in (METHODS[name].unlearn(case), case.before))
+    for layer, mask in case.plan.masks.items():
+        assert not after[layer][mask].any()
+        still = ~mask.any(1)
+        np.testing.assert_array_equal(after[layer][still], before[layer][still])
+        if name == "mask-only":
+            np.testing.assert_array_equal(after[layer][~mask], before[layer][~mask])
+    if name != "mask-only":
+        assert any((after[n][~m] != before[n][~m]).any() for n, m in case.plan.masks.items())
+
+
+def loss(model: nn.Module, case: Case, forget: bool) -> float:
+    inputs, labels = case.forget if forget else case.retain
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(model(inputs), labels))
+
+
+def test_fine_tuning_lowers_the_retain_loss(case: Case) -> None:
+    after = FineTune(epochs=2).unlearn(case)
+    assert loss(after, case, forget=False) < loss(case.before, case, forget=False)
+
+
+def test_gradient_ascent_raises_the_forget_loss(case: Case) -> None:
+    after = GradientAscent(learning_rate=1e-2).unlearn(case)
+    assert loss(after, case, forget=True) > loss(case.before, case, forget=True)
+
+
+def test_scrub_leaves_the_teacher_on_what_is_to_be_forgotten(case: Case) -> None:
+    after = Scrub(epochs=3).unlearn(case)
+    assert loss(after, case, forget=True) > loss(case.before, case, forget=True) + 0.1
+
+
+def test_salun_moves_the_salient_weights_and_no_other(case: Case) -> None:
+    moved = weights(SalUn(fraction=0.2, epochs=2).unlearn(case)) != weights(case.before)
+    assert 0.1 < moved.float().mean() <= 0.2 + 1e-4
+
+
+def test_ssd_only_shrinks(case: Case) -> None:
+    before, after = weights(case.before), weights(SelectiveSynapticDampening(alpha=1.5).unlearn(case))
+    changed = after != before
+    assert changed.any()
+    assert (after[changed].abs() < before[changed].abs()).all()
+    assert (after[changed] * before[changed] >= 0).all()
+    untouched = SelectiveSynapticDampening(alpha=1e9).unlearn(case)
+    assert torch.equal(weights(untouched), before)
+
+
+def test_methods_by_name() -> None:
+    assert [m.name for m in methods_called(["ssd", "retrain"])] == ["retrain", "ssd"]
+    assert len(methods_called([])) == len(METHODS)
+    with pytest.raises(InputError, match="'magic'"):
+        methods_called(["magic"])
+
+
+def test_weights_beyond_the_scale_get_a_smaller_one_and_infinite_ones_are_refused(case: Case) -> None:
+    wild = copy.deepcopy(case.before)
+    weight = wild.get_parameter("blocks.0.fc1.weight")
+    with torch.no_grad():
+        weight.mul_(1000)
+    limit = case.deployment.encoding.weight_limit
+    deployed = case.deployment.deploy(wild).get_parameter("blocks.0.fc1.weight")
+    torch.testing.assert_close(deployed, weight, rtol=0.0, atol=float(weight.detach().abs().max()) / limit)
+    with torch.no_grad():
+        weight[0, 0] = torch.inf
+    with pytest.raises(InputError, match="not finite"):
+        case.deployment.deploy(wild)
+
+
+def test_what_was_prepared_is_not_prepared_again(tmp_path: Path) -> None:
+    events: list[str] = []
+    first = prepare(TINY, TINY.make(1, None), 1, tmp_path, lambda event: events.append(event["stage"]))
+    assert events == ["train", "personalise", "retrain", "plan", "shadows"]
+    again = prepare(TINY, TINY.make(1, None), 1, tmp_path, lambda event: events.append(event["stage"]))
+    assert len(events) == 5
+    assert again.seconds == first.seconds
+    assert torch.equal(weights(again.cases[1].before), weights(first.cases[1].before))
+    assert np.array_equal(again.yardstick.level, first.yardstick.level)

@@ -1,0 +1,142 @@
+"""Results as people see them, and the page of the documentation that is made from them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zkapex.errors import InputError
+from zkapex.simulation.baselines import METHODS
+from zkapex.simulation.metrics import METRICS
+from zkapex.simulation.report import COLUMNS, assemble, page, read_results, table, write_page
+from zkapex.simulation.targets import judge
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(method: str, seed: int, **metrics: float) -> dict[str, Any]:
+    outcome = {"masked_weights": 10, "touched_rows": 5, "scorer": "taylor", "guard_rank": 4, "forget_raised": 0.1}
+    outcome |= {"retain_loss": 0.0, "personal_loss": 0.01}
+    plan = {"chosen": outcome, "curve": [outcome], "density": {"a": 0.1}, "weights": 100}
+    values = {**dict.fromkeys(METRICS, 0.5), **metrics}
+    head = {"format": 1, "scenario": "digits", "method": method, "seed": seed, "commit": "abc", "clients": []}
+    return {**head, "metrics": values, "plan": plan, "stages": {}, "note": "small"}
+
+
+def runs(**ours: float) -> list[dict[str, Any]]:
+    return [
+        one
+        for seed in (0, 1)
+        for one in (
+            run("original", seed, forget_acc=0.9, personal_acc=0.9),
+            run("retrain", seed, forget_acc=0.0, relearn_forget_acc=0.0, retain_acc=0.9, test_acc=0.9),
+            run("mask-only", seed, personal_acc=0.7),
+            run(
+                "guarded-group-obs",
+                seed,
+                **{
+                    "forget_acc": 0.02, "int8_forget_acc": 0.02, "personal_acc": 0.895, "relearn_forget_acc": 0.04,
+                    "retain_acc": 0.89, "test_acc": 0.89, **ours,
+                },
+            ),
+        )
+    ]  # fmt: skip
+
+
+def test_means_spread_and_gaps() -> None:
+    rows = [
+        run("retrain", 0, personal_acc=0.8), run("retrain", 1, personal_acc=0.9),
+        run("ssd", 0, personal_acc=0.5), run("ssd", 1, personal_acc=0.7),
+    ]  # fmt: skip
+    ssd = assemble("digits", "Digits", rows)["methods"]["ssd"]
+    assert ssd["mean"]["personal_acc"] == pytest.approx(0.6)
+    assert ssd["std"]["personal_acc"] == pytest.approx(0.02**0.5)
+    assert ssd["gap_to_retrain"]["personal_acc"] == pytest.approx(-0.25)
+    assert [one["gap_to_retrain"]["personal_acc"] for one in ssd["runs"]] == pytest.approx([-0.3, -0.2])
+
+
+def test_nothing_is_compared_without_the_oracle() -> None:
+    with pytest.raises(InputError, match="oracle"):
+        assemble("digits", "Digits", [run("ssd", 0)])
+    with pytest.raises(InputError, match="oracle"):
+        assemble("digits", "Digits", [run("retrain", 0), run("ssd", 1)])
+
+
+def test_targets_that_are_reached() -> None:
+    targets = assemble("digits", "Digits", runs())["targets"]
+    assert len(targets) == 7
+    assert all(target["reached"] for target in targets)
+    assert next(t for t in targets if "personal" in t["description"])["measured"] == pytest.approx(97.5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "missed"),
+    [
+        ({"forget_acc": 0.031, "int8_forget_acc": 0.03}, "forget accuracy within"),
+        ({"personal_acc": 0.88}, "personal accuracy"),
+        ({"retain_acc": 0.87}, "retain accuracy"),
+        ({"test_acc": 0.87}, "test accuracy"),
+        ({"mia_auc": 0.44}, "membership"),
+        ({"mia_auc": 0.56}, "membership"),
+        ({"relearn_forget_acc": 0.06}, "relearned"),
+        ({"int8_forget_acc": 0.04}, "INT8"),
+    ],
+)
+def test_targets_that_are_missed(ours: dict[str, float], missed: str) -> None:
+    targets = assemble("digits", "Digits", runs(**ours))["targets"]
+    assert (
+        [t["description"] for t in targets if not t["reached"]]
+        == [t["description"] for t in targets if missed in t["description"]]
+        != []
+    )
+
+
+def test_targets_need_all_that_they_compare() -> None:
+    methods = assemble("digits", "Digits", runs())["methods"]
+    for name in methods:
+        assert judge({other: entry for other, entry in methods.items() if other != name}) == []
+
+
+def test_the_table_has_a_row_per_method_and_a_column_per_number() -> None:
+    lines = table(assemble("digits", "Digits", runs())).splitlines()
+    assert len(lines) == 2 + 4
+    assert all(line.count("|") == len(COLUMNS) + 2 for line in lines)
+    assert "| **guarded Group-OBS** | 2.0 ± 0.0 |" in lines[-1]
+    single = assemble("digits", "Digits", [one for one in runs() if one["seed"] == 0])
+    assert "±" not in table(single)
+
+
+def test_the_page_is_made_from_json_alone(tmp_path: Path) -> None:
+    results = assemble("digits", "Digits", runs())
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "digits.json").write_text(json.dumps(results))
+    write_page(tmp_path / "results", tmp_path / "docs")
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert text == page([json.loads(json.dumps(results))])
+    assert "`abc`" in text
+    for name in ("accuracy", "density", "curve"):
+        assert (tmp_path / "docs" / "results" / f"digits-{name}.png").exists()
+        assert f"results/digits-{name}.png" in text
+
+
+def test_results_of_nothing_or_another_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no results"):
+        read_results(tmp_path)
+    other = copy.deepcopy(assemble("digits", "Digits", runs()))
+    other["format"] = 2
+    (tmp_path / "digits.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match="of this release"):
+        read_results(tmp_path)
+
+
+def test_the_documentation_shows_the_committed_results() -> None:
+    found = read_results(ROOT / "results")
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(found), "run `make results`"
+    for results in found:
+        assert list(results["methods"]) == list(METHODS)
+        assert len(results["seeds"]) >= 3
+        assert all("dirty" not in commit for commit in results["commits"])

@@ -1,0 +1,31 @@
+"""A scenario of seconds, for tests of everything that an evaluation does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from zkapex.client.personalise import FitSettings
+from zkapex.server.search import SearchSpace
+from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.scenarios import Bench, ScenarioConfig, scenario_config
+
+
+def make(seed: int, data: Path | None) -> Bench:
+    """Two clients."""
+    world = digits_scenario(2, 3, seed)
+    return Bench(world, world.retain_test, world.forget_test, f"two clients, seed {seed}")
+
+
+TINY: ScenarioConfig = replace(
+    scenario_config("digits"),
+    make=make,
+    rounds=1,
+    local=FitSettings(4, 2e-3),
+    personal=FitSettings(1, 1e-3),
+    shadow=FitSettings(1, 2e-3),
+    shadows=2,
+    proxies=1,
+    space=SearchSpace(scorers=("taylor",), fractions=(0.02,)),
+)
+"""Two clients, next to no training, one mask."""

@@ -1,0 +1,114 @@
+"""``zkapex evaluate``: guarded Group-OBS beside a retrained oracle and the methods practitioners use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+STAGES = {
+    "train": "training the global model",
+    "personalise": "personalising",
+    "retrain": "retraining the oracle",
+    "plan": "choosing mask and guard",
+    "shadows": "training shadow models",
+}
+SHOWN = {
+    "forget_acc": "forget",
+    "test_acc": "test",
+    "personal_acc": "personal",
+    "mia_auc": "MIA AUC",
+    "relearn_forget_acc": "relearned",
+}
+
+
+def evaluate(
+    scenario: Annotated[str, typer.Argument(help="digits or mnist-writers.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for results, tables, plots and what can be resumed.")] = Path(
+        "zkapex-evaluation"
+    ),
+    data: Annotated[Path | None, typer.Option(envvar="ZKAPEX_DATA", help="The .npz that mnist-writers reads.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names of methods, separated by commas; original and retrain always take part.")
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
+) -> None:
+    """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
+
+    SCENARIO is digits or mnist-writers. Clients are simulated in this process; nothing is sent and nothing is proved.
+    An evaluation that was interrupted goes on when it is started again.
+    """
+    from zkapex.simulation.evaluate import evaluate as run
+    from zkapex.simulation.scenarios import scenario_config
+
+    config = scenario_config(scenario)
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    names = [] if methods == "all" else [name.strip() for name in methods.split(",")]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        follower = Follower(progress, console)
+        results = run(
+            config,
+            seeds,
+            out,
+            data=data if config.needs_data else None,
+            methods=names,
+            on_event=follower.on_event,
+        )
+    if as_json:
+        print(json.dumps(results))
+    else:
+        show(results, out)
+
+
+class Follower:
+    """Turns the events of an evaluation into one progress bar, or lines where there is no terminal."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress = progress
+        self._console = console
+        self._task = progress.add_task("starting", total=None)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == "start":
+            self._progress.update(self._task, total=event["seeds"] * event["methods"])
+        elif kind == "stage":
+            self._say(f"seed {event['seed']}: {STAGES[event['stage']]}")
+        elif kind == "method":
+            self._progress.update(self._task, description=f"seed {event['seed']}: {event['method']}")
+        elif kind == "kept":
+            self._progress.advance(self._task)
+        elif kind == "result":
+            self._progress.advance(self._task)
+            scores = f"forget {event['forget_acc']:.3f}, personal {event['personal_acc']:.3f}"
+            self._console.print(f"  seed {event['seed']}, {event['method']}: {scores}", markup=False)
+
+    def _say(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+        if self._progress.disable:
+            self._console.print(f"{what} ...")
+
+
+def show(results: dict[str, Any], out: Path) -> None:
+    """Print the means over seeds and the targets."""
+    console = Console(highlight=False)
+    table = Table(title=f"Accuracies, mean of {len(results['seeds'])} seeds")
+    table.add_column("", no_wrap=True, min_width=20)
+    for title in SHOWN.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, entry in results["methods"].items():
+        style = "bold" if name == "guarded-group-obs" else ""
+        table.add_row(entry["label"], *(f"{entry['mean'][metric]:.3f}" for metric in SHOWN), style=style)
+    console.print(table)
+    for target in results["targets"]:
+        mark = "[green]reached[/]" if target["reached"] else "[red]missed [/]"
+        console.print(f"{mark}  {target['description']}: {target['measured']:.1f} {target['unit']}".rstrip())
+    console.print(f"\nEverything is in {out}: results.json, table.md, accuracy.png, density.png, curve.png")
