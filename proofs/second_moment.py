@@ -26,7 +26,7 @@ from zkapex.proofs.public import IntArray, powers
 from zkapex.proofs.record import encode_parts
 from zkapex.proofs.witness import SaltedVector
 
-LARGEST_PER_MILLE = 50
+LARGEST_PER_MILLE = 100
 """What a verifier accepts unless told otherwise; ``docs/security.md`` has what honest encoding needs."""
 
 

@@ -128,7 +128,7 @@ def test_what_does_not_fit_the_enrolment_is_rejected(enrolled: tuple[ModelManife
         (with_first(activations=other), CommitmentError, "activations that were announced"),
         (with_first(scale=first.scale + 1), CommitmentError, "scale, tolerance and context"),
         (with_first(per_mille=first.per_mille - 1), CommitmentError, "scale, tolerance and context"),
-        (with_first(per_mille=51), ProofError, "within 51 per mille"),
+        (with_first(per_mille=101), ProofError, "within 101 per mille"),
         (with_first(scale=65536, per_mille=50), ProofError, "cannot be expressed"),
         (with_first(proof=bytes(spoilt)), ProofError, "curvature factor 0"),
         (with_first(proof=b"x"), ProofError, "curvature factor 0"),
