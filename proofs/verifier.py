@@ -91,7 +91,7 @@ class ChunkVerifier:
         where = place(self._instance.manifest, chunk)
         expected = Expected(
             theta_u=Point.from_hex(self._post[chunk]),
-            theta_p=Point.from_hex(self._pre[chunk]),
+            theta_p=Point.from_hex(self._pre[chunk]) if "delta" in self._circuit.spec.inputs else None,
             factor=Point.from_hex(self._curvature[where.curvature]) if self._curvature else None,
         )
         start = time.process_time()

@@ -102,6 +102,8 @@ class Deletion:
         prove a random sample of its chunks, just large enough to find such a cheat out. None has all chunks proved.
     detect : float
         Probability with which the sample is to find it out.
+    factors : mapping of str to int64 [rows, cols], optional
+        For dampening, in units of ``1 / FACTOR_UNIT``.
     """
 
     request_id: str
@@ -114,6 +116,7 @@ class Deletion:
     lifetime: timedelta = timedelta(days=7)
     cheating: float | None = None
     detect: float = 0.99
+    factors: Mapping[str, npt.NDArray[np.int64]] | None = None
 
 
 @dataclass
@@ -282,7 +285,7 @@ class Coordinator:
 
     def open(self, deletion: Deletion) -> None:
         """Sign a request to every enrolled client that has none of this id yet and may be asked."""
-        mask = pack_masks(self.manifest, deletion.masks)
+        mask = pack_masks(self.manifest, deletion.masks, deletion.factors)
         guards = pack_guards(self.manifest, deletion.guards)
         for client_id in self.clients.values():
             client = self.registry.client(client_id)

@@ -85,7 +85,8 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     personalised = shelf.models("personalise", lambda: _personalised(config, seed, model, world.clients, None))
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
     names = tuple(target_layers(model))
-    statement = profile(config.profile).statement(guard_rank=max(config.space.guard_ranks))
+    ranks = config.space.guard_ranks
+    statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
     deployment = Deployment.of(model, names, FixedPoint(statement))
     plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
     level = shelf.arrays("shadows", lambda: {"level": _difficulty(config, bench, seed)})["level"].astype(np.float64)

@@ -115,7 +115,9 @@ def test_settings_and_folders_in_the_readme_exist() -> None:
         assert hasattr(module, dotted[1])
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md", "docs/performance.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/exit-codes.md", "docs/operators.md", "docs/performance.md", "docs/results.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -97,7 +96,7 @@ def test_fisher_ratio_survives_weights_the_retain_set_never_uses() -> None:
 
 
 @pytest.mark.parametrize("kind", ["kfac", "block-fisher"])
-def test_statistics_feed_every_scorer(kind: Literal["kfac", "block-fisher"]) -> None:
+def test_statistics_feed_every_scorer(kind: str) -> None:
     scenario, model = digits_scenario(seed=0), vision_transformer(0)
     encoding = CurvatureEncoding.of(profile("tiny").statement(curvature=kind))
     curvature = curvature_of(model, NAMES, scenario.retain_set.inputs[:50], encoding)
@@ -122,6 +121,16 @@ def test_curvature_of_every_row_compensates_row_by_row() -> None:
     scores = SCORERS["aware"](dataclasses.replace(one, inverse_curvature=changed))
     differ = (scores != SCORERS["aware"](same)).any(1)
     assert differ.tolist() == [row == 2 for row in range(len(one.weight))]
+
+
+def test_without_curvature_there_is_every_scorer_but_aware() -> None:
+    scenario, model = digits_scenario(seed=0), vision_transformer(0)
+    retain = scenario.retain_set.take(torch.arange(20))
+    found = statistics(model, NAMES, scenario.forget_set.take(torch.arange(5)), retain, {})
+    for name in set(SCORERS) - {"aware"}:
+        assert np.isfinite(score(name, found)["blocks.0.fc1"]).all()
+    with pytest.raises(InputError, match="needs curvature"):
+        score("aware", found)
 
 
 def test_bad_input_is_refused() -> None:
