@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import onnx
 
-from zkapex.circuits import compliance, dampening, group_obs
+from zkapex.circuits import compliance, dampening, group_obs, second_moment
 from zkapex.circuits.statement import StatementSpec
 
 _BUILDERS: dict[str, Callable[[StatementSpec], onnx.ModelProto]] = {
     "guarded-group-obs": group_obs.build,
     "mask-only": compliance.build,
     "dampening": dampening.build,
+    "second-moment": second_moment.build,
 }
 
 

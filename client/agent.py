@@ -18,6 +18,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from zkapex.circuits.store import Circuit, find_srs, import_srs
+from zkapex.client.activations import EncodedActivations
+from zkapex.client.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
@@ -31,6 +33,7 @@ from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     ChunkCommitment,
     ChunkProof,
+    CurvatureProof,
     Delivery,
     Enrolment,
     EnrolRequest,
@@ -50,6 +53,7 @@ from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.receipt import open_receipt
 from zkapex.proofs.record import arrays_digest
 from zkapex.proofs.sealed import Introduction, seal, unseal, unseal_introduction
+from zkapex.proofs.second_moment import same_commitments
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
     CHALLENGE_TYPE,
@@ -60,7 +64,7 @@ from zkapex.proofs.signing import (
     public_key_hex,
     sign,
 )
-from zkapex.proofs.verifier import circuit_of
+from zkapex.proofs.verifier import check_circuit_of, circuit_of
 from zkapex.proofs.worker import finished, forget_witness, write_job
 from zkapex.wire import pack, unpack, unpack_arrays
 
@@ -210,7 +214,15 @@ class DeviceAgent:
         model = self._load_model()
         weights = encode_weights(model, manifest)
         load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
-        curvature = self._curvature(model, manifest)
+        check_circuit = check_circuit_of(manifest, circuit.srs)
+        encoded: tuple[EncodedActivations, ...] = ()
+        if check_circuit is None:
+            curvature = self._curvature(model, manifest)
+        else:
+            same_commitments(check_circuit, circuit)
+            activations = drawn_activations(model, manifest, self._task.curvature_inputs(), request.nonce)
+            curvature = curvature_from(activations, manifest)
+            encoded = encode_for_proof(activations, curvature, manifest)
         holdings = Holdings.create(
             manifest,
             weights,
@@ -220,9 +232,13 @@ class DeviceAgent:
         self._pin(request.server_key)
         vault.clear()
         self._vault.inner("requests").clear()
-        SaltLedger(self._vault).clear()  # fresh salts follow
+        ledger = SaltLedger(self._vault)
+        ledger.clear()  # fresh salts follow
         holdings.save(vault)
         vault.put(MANIFEST, manifest.to_bytes())
+        proofs: tuple[CurvatureProof, ...] = ()
+        if check_circuit is not None:
+            proofs = tuple(prove_enrolment(check_circuit, holdings, encoded, self.client_id, request.nonce, ledger))
         enrolment = Enrolment(
             federation=request.federation,
             client_id=self.client_id,
@@ -233,6 +249,7 @@ class DeviceAgent:
             damping=max((block.damping for blocks in curvature.values() for block in blocks), default=0.0),
             theta=tuple(point for _, point in holdings.theta_commitments(circuit, range(manifest.n_chunks))),
             curvature=holdings.curvature_commitments(circuit),
+            curvature_proofs=proofs,
         )
         envelope = seal(enrolment, self._key).envelope
         self._save_model(model)

@@ -23,6 +23,7 @@ from zkapex.proofs.audit import sampled_audit
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
 from zkapex.proofs.commitment import Point
+from zkapex.proofs.enrolled import curvature_distance, verify_enrolment
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import (
     Audit,
@@ -136,6 +137,8 @@ class Coordinator:
         Time in UTC.
     batch : int
         Chunks asked for in one message.
+    check_circuit : Circuit, optional
+        Of the manifest's curvature check, if it has one.
     """
 
     peers: Peers
@@ -146,6 +149,7 @@ class Coordinator:
     emit: Emit
     clock: Callable[[], datetime] = utc_now
     batch: int = 8
+    check_circuit: Circuit | None = None
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
     turned_away: dict[int, str] = field(default_factory=dict)
@@ -194,6 +198,9 @@ class Coordinator:
         if known is None or known.enrolment_digest != sealed.digest:
             for point in (*enrolment.theta, *enrolment.curvature):
                 Point.from_hex(point)
+            curvature_distance(self.manifest, enrolment)
+            if self.check_circuit is not None:
+                verify_enrolment(self.check_circuit, self.manifest, enrolment)
             self.registry.apply(Enrolled(sealed))
         self.clients[node] = enrolment.client_id
 

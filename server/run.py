@@ -34,8 +34,9 @@ from zkapex.circuits.store import circuit, local_srs
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.messages import MAX_BATCH, LayerSpec, ModelManifest
+from zkapex.proofs.messages import MAX_BATCH, CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
+from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
 from zkapex.server.costs import CostBook
@@ -73,6 +74,8 @@ class RunSettings:
         ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
     audit_detect, audit_cheating : float
         Probability of finding out a client that leaves this fraction of its touched chunks undone, one at least.
+    prove_curvature : bool
+        Whether devices prove, when they enrol, that their curvature is the second moment of committed activations.
     batch : int
         Chunks proved per message.
     timeout_s : int
@@ -91,6 +94,7 @@ class RunSettings:
     audit: str
     audit_detect: float
     audit_cheating: float
+    prove_curvature: bool
     batch: int
     timeout_s: int
     seed: int
@@ -107,8 +111,9 @@ class RunSettings:
         values = {}
         for name, kind in cls.__annotations__.items():
             value = config.get(name.replace("_", "-"))
-            wanted = {"int": int, "float": float, "str": str}[kind]
-            if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+            wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
+            accepted = (int, float) if wanted is float else wanted
+            if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):
                 raise InputError(
                     f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
                 )
@@ -140,7 +145,7 @@ class RunSettings:
                 raise InputError(
                     f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
                 )
-        check_operator(self.operator, self.curvature, self.guard_rank)
+        check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
         if not 0 < self.personal_lr < 1:
             raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
@@ -149,14 +154,21 @@ class RunSettings:
             )
 
 
-def check_operator(operator: str, curvature: str, guard_rank: int = -1) -> None:
+def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_curvature: bool = False) -> None:
     """Refuse what an operator has no use for.
 
     Raises
     ------
     InputError
-        A guard is asked for, or curvature other than by default, and the operator has none.
+        A guard is asked for, or curvature other than by default, and the operator has none; or proofs of curvature
+        for which there is no circuit.
     """
+    if prove_curvature and (operator, curvature) != ("guarded-group-obs", "kfac"):
+        raise InputError(
+            f"proofs of curvature are asked for, and operator {operator} with {curvature} curvature",
+            why="only the kfac curvature of guarded-group-obs can be proved",
+            fix="leave prove-curvature out, or choose operator guarded-group-obs and curvature kfac",
+        )
     if operator == "guarded-group-obs":
         return
     if guard_rank > 0:
@@ -193,6 +205,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         guard_rank=None if settings.guard_rank < 0 else settings.guard_rank,
     )
     built = circuit(statement, local_srs(chosen.log2_rows))
+    check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
     parameters = dict(model.named_parameters())
     manifest = ModelManifest(
@@ -207,10 +220,20 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         settings_digest=built.settings_digest,
         srs_digest=built.srs.digest,
         srs_origin="local",
+        curvature_check=None
+        if check is None
+        else CurvatureCheck(
+            statement=check.spec,
+            circuit_digest=check.vk_digest,
+            settings_digest=check.settings_digest,
+            largest_per_mille=LARGEST_PER_MILLE,
+        ),
     )
     costs = CostBook(folder / "costs.json")
     with Registry(folder / "registry.sqlite", provider.federation) as registry:
-        coordinator = Coordinator(peers, registry, key, built, manifest, events.emit, batch=settings.batch)
+        coordinator = Coordinator(
+            peers, registry, key, built, manifest, events.emit, batch=settings.batch, check_circuit=check
+        )
         coordinator.recognise()
         events.emit("personalise.started", clients=len(peers.nodes()) - len(coordinator.clients))
         weights = {name: value.numpy() for name, value in model.state_dict().items()}

@@ -60,6 +60,8 @@ class DemoSettings:
         ``full`` or ``sampled``.
     audit_detect, audit_cheating : float
         A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
+    prove_curvature : bool
+        Whether clients prove what their curvature was made of.
     """
 
     clients: int = 4
@@ -72,6 +74,7 @@ class DemoSettings:
     audit: str = "full"
     audit_detect: float = 0.99
     audit_cheating: float = 0.01
+    prove_curvature: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients <= 60:
@@ -83,7 +86,7 @@ class DemoSettings:
         for name, choices in (("operator", OPERATORS), ("curvature", CURVATURES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
-        check_operator(self.operator, self.curvature)
+        check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
         if self.dishonest:
             check_cheat(self.cheat, self.operator)
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
@@ -131,6 +134,7 @@ def run_demo(
         "audit": settings.audit,
         "audit-detect": settings.audit_detect,
         "audit-cheating": settings.audit_cheating,
+        "prove-curvature": settings.prove_curvature,
     }
     result_path = out / "result.json"
     if not result_path.exists():

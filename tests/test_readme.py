@@ -51,6 +51,10 @@ def test_defaults_in_the_readme_and_in_the_help_are_those_of_the_demo() -> None:
     settings, text = DemoSettings(), help_of("demo")
     for name, value in vars(settings).items():
         option = name.replace("_", "-")
+        if isinstance(value, bool):  # a flag: off by default, and no argument to show
+            assert not value
+            assert f"`--{option}`" in table("demo")
+            continue
         (row,) = [line for line in table("demo").splitlines() if f"`--{option} " in line]
         assert row.rstrip("| ").split("|")[-1].strip().strip("`") == str(value)
         assert f"[default: {value}]" in " ".join(re.split(rf"--{option}\b", text)[1].split("--")[0].split())

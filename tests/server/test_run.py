@@ -342,6 +342,7 @@ def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> N
         ("seed", -1),
         ("request_id", "../x"),
         ("request_id", ""),
+        ("prove_curvature", 1),
         ("profile", 3),
     ],
 )
@@ -359,6 +360,13 @@ def test_settings_an_operator_has_no_use_for_are_refused(operator: str) -> None:
     assert "guard of rank 4" in guard.what
     curvature = settings_with(operator=operator, curvature="block-fisher")
     assert "block-fisher" in refused(lambda: RunSettings.from_config(curvature), InputError).what
+
+
+@pytest.mark.parametrize("other", [{"operator": "mask-only"}, {"curvature": "block-fisher"}])
+def test_only_the_kfac_curvature_of_a_repair_can_be_proved(other: dict[str, str]) -> None:
+    assert RunSettings.from_config(settings_with(prove_curvature=True)).prove_curvature
+    error = refused(lambda: RunSettings.from_config(settings_with(prove_curvature=True, **other)), InputError)
+    assert "proofs of curvature" in error.what
 
 
 def test_settings_may_be_whole_numbers_where_fractions_are_meant() -> None:

@@ -77,6 +77,13 @@ def demo(
     audit_cheating: Annotated[
         float, typer.Option(help="Sampled: fraction of its changed chunks, one at least, that a cheat leaves undone.")
     ] = 0.01,
+    prove_curvature: Annotated[
+        bool,
+        typer.Option(
+            "--prove-curvature",
+            help="Have clients prove that their curvature is the second moment of activations they commit to.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -89,7 +96,17 @@ def demo(
     from zkapex.simulation.demo import DemoSettings, run_demo
 
     settings = DemoSettings(
-        clients, dishonest, cheat, forget_class, seed, operator, curvature, audit, audit_detect, audit_cheating
+        clients,
+        dishonest,
+        cheat,
+        forget_class,
+        seed,
+        operator,
+        curvature,
+        audit,
+        audit_detect,
+        audit_cheating,
+        prove_curvature,
     )
     console = Console(stderr=True, highlight=False)
     columns = (
