@@ -30,7 +30,7 @@ from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, 
 from zkapex.client.group_obs import GUARD_BITS, RangeExceededError, solve_layer
 from zkapex.errors import InputError
 from zkapex.server.guard import gradient_gram, guard_blocks
-from zkapex.server.mask import top_fraction
+from zkapex.server.mask import ChunkShape, concentrated
 from zkapex.server.saliency import score, statistics
 
 BoolArray = npt.NDArray[np.bool_]
@@ -85,6 +85,9 @@ class SearchSpace:
         Retain and personal accuracy any copy may lose.
     margin : float
         In logits. What clients may differ from the copies by.
+    concentration : float
+        From 0, the most salient weights wherever they are, to 1, as few chunks as can hold the mask:
+        `zkapex.server.mask.concentrated`.
     """
 
     scorers: tuple[str, ...] = ("taylor", "aware")
@@ -93,12 +96,15 @@ class SearchSpace:
     forget_target: float = 0.01
     retain_cost: float = 0.05
     margin: float = 3.0
+    concentration: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scorers or not self.guard_ranks or not self.fractions:
             raise InputError("a search needs at least one scorer, guard rank and fraction")
         if any(a >= b for a, b in zip((0.0, *self.fractions), (*self.fractions, 1.1), strict=True)):
             raise InputError("mask fractions must increase, from above 0 to at most 1", why=repr(self.fractions))
+        if not 0 <= self.concentration <= 1:
+            raise InputError(f"concentration must be from 0 to 1, not {self.concentration}")
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,11 @@ class FixedPoint:
         return self.statement.block_width
 
     @property
+    def chunk(self) -> ChunkShape:
+        """Rows and columns of a chunk."""
+        return ChunkShape(self.statement.rows_per_chunk, self.statement.block_width)
+
+    @property
     def curvature(self) -> CurvatureEncoding:
         """How curvature is encoded."""
         return CurvatureEncoding.of(self.statement, self.kappa)
@@ -132,6 +143,7 @@ class Setting:
     scorer: str
     fraction: float
     guard_rank: int
+    concentration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,9 @@ class Outcome:
     Attributes
     ----------
     setting : Setting
-    masked_weights, touched_rows : int
-        Weights set to zero, and (row, column block) pairs with at least one of them.
+    masked_weights, touched_rows, touched_chunks : int
+        Weights that are zero, and (row, column block) pairs and chunks with at least one of them. Those that earlier
+        requests masked count.
     forget, forget_raised : float
         Worst forget accuracy of a copy, as it is and with the forget logits raised by the margin.
     retain, personal : float
@@ -156,6 +169,7 @@ class Outcome:
     setting: Setting
     masked_weights: int
     touched_rows: int
+    touched_chunks: int
     forget: float
     forget_raised: float
     retain: float
@@ -191,6 +205,7 @@ def search(
     forget_set: Examples,
     encoding: FixedPoint,
     space: SearchSpace | None = None,
+    earlier: Mapping[str, BoolArray] | None = None,
 ) -> Plan:
     """Grow masks until every copy has forgotten, and choose the smallest that does so at an acceptable cost.
 
@@ -206,6 +221,8 @@ def search(
     forget_set : (inputs, labels)
     encoding : FixedPoint
     space : SearchSpace, optional
+    earlier : mapping of str to bool array [out, in], optional
+        What earlier requests masked, zero in every copy. The plan's mask includes it; fractions are of further weights.
 
     Raises
     ------
@@ -225,7 +242,7 @@ def search(
         for rank in space.guard_ranks:
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
             try:
-                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank):
+                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier):
                     if done and plan.chosen.masked_weights >= min(done):
                         break
                     found.append(plan)
@@ -274,10 +291,13 @@ def _grow(
     space: SearchSpace,
     scorer: str,
     rank: int,
+    earlier: Mapping[str, BoolArray] | None,
 ) -> Iterator[Plan]:
     """Plans of growing size, up to the first that reaches the target; each carries only its own outcome."""
     models = [trial.deployed for trial in trials]
     masks: dict[str, BoolArray] = {name: np.zeros(trials[0].weights[name].shape, np.bool_) for name in names}
+    masks |= earlier or {}
+    start = sum(int(mask.sum()) for mask in masks.values())
     gram: dict[str, FloatArray] = {}
     total = sum(mask.size for mask in masks.values())
     for fraction in space.fractions:
@@ -288,15 +308,13 @@ def _grow(
                 scores[name] += values
                 gram[name] = gram.get(name, 0.0) + gradient_gram(layers[name].forget_gradient, encoding.block_width)
         masked = sum(int(mask.sum()) for mask in masks.values())
-        more = round(fraction * total) - masked
+        more = min(start + round(fraction * total), total) - masked
         if more > 0:
-            free = {name: np.where(masks[name], -np.inf, values) for name, values in scores.items()}
-            masks = {name: masks[name] | added for name, added in top_fraction(free, more / total).items()}
+            masks = concentrated(scores, more / total, encoding.chunk, space.concentration, masks)
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names}
         models = [trial.unlearn(masks, guards) for trial in trials]
-        outcome = _judge(
-            trials, models, forget_set, space, Setting(scorer, fraction, rank), masks, encoding.block_width
-        )
+        setting = Setting(scorer, fraction, rank, space.concentration)
+        outcome = _judge(trials, models, forget_set, space, setting, masks, encoding.chunk)
         yield Plan(outcome, masks, guards, ())
         if outcome.reaches_target:
             return
@@ -309,7 +327,7 @@ def _judge(
     space: SearchSpace,
     setting: Setting,
     masks: Mapping[str, BoolArray],
-    block_width: int,
+    chunk: ChunkShape,
 ) -> Outcome:
     retain = [_accuracy(model, trial.source.retain) for trial, model in zip(trials, models, strict=True)]
     personal = [
@@ -324,10 +342,11 @@ def _judge(
         setting=setting,
         masked_weights=sum(int(mask.sum()) for mask in masks.values()),
         touched_rows=sum(
-            int(mask[:, start : start + block_width].any(1).sum())
+            int(mask[:, start : start + chunk.columns].any(1).sum())
             for mask in masks.values()
-            for start in range(0, mask.shape[1], block_width)
+            for start in range(0, mask.shape[1], chunk.columns)
         ),
+        touched_chunks=chunk.touched(masks),
         forget=max(_accuracy(model, forget_set) for model in models),
         forget_raised=raised,
         retain=sum(retain) / len(retain),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
-from zkapex.client.curvature import kfac
+from zkapex.circuits.profiles import profile
+from zkapex.client.curvature import curvature_of
 from zkapex.client.group_obs import RangeExceededError, solve_layer
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
@@ -18,7 +19,8 @@ from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 from zkapex.simulation.training import accuracy, provider_copies
 
-ENCODING = FixedPoint(block_width=32, weight_limit=8000)
+ENCODING = FixedPoint(profile("tiny").statement(guard_rank=4))
+LIMIT = ENCODING.weight_limit
 SPACE = SearchSpace(margin=1.0, forget_target=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08))
 
 
@@ -54,14 +56,14 @@ def test_the_plan_makes_the_deployed_model_forget(
     plan: Plan, scenario: Scenario, model: nn.Module, names: Sequence[str]
 ) -> None:
     """Recomputed from the public parts alone, on unseen data."""
-    exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), 8000) for n in names}
-    weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, 8000) for n, e in exponents.items()}
-    curvature = kfac(model, names, scenario.retain_set.inputs, 32)
+    exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), LIMIT) for n in names}
+    weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, LIMIT) for n, e in exponents.items()}
+    curvature = curvature_of(model, names, scenario.retain_set.inputs, ENCODING.curvature)
     after = vision_transformer(0, ViTConfig(depth=1))
     after.load_state_dict(model.state_dict())
     for name in names:
         matrices = [block.matrix for block in curvature[name]]
-        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], 8000).delta
+        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], LIMIT).delta
         values = dequantise(weights[name] + delta, exponents[name])
         with torch.no_grad():
             after.get_parameter(f"{name}.weight").copy_(torch.from_numpy(values))
@@ -78,14 +80,38 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
     assert plan.chosen.masked_weights == round(plan.chosen.setting.fraction * total)
     assert plan.chosen in plan.curve
     assert set(plan.masks) == set(plan.guards) == set(names)
-    assert all(v.shape == (32, 4) and np.abs(v).max() <= 1024 for blocks in plan.guards.values() for v in blocks)
+    assert all(v.shape == (32, 4) and np.abs(v).max() <= 2**ENCODING.guard_bits for blocks in plan.guards.values() for v in blocks)
     touched = sum(
         int(mask[:, start : start + 32].any(1).sum())
         for mask in plan.masks.values()
         for start in range(0, mask.shape[1], 32)
     )
     assert plan.chosen.touched_rows == touched
+    assert plan.chosen.touched_chunks == ENCODING.chunk.touched(plan.masks)
     assert plan.chosen.forget <= plan.chosen.forget_raised
+
+
+def test_a_concentrated_search_touches_fewer_chunks(
+    scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.02,))
+    chunks = [
+        search(
+            copies, names, scenario.forget_set, ENCODING, dataclasses.replace(one_step, concentration=c)
+        ).chosen.touched_chunks
+        for c in (0.0, 0.5, 1.0)
+    ]
+    assert chunks[0] > chunks[1] > chunks[2] == 1
+
+
+def test_what_earlier_requests_masked_stays_masked(
+    plan: Plan, scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.01,))
+    again = search(copies, names, scenario.forget_set, ENCODING, one_step, plan.masks)
+    assert all((again.masks[name] >= plan.masks[name]).all() for name in names)
+    total = sum(mask.size for mask in plan.masks.values())
+    assert again.chosen.masked_weights == plan.chosen.masked_weights + round(0.01 * total)
 
 
 def test_masks_grow_and_the_search_stops_at_the_target(plan: Plan) -> None:
@@ -123,6 +149,8 @@ def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy]
 def test_impossible_searches_are_refused(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
     with pytest.raises(InputError, match="at least one copy"):
         search([], names, scenario.forget_set, ENCODING)
+    with pytest.raises(InputError, match="concentration"):
+        SearchSpace(concentration=1.5)
     with pytest.raises(InputError, match="at least one scorer"):
         SearchSpace(scorers=())
     for fractions in ((0.1, 0.1), (0.0,), (1.2,)):
