@@ -88,9 +88,9 @@ def concentrated(
 ) -> dict[str, BoolArray]:
     """Mask the ``round(fraction * n)`` highest scores, at least one, that lie in the best few chunks.
 
-    Chunks that hold a weight of `masked` cost nothing more and are always used. Of the others as many are opened as
-    lie, by `concentration`, between the number that `top_fraction` would open (0) and the smallest that can hold the
-    mask (1). Chunks are ranked by the sum of their highest scores, as many as an even share of the mask would take.
+    The number of chunks lies, by `concentration`, between that which `top_fraction` would touch (0) and the smallest
+    that can hold the mask (1); those that hold a weight of `masked` cost nothing more, are always used, and may be more
+    already. The others are ranked by the sum of their highest scores, as many as an even share of the mask would take.
 
     Parameters
     ----------
@@ -154,7 +154,10 @@ def _best_chunks(
     if missing > 0:
         fewest = int(np.searchsorted(np.cumsum(np.sort(room[closed])[::-1]), missing)) + 1
     most = int(((np.bincount(chunk[is_chosen], minlength=first) > 0) & ~opened).sum())
-    extra = round(most - concentration * (most - fewest))
+    sizes = np.sort(np.bincount(chunk))[::-1]
+    least = int(np.searchsorted(np.cumsum(sizes), count + int(is_masked.sum()))) + 1
+    scatter = most + int(opened.sum())
+    extra = min(max(round(scatter - concentration * (scatter - least)) - int(opened.sum()), fewest), most)
     share = -(-count // (extra + int(opened.sum())))
     order = np.lexsort((-score, chunk))
     starts = np.searchsorted(chunk[order], np.arange(first))

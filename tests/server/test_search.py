@@ -80,7 +80,11 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
     assert plan.chosen.masked_weights == round(plan.chosen.setting.fraction * total)
     assert plan.chosen in plan.curve
     assert set(plan.masks) == set(plan.guards) == set(names)
-    assert all(v.shape == (32, 4) and np.abs(v).max() <= 2**ENCODING.guard_bits for blocks in plan.guards.values() for v in blocks)
+    assert all(
+        v.shape == (32, 4) and np.abs(v).max() <= 2**ENCODING.guard_bits
+        for blocks in plan.guards.values()
+        for v in blocks
+    )
     touched = sum(
         int(mask[:, start : start + 32].any(1).sum())
         for mask in plan.masks.values()
