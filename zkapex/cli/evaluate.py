@@ -29,7 +29,7 @@ SHOWN = {
 
 
 def evaluate(
-    scenario: Annotated[str, typer.Argument(help="digits, mnist-writers, digits-sequence or digits-chunks.")],
+    scenario: Annotated[str, typer.Argument(help="See above.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for results, tables, plots and what can be resumed.")] = Path(
         "zkapex-evaluation"
@@ -42,9 +42,14 @@ def evaluate(
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
 
-    SCENARIO is digits or mnist-writers, where one class is deleted; digits-sequence, ten requests in a row; or
-    digits-chunks, what proving less costs. Clients are simulated in this process; nothing is sent and nothing is
-    proved. An evaluation that was interrupted goes on when it is started again.
+    In digits and mnist-writers one class is deleted, and methods are compared.
+
+    In digits-sequence ten deletion requests come in a row.
+
+    In digits-chunks masks keep to fewer chunks, so that less has to be proved.
+
+    Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted goes
+    on when it is started again.
     """
     from zkapex.errors import InputError
     from zkapex.simulation.evaluate import evaluate as run
