@@ -48,8 +48,8 @@ def evaluate(
 
     In digits-chunks masks keep to fewer chunks, so that less has to be proved.
 
-    Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted goes
-    on when it is started again.
+    Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted
+    goes on when it is started again.
     """
     from zkapex.errors import InputError
     from zkapex.simulation.evaluate import evaluate as run
