@@ -135,7 +135,7 @@ def plot_concentration(results: Mapping[str, Any], path: Path, ms_per_weight: fl
         style = f"{_MARKERS[index]}{_STYLES[0]}"
         axes.errorbar(cost, means, yerr=errors, fmt=style, color=_COLOURS[index], elinewidth=0.8, label=label)
     for x, same in zip(cost, rows, strict=True):
-        axes.annotate(f"{same[0]['concentration']:g}", (x, 50), fontsize=8, ha="center")
+        axes.annotate(f"{same[0]['concentration']:g}", (x, 75), fontsize=8, ha="center")
     axes.set_xlabel("CPU seconds to prove one client's touched chunks; the numbers are concentrations")
     axes.set_ylabel("accuracy after unlearning, % (bars: range over seeds)")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

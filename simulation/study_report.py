@@ -29,13 +29,16 @@ accuracy on the training images that are left of the digits that stay, `test` an
 each request come the unlearned models, then the same ones after the personalisation that precedes the next request,
 masked weights held at zero. Plain Group-OBS and the mask alone go through the same requests with the masks that were
 chosen for the guarded operator. The first line is the personalised models before any request, on everything that
-will be deleted. The oracle is trained and personalised from the start without anything that was deleted."""
+will be deleted. The oracle is trained and personalised from the start without anything that was deleted, but not as
+long: clients personalise on after every request, so its personal accuracy is no bound. The search's settings are
+those of `digits`, with fewer copies and coarser steps."""
 CONCENTRATION_LEGEND = """\
 `concentration` 0 takes the most salient weights wherever they are, 1 fills as few chunks as can hold the mask; the
 search stops at the same forget target for all. `proof` is the CPU time to prove all touched chunks on one client, at
 the {ms:.2f} CPU-ms per weight of this circuit (`zkapex bench proof --profile tiny --guard-rank 2`, on the machine of
 [performance.md](performance.md)). `reached` says on how many seeds the search reached its target on the provider's
-copies."""
+copies. Where it did not, the next larger mask left the circuit's range: too few weights of a row were free to repair
+it. The row then shows the mask before it, which forgets too little."""
 PROVE_CPU_MS_PER_WEIGHT = 1.77
 """Of the `tiny` profile at guard rank 2."""
 
