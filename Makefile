@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow lint lock results clean
+.PHONY: help demo test test-slow conformance fuzz lint lock results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -35,6 +35,12 @@ test: $(STAMP)-dev ## Run the tests
 
 test-slow: $(STAMP)-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+conformance: $(STAMP)-dev ## Build the conformance suite's receipts anew, or those that ARGS names
+	PYTHONPATH=tests/support $(BIN)/python tests/conformance/build.py $(ARGS)
+
+fuzz: $(STAMP)-dev ## Fuzz the decoders for ten minutes, e.g. ARGS="-max_total_time=60"
+	PYTHONPATH=tests/support $(BIN)/python tests/fuzz/fuzz.py -max_total_time=600 $(ARGS)
 
 lint: $(STAMP)-dev ## Check style and types
 	$(BIN)/ruff check .

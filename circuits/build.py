@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import onnx
 
-from zkapex.circuits import compliance, dampening, group_obs
+from zkapex.circuits import compliance, dampening, group_obs, second_moment
 from zkapex.circuits.statement import StatementSpec
 
 _BUILDERS: dict[str, Callable[[StatementSpec], onnx.ModelProto]] = {
     "guarded-group-obs": group_obs.build,
     "mask-only": compliance.build,
     "dampening": dampening.build,
+    "second-moment": second_moment.build,
 }
 
 
@@ -24,7 +25,7 @@ def build_graph(spec: StatementSpec) -> onnx.ModelProto:
 
 def statement_digest(spec: StatementSpec) -> str:
     """SHA-256 (hex) of the graph and of the run arguments: the identity of the circuit before keys exist."""
-    h = hashlib.sha256(b"zkapex statement v4\0")
+    h = hashlib.sha256(b"zkapex statement v5\0")
     h.update(build_graph(spec).SerializeToString(deterministic=True))
     h.update(spec.model_dump_json().encode())
     return h.hexdigest()

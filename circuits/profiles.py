@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from zkapex.circuits.statement import Kind, StatementSpec
+from zkapex.circuits.statement import AnyKind, StatementSpec
 from zkapex.errors import InputError
 
 RIDGE = 192
@@ -33,7 +33,8 @@ class Profile:
     rows_per_chunk : mapping
         Rows of a chunk with ``kfac`` and ``block-fisher`` curvature, with products checked at a random point, and of
         both with products computed in the circuit (``kfac-plain``, ``block-fisher-plain``). Sized so that a chunk of
-        the default guard rank just fits; the rows of ``kfac`` divide the usual layer sizes.
+        the default guard rank just fits; the rows of ``kfac`` divide the usual layer sizes. And of the activations that
+        a proof of a second moment is about (``second-moment``), as many as fit.
     curvature_rank : int
         Rows of the factor for ``kfac``.
     guard_rank : int
@@ -50,13 +51,16 @@ class Profile:
 
     def statement(
         self,
-        kind: Kind = "guarded-group-obs",
+        kind: AnyKind = "guarded-group-obs",
         curvature: Literal["kfac", "block-fisher"] = "kfac",
         guard_rank: int | None = None,
         freivalds: bool = True,
     ) -> StatementSpec:
         """The circuit of this profile for a kind of statement; chunks without curvature have the shape of ``kfac``."""
         common = {"block_width": self.block_width, "weight_limit": self.weight_limit, "log2_rows": self.log2_rows}
+        if kind == "second-moment":
+            rows, rank = self.rows_per_chunk[kind], self.curvature_rank
+            return StatementSpec(kind=kind, rows_per_chunk=rows, curvature_rank=rank, inner_columns=3, **common)
         if kind != "guarded-group-obs":
             # Few cells per weight: fewer columns still fit, and columns are what a proof costs.
             columns = {"mask-only": 1, "dampening": 2}[kind]
@@ -75,17 +79,17 @@ class Profile:
         )
 
 
-def _rows(kfac: int, fisher: int, kfac_plain: int, fisher_plain: int) -> Mapping[str, int]:
-    names = ("kfac", "block-fisher", "kfac-plain", "block-fisher-plain")
-    return MappingProxyType(dict(zip(names, (kfac, fisher, kfac_plain, fisher_plain), strict=True)))
+def _rows(kfac: int, fisher: int, kfac_plain: int, fisher_plain: int, activations: int) -> Mapping[str, int]:
+    names = ("kfac", "block-fisher", "kfac-plain", "block-fisher-plain", "second-moment")
+    return MappingProxyType(dict(zip(names, (kfac, fisher, kfac_plain, fisher_plain, activations), strict=True)))
 
 
 PROFILES = {
     p.name: p
     for p in (
-        Profile("tiny", 12, 32, 2020, _rows(32, 16, 6, 10), curvature_rank=32),
-        Profile("edge", 13, 48, 4080, _rows(48, 24, 9, 14), curvature_rank=16),
-        Profile("server", 15, 48, 16320, _rows(192, 96, 28, 56), curvature_rank=24),
+        Profile("tiny", 12, 32, 2020, _rows(32, 16, 4, 10, 70), curvature_rank=32),
+        Profile("edge", 13, 48, 4080, _rows(48, 24, 9, 14, 120), curvature_rank=16),
+        Profile("server", 15, 48, 16320, _rows(192, 96, 28, 56, 600), curvature_rank=24),
     )
 }
 

@@ -3,11 +3,13 @@
 One chunk is ``R`` rows by ``B`` columns of one column block of one layer. A circuit commits to a few vectors (each
 commitment is one of the leading points of every proof) whose parts `StatementSpec.parts` lists, and has public outputs
 that must equal constants the verifier knows. The graphs, and why they show what they claim, are in
-`zkapex.circuits.group_obs`, `zkapex.circuits.compliance` and `zkapex.circuits.dampening`:
+`zkapex.circuits.group_obs`, `zkapex.circuits.compliance`, `zkapex.circuits.dampening` and
+`zkapex.circuits.second_moment`:
 
 ``guarded-group-obs``  masked weights are zero and the others moved as guarded Group-OBS moves them
 ``mask-only``          masked weights are zero, whatever the others are
 ``dampening``          every weight was multiplied by a public factor and rounded
+``second-moment``      not about weights: a column block's curvature factor is the second moment of activations
 
 **Why nothing wraps around the field.** Every private value except salts and residuals passes through one lookup whose
 table is the identity on ``[-limit, largest_value]``, and only the *output* of that lookup is used, so it cannot be
@@ -41,7 +43,13 @@ IDENTITY_LIMIT = 75000
 FACTOR_UNIT = 256
 """Dampening factors are whole multiples of ``1 / FACTOR_UNIT``."""
 
+MAX_SCALE = 1 << 16
+"""Largest scale between the curvature and the second moment of activations."""
+
 Kind = Literal["guarded-group-obs", "mask-only", "dampening"]
+"""Statements about weights: what a request can ask a device to prove, and a manifest name."""
+
+AnyKind = Kind | Literal["second-moment"]
 
 
 class StatementSpec(BaseModel):
@@ -52,14 +60,16 @@ class StatementSpec(BaseModel):
     kind : str
         The operator.
     rows_per_chunk, block_width : int
-        Shape ``R x B`` of a chunk, in weights.
+        Shape ``R x B`` of a chunk, in weights; of the activations for second-moment.
     curvature : str
         ``kfac``: one curvature matrix per column block, shared by its rows. ``block-fisher``: one per row of each
-        chunk, that is per B consecutive weights (ZK-APEX, section 4). ``none`` unless the kind is guarded-group-obs.
+        chunk, that is per B consecutive weights (ZK-APEX, section 4). ``none`` for mask-only and dampening,
+        ``kfac`` for second-moment.
     curvature_rank : int
         Rows ``q`` of the committed factor F of each curvature matrix ``H = F^T F + ridge I``.
     ridge : int
-        The multiple of the identity in H, below which none of its eigenvalues lies, whatever F is.
+        The multiple of the identity in H, below which none of its eigenvalues lies, whatever F is; 0 where the
+        statement has no H.
     guard_rank : int
         Columns ``r`` of the guard V; 0 is the paper's plain Group-OBS.
     weight_limit : int
@@ -77,7 +87,7 @@ class StatementSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = "guarded-group-obs"
+    kind: AnyKind = "guarded-group-obs"
     version: Literal[2] = 2
     rows_per_chunk: int = Field(ge=1, le=65536)
     block_width: int = Field(ge=2, le=1024)
@@ -94,7 +104,10 @@ class StatementSpec(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> StatementSpec:
         solves = self.kind == "guarded-group-obs"
-        if solves != (self.curvature != "none") or solves != (self.ridge > 0) or solves != (self.curvature_rank > 0):
+        if self.kind == "second-moment":
+            if self.curvature != "kfac" or not self.curvature_rank or self.ridge:
+                raise ValueError("second-moment is about the rows of a kfac factor, and has no ridge")
+        elif solves != (self.curvature != "none") or solves != (self.ridge > 0) or solves != (self.curvature_rank > 0):
             raise ValueError("guarded-group-obs needs a curvature, its rank and a ridge, other statements have none")
         if not solves and (self.guard_rank or not self.freivalds):
             raise ValueError("only guarded-group-obs has a guard or matrix products")
@@ -102,6 +115,8 @@ class StatementSpec(BaseModel):
             raise ValueError(f"the lookup would reach {self.largest_value}, beyond {IDENTITY_LIMIT}: lower log2_rows")
         if self.kind == "dampening" and self.weight_limit < FACTOR_UNIT:
             raise ValueError(f"dampening needs a weight_limit of {FACTOR_UNIT} or more")
+        if self.largest_residual >= 2**63:
+            raise ValueError("the statement's residuals could exceed 64 bits: lower weight_limit or curvature_rank")
         if self.largest_sum() * 4 >= MODULUS:
             raise ValueError("the statement's sums could wrap around the field: lower weight_limit or the chunk's size")
         return self
@@ -133,14 +148,26 @@ class StatementSpec(BaseModel):
         """
         return 2 * self.weight_limit // FACTOR_UNIT
 
+    @property
+    def largest_rounding(self) -> float:
+        """What dampening may round a weight by, at most: the upper end of the lookup is above ``weight_limit``."""
+        return self.largest_value // self.rounding_weight / FACTOR_UNIT
+
+    @property
+    def largest_residual(self) -> int:
+        """An upper bound on an entry of the residual E; below 2^63, so that provers may compute it in 64 bits."""
+        limit, width = self.largest_value, self.block_width
+        curvature = self.curvature_rank * limit * limit + self.ridge
+        return width * limit * curvature + self.guard_rank * limit * self.guard_limit
+
     def largest_sum(self) -> int:
         """An upper bound on the absolute value of any integer that arises in the circuit outside the slack terms."""
         limit, width, rank = self.largest_value, self.block_width, self.guard_rank
         if self.kind == "dampening":
             return 2 * self.rounding_weight * FACTOR_UNIT * limit * self.weights
-        curvature = self.curvature_rank * limit * limit + self.ridge
-        residual = width * limit * curvature + rank * limit * self.guard_limit
-        leak = width * limit * self.guard_limit
+        if self.kind == "second-moment":
+            return int((width * limit * limit * (MAX_SCALE * self.curvature_rank + self.rows_per_chunk)) ** 2)
+        residual, leak = self.largest_residual, width * limit * self.guard_limit
         return max(self.weights * residual * residual, self.rows_per_chunk * max(rank, 1) * leak * leak)
 
     def parts(self, vector: str) -> dict[str, int]:
@@ -150,11 +177,15 @@ class StatementSpec(BaseModel):
         `zkapex.circuits.group_obs`) instead of mask and guard themselves.
         """
         rows, width, rank, count = self.rows_per_chunk, self.block_width, self.guard_rank, self.weights
-        if vector in ("theta_u", "delta"):
+        if vector in ("theta_u", "delta", "activations"):
             return {"values": count, "salts": SALTS}
         if vector == "factor":
             size = self.curvature_rank * (count if self.curvature == "block-fisher" else width)
             return {"values": size, "salts": FACTOR_SALTS if self.curvature == "kfac" else OWN_FACTOR_SALTS}
+        if self.kind == "second-moment":
+            if vector == "aux":
+                return {"limbs": SLACK_LIMBS, "residual": width * width, "salts": SALTS}
+            return {"a": width, "b": width, "slack": SLACK_LIMBS, "scale": 1, "unit": 1, "context": 1}
         if vector == "aux":
             residuals = {"residual": count, "leak": rows * rank} if self.freivalds else {}
             return {"mu": rows * rank, "limbs": 2 * SLACK_LIMBS, **residuals, "salts": SALTS}
@@ -175,6 +206,7 @@ class StatementSpec(BaseModel):
             "guarded-group-obs": ("theta_u", "delta", "factor", "public", "aux"),
             "mask-only": ("theta_u", "public"),
             "dampening": ("theta_u", "delta", "public"),
+            "second-moment": ("factor", "activations", "public", "aux"),
         }[self.kind]
 
     def input_lengths(self) -> dict[str, int]:

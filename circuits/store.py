@@ -268,6 +268,8 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
     settings: dict[str, Any] = json.loads(path.read_text())
     path.unlink()
     settings["timestamp"] = 0
+    # Ezkl lists lookup tables in the order of a hash set, another one every time, and lays out the keys in this order.
+    settings["required_lookups"].sort(key=json.dumps)
     # Ezkl counts a cell for every input, but a committed input stays in its own column and takes none.
     settings["total_assignments"] -= sum(spec.input_lengths().values())
     settings["num_rows"] = -(-settings["total_assignments"] // spec.inner_columns)

@@ -6,6 +6,7 @@ Every answer may be asked for again after a crash on either side: a step that wa
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from zkapex.circuits.store import Circuit, find_srs, import_srs
+from zkapex.client.activations import EncodedActivations
+from zkapex.client.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
@@ -30,6 +33,7 @@ from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     ChunkCommitment,
     ChunkProof,
+    CurvatureProof,
     Delivery,
     Enrolment,
     EnrolRequest,
@@ -49,6 +53,7 @@ from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.receipt import open_receipt
 from zkapex.proofs.record import arrays_digest
 from zkapex.proofs.sealed import Introduction, seal, unseal, unseal_introduction
+from zkapex.proofs.second_moment import same_commitments
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
     CHALLENGE_TYPE,
@@ -59,19 +64,26 @@ from zkapex.proofs.signing import (
     public_key_hex,
     sign,
 )
-from zkapex.proofs.verifier import circuit_of
+from zkapex.proofs.verifier import check_circuit_of, circuit_of
 from zkapex.proofs.worker import finished, forget_witness, write_job
 from zkapex.wire import pack, unpack, unpack_arrays
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 MODEL, SERVER_KEY, MANIFEST, ENROLMENT = "model.npz", "server.pub", "manifest.json", "enrolment.json"
-HELD, REVISION = "held-zero.npz", "revision"
+HELD, REVISION, THETA = "held-zero.npz", "revision", "theta.json"
 REQUEST, RESPONSE, RECEIPT, SCORES = "request.json", "response.json", "receipt.json", "scores.json"
 
 
 def utc_now() -> datetime:
     """The clock, as it is unless a test injects another."""
     return datetime.now(UTC)
+
+
+def zeroed(instance: Instance) -> dict[str, BoolArray]:
+    """The weights, bool [rows, cols] per masked layer, that a request makes zero whatever they were."""
+    return {
+        n: mask & (instance.dampening[n] == 0) if instance.dampening else mask for n, mask in instance.masks.items()
+    }
 
 
 class DeviceAgent:
@@ -202,7 +214,15 @@ class DeviceAgent:
         model = self._load_model()
         weights = encode_weights(model, manifest)
         load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
-        curvature = self._curvature(model, manifest)
+        check_circuit = check_circuit_of(manifest, circuit.srs)
+        encoded: tuple[EncodedActivations, ...] = ()
+        if check_circuit is None:
+            curvature = self._curvature(model, manifest)
+        else:
+            same_commitments(check_circuit, circuit)
+            activations = drawn_activations(model, manifest, self._task.curvature_inputs(), request.nonce)
+            curvature = curvature_from(activations, manifest)
+            encoded = encode_for_proof(activations, curvature, manifest)
         holdings = Holdings.create(
             manifest,
             weights,
@@ -212,9 +232,13 @@ class DeviceAgent:
         self._pin(request.server_key)
         vault.clear()
         self._vault.inner("requests").clear()
-        SaltLedger(self._vault).clear()  # fresh salts follow
+        ledger = SaltLedger(self._vault)
+        ledger.clear()  # fresh salts follow
         holdings.save(vault)
         vault.put(MANIFEST, manifest.to_bytes())
+        proofs: tuple[CurvatureProof, ...] = ()
+        if check_circuit is not None:
+            proofs = tuple(prove_enrolment(check_circuit, holdings, encoded, self.client_id, request.nonce, ledger))
         enrolment = Enrolment(
             federation=request.federation,
             client_id=self.client_id,
@@ -225,6 +249,7 @@ class DeviceAgent:
             damping=max((block.damping for blocks in curvature.values() for block in blocks), default=0.0),
             theta=tuple(point for _, point in holdings.theta_commitments(circuit, range(manifest.n_chunks))),
             curvature=holdings.curvature_commitments(circuit),
+            curvature_proofs=proofs,
         )
         envelope = seal(enrolment, self._key).envelope
         self._save_model(model)
@@ -249,7 +274,7 @@ class DeviceAgent:
         if request.manifest_digest != manifest.digest():
             raise ProtocolError("the request is for another manifest than this device enrolled under")
         circuit = self._circuit(manifest, {})
-        holdings = self._start_from(request, circuit)
+        holdings = self._start_from(request)
         instance = Instance(manifest, request)
         change = self._change(holdings, instance, request.operator)
         after = change.apply(holdings)
@@ -269,7 +294,7 @@ class DeviceAgent:
         model = self._load_model()
         load_weights(model, manifest, after.weights)
         self._save_model(model)  # deletion takes effect now, whatever becomes of the proof
-        self._hold_zero(instance.masks)
+        self._hold_zero(zeroed(instance))
         envelope = seal(response, self._key).envelope
         vault.put(RESPONSE, envelope)
         return self._deliver(envelope)
@@ -289,7 +314,7 @@ class DeviceAgent:
         folders = {chunk: vault.folder / "jobs" / str(chunk) for chunk in request.chunks}
         waiting = [chunk for chunk, folder in folders.items() if finished(folder) is None]
         if waiting:
-            holdings, change = self._start_from(sealed.record, circuit), Change.load(vault)
+            holdings, change = self._start_from(sealed.record), Change.load(vault)
             self._prove_chunks(circuit, instance, holdings, change, {chunk: folders[chunk] for chunk in waiting})
         proofs = []
         for chunk, folder in folders.items():
@@ -315,7 +340,7 @@ class DeviceAgent:
         manifest = self._manifest()
         model = self._load_model()
         sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._server_key()])
-        before = self._start_from(sealed.record, self._circuit(manifest, {})).weights
+        before = self._start_from(sealed.record).weights
         masks = Instance(manifest, sealed.record).masks
         states: dict[str, Callable[[], Mapping[str, IntArray]]] = {
             "before": lambda: before,
@@ -371,34 +396,44 @@ class DeviceAgent:
             raise ProtocolError(f"this device has not answered request {request_id} yet")
         return vault
 
-    def _start_from(self, request: UnlearnRequest, circuit: Circuit) -> Holdings:
+    def _start_from(self, request: UnlearnRequest) -> Holdings:
         """The holdings the request starts from: those enrolled, plus every change a receipt has settled."""
         manifest = self._manifest()
-        vault = self._vault.inner("requests", request.request_id)
-        holdings = Holdings.load(manifest, self._vault.inner("enrolment"))
-        if not vault.has(RESPONSE):
-            root = commitment_root(list(holdings.theta_commitments(circuit, range(manifest.n_chunks))))
-            if root != request.pre_root:
-                raise ProtocolError(
-                    "the request starts from commitments this device does not hold",
-                    why="an earlier request has not been settled by a receipt, or the server's registry is another one",
-                    fix="deliver the earlier receipt, or enrol the device again",
-                )
-        return holdings
+        vault, enrolled = self._vault.inner("requests", request.request_id), self._vault.inner("enrolment")
+        if not vault.has(RESPONSE) and commitment_root(list(enumerate(self._theta(enrolled)))) != request.pre_root:
+            raise ProtocolError(
+                "the request starts from commitments this device does not hold",
+                why="an earlier request has not been settled by a receipt, or the server's registry is another one",
+                fix="deliver the earlier receipt, or enrol the device again",
+            )
+        return Holdings.load(manifest, enrolled)
+
+    def _theta(self, enrolled: Vault) -> list[str]:
+        """The commitments (hex) to the weights held, by chunk: those enrolled, replaced by what receipts settled."""
+        if not enrolled.has(THETA):
+            return list(unseal(Enrolment, enrolled.get(ENROLMENT), [self._key.public_key()]).record.theta)
+        try:
+            return [str(point) for point in json.loads(enrolled.get(THETA))]
+        except (ValueError, TypeError) as e:
+            raise StorageError(f"{enrolled.folder / THETA} is damaged", fix="enrol the device again") from e
 
     def _settle(self, vault: Vault, post_root: str | None) -> None:
         enrolled = self._vault.inner("enrolment")
-        manifest = self._manifest()
-        after = Change.load(vault).apply(Holdings.load(manifest, enrolled))
-        circuit = self._circuit(manifest, {})
-        if commitment_root(list(after.theta_commitments(circuit, range(manifest.n_chunks)))) != post_root:
+        theta = self._theta(enrolled)
+        response = unseal(UnlearnResponse, vault.get(RESPONSE), [self._key.public_key()]).record
+        for commitment in response.commitments:
+            theta[commitment.chunk] = commitment.theta
+        if commitment_root(list(enumerate(theta))) != post_root:
             raise ProtocolError("the receipt is for other weights than this device holds", fix="enrol the device again")
+        after = Change.load(vault).apply(Holdings.load(self._manifest(), enrolled))
+        # In this order: interrupted in between, the device takes no new request before it has settled this one again.
         after.save(enrolled)
+        enrolled.put(THETA, json.dumps(theta).encode())
         for folder in (vault.folder / "jobs").glob("*"):
             forget_witness(folder)
 
     def _held_zero(self) -> dict[str, torch.Tensor]:
-        """Masks of all requests this device has answered: what was deleted must not be learned again."""
+        """What the requests this device has answered made zero: what was deleted must not be learned again."""
         if not self._vault.has(HELD):
             return {}
         return {n: torch.from_numpy(mask.astype(np.bool_)) for n, mask in self._vault.get_arrays(HELD).items()}

@@ -12,7 +12,7 @@ Hennig, NeurIPS 2019) and needs no labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,18 +54,39 @@ def second_moments(
     InputError
         If there are no inputs, a name is not a linear layer, or a layer is never used.
     """
-    if len(inputs) == 0 or block_width < 1:
-        raise InputError("curvature needs at least one example and a positive block width")
     totals: dict[str, FloatArray] = {}
     counts: dict[str, int] = {}
 
-    def record(name: str, x: torch.Tensor) -> None:
+    def record(name: str, blocks: FloatArray) -> None:
+        columns = blocks.transpose(1, 2, 0)
+        totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 2, 1)
+        counts[name] = counts.get(name, 0) + len(blocks)
+
+    visit_inputs(model, names, inputs, block_width, record, batch_size)
+    return {name: totals[name] / counts[name] for name in names}
+
+
+def visit_inputs(
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: torch.Tensor,
+    block_width: int,
+    record: Callable[[str, FloatArray], None],
+    batch_size: int = 256,
+) -> None:
+    """Call `record` with the name and the input, float64 ``[tokens, blocks, B]``, of each named layer in each batch.
+
+    Parameters and errors as in `second_moments`.
+    """
+    if len(inputs) == 0 or block_width < 1:
+        raise InputError("curvature needs at least one example and a positive block width")
+    used: set[str] = set()
+
+    def seen(name: str, x: torch.Tensor) -> None:
         flat = x.detach().reshape(-1, x.shape[-1]).double().numpy(force=True)
         blocks = -(-flat.shape[1] // block_width)
-        padded = np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width)
-        columns = padded.transpose(1, 2, 0)
-        totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 2, 1)
-        counts[name] = counts.get(name, 0) + len(flat)
+        record(name, np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width))
+        used.add(name)
 
     handles = []
     modules = dict(model.named_modules())
@@ -74,7 +95,7 @@ def second_moments(
             module = modules.get(name)
             if not isinstance(module, nn.Linear):
                 raise InputError(f"{name!r} is not a linear layer of the model")
-            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: record(name, args[0])))
+            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: seen(name, args[0])))
         model.eval()
         with torch.no_grad():
             for batch in torch.split(inputs, batch_size):
@@ -82,10 +103,9 @@ def second_moments(
     finally:
         for handle in handles:
             handle.remove()
-    unused = [name for name in names if name not in totals]
+    unused = [name for name in names if name not in used]
     if unused:
         raise InputError(f"layers {', '.join(unused)} took no part in the forward pass")
-    return {name: totals[name] / counts[name] for name in names}
 
 
 def fisher_moments(

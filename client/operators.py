@@ -1,9 +1,15 @@
-"""Unlearning operators by name: what a request asks for, and what the circuit of the same name proves."""
+"""Unlearning operators by name: what a request asks for, and what the circuit of the same name proves.
+
+An operator is a function of integer weights, the public terms of a request, and curvature. Devices apply it to the
+weights they committed to, the provider to its own copies of the model: both through this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,41 +23,92 @@ from zkapex.proofs.public import BoolArray, IntArray
 Applied = tuple[dict[str, IntArray], dict[str, IntArray]]
 """New weights int64 [rows, cols] of every layer; multipliers int64 [blocks, rows, r] of those that have any."""
 
+Curvature = Callable[[str], Sequence[IntArray]]
+"""Gives the curvature of a layer: per column block int64 [B, B], or [rows, B, B] with one per row."""
 
-class Operator(Protocol):
-    """A transformation of committed weights that is exact given public data and the device's curvature."""
 
-    name: str
+@dataclass(frozen=True)
+class Terms:
+    """The public part of a deletion.
+
+    Attributes
+    ----------
+    masks : mapping of str to bool [rows, cols]
+        Layers may be left out.
+    guards : mapping of str to sequence of int64 [B, r]
+        Per layer one per column block, for every masked layer; for guarded-group-obs.
+    factors : mapping of str to int64 [rows, cols]
+        In units of ``1 / FACTOR_UNIT``, for every masked layer; for dampening.
+    """
+
+    masks: Mapping[str, BoolArray]
+    guards: Mapping[str, Sequence[IntArray]] = field(default_factory=dict)
+    factors: Mapping[str, IntArray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, instance: Instance) -> Terms:
+        """The terms of a request."""
+        manifest = instance.manifest
+        guards = {
+            layer.name: [instance.guard(layer.name, block) for block in range(manifest.blocks(layer))]
+            for layer in manifest.layers
+            if layer.name in instance.masks
+        }
+        return cls(instance.masks, guards, instance.dampening)
+
+
+class Operator(ABC):
+    """A transformation of weights that is exact given public terms and curvature."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
+        """The weights that result, and the witness' multipliers.
+
+        Parameters
+        ----------
+        weights : mapping of str to int64 [rows, cols]
+        terms : Terms
+        curvature : callable
+            Asked for masked layers only, and only by operators that need curvature.
+        limit : int
+            Largest absolute value the circuit admits.
+        """
 
     def apply(self, holdings: Holdings, instance: Instance) -> Applied:
-        """The weights that result, and the witness' multipliers."""
-        ...
+        """`change` of committed weights on a request's terms."""
+        return apply_terms(self, holdings, Terms.of(instance))
 
 
-class GuardedGroupObs:
+class GuardedGroupObs(Operator):
     """Zero the masked weights and repair each touched row with Group-OBS, orthogonally to the guard (rank 0: plain)."""
 
     name = "guarded-group-obs"
 
-    def apply(self, holdings: Holdings, instance: Instance) -> Applied:
+    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
         """See `Operator`. Raises RangeExceededError if a result leaves the circuit's range."""
-        return group_obs(holdings, instance.masks, instance.guard)
+        after = dict(weights)
+        mu: dict[str, IntArray] = {}
+        for name, mask in terms.masks.items():
+            if mask.any():
+                solution = solve_layer(weights[name], mask, curvature(name), terms.guards[name], limit)
+                after[name] = weights[name] + solution.delta
+                mu[name] = solution.mu
+        return after, mu
 
 
-class MaskOnly:
+class MaskOnly(Operator):
     """Zero the masked weights and leave the rest as it is; proved is only the former, so weights may move meanwhile."""
 
     name = "mask-only"
 
-    def apply(self, holdings: Holdings, instance: Instance) -> Applied:
+    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
         """See `Operator`."""
-        weights = dict(holdings.weights)
-        for name, mask in instance.masks.items():
-            weights[name] = np.where(mask, 0, weights[name])
-        return weights, {}
+        return {**weights, **{name: np.where(mask, 0, weights[name]) for name, mask in terms.masks.items()}}, {}
 
 
-class Dampening:
+class Dampening(Operator):
     """Multiply the masked weights by the request's factors and round: selective synaptic dampening.
 
     Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
@@ -60,16 +117,17 @@ class Dampening:
 
     name = "dampening"
 
-    def apply(self, holdings: Holdings, instance: Instance) -> Applied:
+    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
         """See `Operator`."""
-        weights = dict(holdings.weights)
-        for name, factors in instance.dampening.items():
-            weights[name] = np.rint(weights[name] * factors / FACTOR_UNIT).astype(np.int64)
-        return weights, {}
+        after = dict(weights)
+        for name, mask in terms.masks.items():
+            dampened = np.rint(weights[name] * terms.factors[name] / FACTOR_UNIT).astype(np.int64)
+            after[name] = np.where(mask, dampened, weights[name])
+        return after, {}
 
 
-def group_obs(holdings: Holdings, masks: Mapping[str, BoolArray], guard: Callable[[str, int], IntArray]) -> Applied:
-    """Guarded Group-OBS on every masked layer; `guard` gives int64 [B, r] by layer and column block.
+def apply_terms(operator: Operator, holdings: Holdings, terms: Terms) -> Applied:
+    """An operator on committed weights, on any terms.
 
     Raises
     ------
@@ -77,17 +135,8 @@ def group_obs(holdings: Holdings, masks: Mapping[str, BoolArray], guard: Callabl
         A result leaves the circuit's range.
     """
     manifest = holdings.manifest
-    weights = dict(holdings.weights)
-    mu: dict[str, IntArray] = {}
-    for layer in manifest.layers:
-        if layer.name not in masks:
-            continue
-        guards = [guard(layer.name, block) for block in range(manifest.blocks(layer))]
-        curvature = holdings.matrices(layer)
-        solution = solve_layer(weights[layer.name], masks[layer.name], curvature, guards, manifest.weight_limit)
-        weights[layer.name] = weights[layer.name] + solution.delta
-        mu[layer.name] = solution.mu
-    return weights, mu
+    layers = {layer.name: layer for layer in manifest.layers}
+    return operator.change(holdings.weights, terms, lambda name: holdings.matrices(layers[name]), manifest.weight_limit)
 
 
 OPERATORS: dict[str, Operator] = {o.name: o for o in (GuardedGroupObs(), MaskOnly(), Dampening())}

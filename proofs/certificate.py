@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
+from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.instance import Instance, place
 from zkapex.proofs.public import PublicInputs
 
@@ -23,12 +23,13 @@ from zkapex.proofs.public import PublicInputs
 def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Dampening is exact but for rounding each weight. Mask-only has none: it says nothing about unmasked weights.
+    Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most. Mask-only has none: it
+    says nothing about unmasked weights.
     """
     if spec.kind == "mask-only":
         return None
     if spec.kind == "dampening":
-        return math.sqrt(spec.weights) * spec.largest_value / (spec.rounding_weight * FACTOR_UNIT)
+        return spec.largest_rounding * math.sqrt(spec.weights)
     return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
 
 

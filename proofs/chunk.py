@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import ezkl
 
@@ -32,17 +33,28 @@ _REJECTED = {
     "guarded-group-obs": "the proof does not show that masked weights are zero and the rest is the guarded repair",
     "mask-only": "the proof does not show that masked weights are zero",
     "dampening": "the proof does not show that the weights were multiplied by the request's factors",
+    "second-moment": "the proof does not show that the curvature is the second moment of the activations",
 }
 
 
-def complete(circuit: Circuit, public: PublicInputs, private: Mapping[str, list[str]]) -> list[list[str]]:
+class Public(Protocol):
+    """What is agreed on before a proof exists: `PublicInputs`, or another statement's."""
+
+    def digest(self, spec: StatementSpec) -> str:
+        """SHA-256 (hex) of all of it."""
+
+    def vector(self, spec: StatementSpec, challenge: int) -> list[str]:
+        """The public committed vector."""
+
+
+def complete(circuit: Circuit, public: Public, private: Mapping[str, list[str]]) -> list[list[str]]:
     """The committed vectors in the circuit's order, from the private ones: derives the challenge."""
     points = {name: commit(circuit, vector) for name, vector in private.items()}
     vectors = {**private, "public": public.vector(circuit.spec, challenge(circuit, public, points))}
     return [vectors[name] for name in circuit.spec.inputs]
 
 
-def challenge(circuit: Circuit, public: PublicInputs, points: Mapping[str, Point]) -> int:
+def challenge(circuit: Circuit, public: Public, points: Mapping[str, Point]) -> int:
     """The point at which the statement is checked, fixed by everything that enters it.
 
     Parameters

@@ -16,6 +16,7 @@ from pydantic import Field
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
 from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.certificate import request_distance
+from zkapex.proofs.enrolled import curvature_distance
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
@@ -70,6 +71,11 @@ class Facts(Part):
     chunks_touched: Count
     chunks_drawn: Annotated[tuple[Chunk, ...], Field(max_length=MAX_CHUNKS)]
     """Chunks that had to be proved, ascending; empty if the client never answered."""
+    curvature_within: Annotated[float, Field(ge=0, le=2)] | None
+    """How far any enrolled curvature can be from the second moment of committed activations, as a fraction of the
+    largest norm that curvature may have (Frobenius); none if the enrolment shows nothing about it."""
+    curvature_activations: Count
+    """How many activations of each column block that is, at most; 0 if none."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,8 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     _demand(len(enrolled.theta) == manifest.n_chunks, "enrolment.json", "it has not one commitment per chunk")
     _demand(len(enrolled.curvature) == manifest.n_curvatures, "enrolment.json", "it has not every curvature factor")
 
+    curvature_within = _within("enrolment.json", lambda record: curvature_distance(manifest, record), enrolled)
+
     pre = list(enrolled.theta)
     for number, data in enumerate(evidence.earlier):
         name = f"earlier/{number:04d}.json"
@@ -269,6 +277,8 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         chunks_total=manifest.n_chunks,
         chunks_touched=len(touched),
         chunks_drawn=drawn,
+        curvature_within=curvature_within,
+        curvature_activations=manifest.curvature_check.statement.rows_per_chunk if manifest.curvature_check else 0,
     )
     return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), instance, drawn, facts)
 

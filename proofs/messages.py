@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import MAX_SCALE, StatementSpec
 from zkapex.proofs.record import (
     Blob,
     ClientId,
@@ -51,6 +51,16 @@ class LayerSpec(Part):
     exponent: Annotated[int, Field(ge=-64, le=64)]
 
 
+class CurvatureCheck(Part):
+    """What a device must prove about its curvature when it enrols: see :mod:`zkapex.proofs.second_moment`."""
+
+    statement: StatementSpec
+    circuit_digest: Digest
+    settings_digest: Digest
+    largest_per_mille: Annotated[int, Field(ge=1, le=1000)]
+    """How far from the second moment of its activations a curvature may be, in thousandths of ``2**curvature_bits``."""
+
+
 class ModelManifest(Record):
     """What is proved about which model: target layers, fixed point, geometry, and the circuit by digest."""
 
@@ -72,11 +82,22 @@ class ModelManifest(Record):
     srs_digest: Digest
     srs_origin: Literal["local", "imported"]
     """``local``: made by the verifier, which convinces nobody else. ``imported``: from elsewhere, pinned by digest."""
+    curvature_check: CurvatureCheck | None = None
+    """If there is one, every enrolment must come with the proofs it asks for."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise ValueError("layer names repeat")
+        if self.statement.kind == "second-moment":
+            raise ValueError("second-moment says nothing about weights; no operator is proved by it")
+        if self.curvature_check is not None:
+            theirs = self.curvature_check.statement
+            if theirs.kind != "second-moment" or self.statement.curvature != "kfac":
+                raise ValueError("a curvature check is a second-moment statement about kfac curvature")
+            shared = ("block_width", "curvature_rank", "weight_limit", "log2_rows")
+            if any(getattr(theirs, name) != getattr(self.statement, name) for name in shared):
+                raise ValueError("the curvature check commits to other factors than the manifest's statement")
         if self.n_chunks > MAX_CHUNKS:
             raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
         return self
@@ -167,6 +188,17 @@ class EnrolRequest(Record):
     """Key the server signs requests and receipts with; the client pins the first it sees."""
 
 
+class CurvatureProof(Part):
+    """That one curvature factor is the second moment of committed activations: `zkapex.proofs.second_moment`."""
+
+    activations: PointHex
+    """com(X), the activations of one column block."""
+    scale: Annotated[int, Field(ge=1, le=MAX_SCALE)]
+    per_mille: Annotated[int, Field(ge=1, le=1000)]
+    """The tolerance, in thousandths of ``2**curvature_bits``."""
+    proof: Annotated[Blob, Field(min_length=1, max_length=MAX_PROOF_BYTES)]
+
+
 class Enrolment(Record):
     """Client to server, signed: commitments made before any mask exists."""
 
@@ -186,6 +218,8 @@ class Enrolment(Record):
     """com(theta_p), one per chunk."""
     curvature: Annotated[tuple[PointHex, ...], Field(max_length=MAX_CHUNKS)]
     """Commitments to the curvature factors, `ModelManifest.n_curvatures` of them."""
+    curvature_proofs: Annotated[tuple[CurvatureProof, ...], Field(max_length=MAX_CHUNKS)] = ()
+    """One per curvature factor, in the same order, if the manifest has a `CurvatureCheck`; else none."""
 
 
 class LayerMask(Part):

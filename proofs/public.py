@@ -50,7 +50,9 @@ class PublicInputs:
             raise InputError(f"mask must be bool of shape {shape}, got {self.mask.dtype} {self.mask.shape}")
         if self.guard.shape != (spec.block_width, spec.guard_rank):
             raise InputError(f"guard must have shape {(spec.block_width, spec.guard_rank)}, got {self.guard.shape}")
-        if self.guard.size and int(np.abs(self.guard).max()) > spec.guard_limit:
+        if self.guard.dtype != np.int64 or any(x.dtype != np.int64 for x in [self.dampening] if x is not None):
+            raise InputError("guard and dampening factors must be int64")
+        if self.guard.size and max(int(self.guard.max()), -int(self.guard.min())) > spec.guard_limit:
             raise InputError(f"a guard entry exceeds {spec.guard_limit}")
         if not 0 <= self.context < MODULUS:
             raise InputError("the context is not a field element")

@@ -25,6 +25,10 @@ _DETECTION = (
 )
 _BEFORE = "The weights before are those the client had committed to and signed before it knew the mask."
 _AFTER = "The client committed to and signed the resulting weights; every later request starts from that commitment."
+_CURVATURE = (
+    "The curvature that the repair is fitted to is within {within} (Frobenius, of the largest norm it may have) of the "
+    "second moment of at most {activations} activations per column block, which the client had committed to as well."
+)
 _NOTHING = "Only that the request was made and how it ended; no change of the model is shown."
 
 _NOT_ALWAYS = (
@@ -37,6 +41,7 @@ _NOT_BY_OPERATOR = {
     "mask-only": "That the resulting weights have anything to do with earlier ones.",
     "dampening": "That the request's factors were chosen well.",
 }
+_NOT_ACTIVATIONS = "That the activations the client committed to, which the curvature was made of, are of real data."
 _NOT_SAMPLED = (
     "That the touched chunks which were not drawn were changed as requested.",
     "That the provider kept the seed of the draw from the client until the client had committed itself.",
@@ -54,8 +59,12 @@ def sentences(facts: Facts, verdict: str) -> tuple[tuple[str, ...], tuple[str, .
     if verdict != "proved":
         return (_NOTHING,), _NOT_ALWAYS
     deed = _DEEDS[facts.operator]
-    before = () if facts.operator == "mask-only" else (_BEFORE,)
+    before: tuple[str, ...] = () if facts.operator == "mask-only" else (_BEFORE,)
     does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, _NOT_BY_OPERATOR[facts.operator])
+    if facts.curvature_within is not None:
+        within = percent(min(1.0, math.ceil(facts.curvature_within * 1000) / 1000))
+        before = (*before, _CURVATURE.format(within=within, activations=facts.curvature_activations))
+        does_not_show = (*_NOT_ALWAYS, _NOT_ACTIVATIONS)
     shows: tuple[str, ...] = (_FULL.format(deed=deed), *before, _AFTER)
     if facts.audit_mode == "sampled":
         shows = (*_sampling(facts, deed), *before, _AFTER)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import Circuit, Srs, circuit
 from zkapex.errors import ProverError, ReceiptError, ResourceError
 from zkapex.proofs.chunk import Expected, verify_chunk
 from zkapex.proofs.commitment import Point, empty_commitment
 from zkapex.proofs.instance import Instance, place
-from zkapex.proofs.messages import ModelManifest
+from zkapex.proofs.messages import CurvatureCheck, ModelManifest
 
 
 def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
@@ -21,8 +22,18 @@ def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
     ReceiptError
         If no keys can be built from what the manifest names, or they are not those it names.
     """
+    return _built(manifest.statement, srs, manifest, manifest)
+
+
+def check_circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit | None:
+    """Likewise the circuit of the manifest's curvature check; None if it has none."""
+    check = manifest.curvature_check
+    return None if check is None else _built(check.statement, srs, check, manifest)
+
+
+def _built(statement: StatementSpec, srs: Srs, claimed: ModelManifest | CurvatureCheck, of: ModelManifest) -> Circuit:
     try:
-        built = circuit(manifest.statement, srs)
+        built = circuit(statement, srs)
     except ResourceError:
         raise
     except ProverError as e:
@@ -30,9 +41,9 @@ def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
             "the manifest's statement and reference string make no circuit", why=f"{e.what}: {e.why}"
         ) from e
     for name, ours, theirs in (
-        ("verification key", built.vk_digest, manifest.circuit_digest),
-        ("settings", built.settings_digest, manifest.settings_digest),
-        ("reference string", srs.digest, manifest.srs_digest),
+        ("verification key", built.vk_digest, claimed.circuit_digest),
+        ("settings", built.settings_digest, claimed.settings_digest),
+        ("reference string", srs.digest, of.srs_digest),
     ):
         if ours != theirs:
             raise ReceiptError(
@@ -80,7 +91,7 @@ class ChunkVerifier:
         where = place(self._instance.manifest, chunk)
         expected = Expected(
             theta_u=Point.from_hex(self._post[chunk]),
-            theta_p=Point.from_hex(self._pre[chunk]),
+            theta_p=Point.from_hex(self._pre[chunk]) if "delta" in self._circuit.spec.inputs else None,
             factor=Point.from_hex(self._curvature[where.curvature]) if self._curvature else None,
         )
         start = time.process_time()

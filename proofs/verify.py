@@ -13,8 +13,9 @@ from zkapex.errors import Error, InputError, ReceiptError
 from zkapex.proofs.batch import BatchVerifier
 from zkapex.proofs.bundle import Bundle, read_bundle
 from zkapex.proofs.claim import Claim
+from zkapex.proofs.enrolled import verify_enrolment
 from zkapex.proofs.evidence import Dossier
-from zkapex.proofs.verifier import circuit_of
+from zkapex.proofs.verifier import check_circuit_of, circuit_of
 
 OnChunk = Callable[[int, int], None]
 """Called with (verified, total) after each proof."""
@@ -30,7 +31,7 @@ class Verified:
     chunks : int
         Number of zero-knowledge proofs verified.
     cpu_s : float
-        CPU seconds the proofs took to verify.
+        CPU seconds the proofs took to verify, those of the enrolment included.
     """
 
     bundle: Bundle
@@ -65,11 +66,15 @@ def verify_receipt(
     bundle = read_bundle(directory, trusted)
     dossier, proofs = bundle.dossier, bundle.evidence.proofs
     srs = _reference_string(bundle)
+    manifest, cpu_s = dossier.manifest, 0.0
+    check_circuit = check_circuit_of(manifest, srs)
+    if check_circuit is not None:
+        cpu_s = verify_enrolment(check_circuit, manifest, dossier.enrolment.record)
     if not proofs:
-        return Verified(bundle, 0, 0.0)
-    built = circuit_of(dossier.manifest, srs)
+        return Verified(bundle, 0, cpu_s)
+    built = circuit_of(manifest, srs)
     check = _one_by_one if workers == 1 else _together
-    return Verified(bundle, len(proofs), check(built, dossier, proofs, on_chunk, workers))
+    return Verified(bundle, len(proofs), cpu_s + check(built, dossier, proofs, on_chunk, workers))
 
 
 def _reference_string(bundle: Bundle) -> Srs:

@@ -123,11 +123,14 @@ class Witness:
                     f"{name} has {vector.values.size} values and {len(vector.salts)} salts",
                     why=f"the circuit wants {parts['values']} and {parts['salts']}",
                 )
-        values = {name: vector.values for name, vector in given.items()}
+        values = {name: vector.values for name, vector in given.items() if name in spec.inputs}
         for name, array in {**values, "mu": self.mu}.items():
-            if array is not None and array.size and int(np.abs(array).max()) > spec.weight_limit:
+            if array is None or not array.size:
+                continue
+            extreme = max(int(array.max()), int(array.min()), key=abs)  # numpy has no absolute value of -2^63
+            if abs(extreme) > spec.weight_limit:
                 raise ProverError(
-                    f"{name} holds {int(np.abs(array).max())}, outside the circuit's range of {spec.weight_limit}",
+                    f"{name} holds {extreme}, outside the circuit's range of {spec.weight_limit}",
                     fix="choose a smaller scale for the layer or a profile with a larger weight limit",
                 )
 
@@ -151,3 +154,14 @@ def check_lookups(spec: StatementSpec, vectors: Mapping[str, Sequence[str]]) -> 
             value = from_felt(text)
             if min(value, MODULUS - value) > spec.weight_limit:
                 raise ProverError(f"{name} holds a value outside the circuit's range of {spec.weight_limit}")
+    if spec.kind != "dampening":
+        return
+    theta_u, delta, public = ([from_felt(x) for x in vectors[name]] for name in ("theta_u", "delta", "public"))
+    count = spec.weights
+    for u, d, from_theta, from_delta in zip(theta_u[:count], delta, public, public[count:], strict=False):
+        error = (from_theta * u + from_delta * d) % MODULUS
+        if min(error, MODULUS - error) > spec.weight_limit:
+            raise ProverError(
+                "a weight is not what its dampening factor makes of it",
+                fix="recompute the weights with the factors of this request",
+            )

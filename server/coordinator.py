@@ -23,6 +23,7 @@ from zkapex.proofs.audit import sampled_audit
 from zkapex.proofs.bundle import write_bundle
 from zkapex.proofs.certificate import request_distance
 from zkapex.proofs.commitment import Point
+from zkapex.proofs.enrolled import curvature_distance, verify_enrolment
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import (
     Audit,
@@ -101,6 +102,8 @@ class Deletion:
         prove a random sample of its chunks, just large enough to find such a cheat out. None has all chunks proved.
     detect : float
         Probability with which the sample is to find it out.
+    factors : mapping of str to int64 [rows, cols], optional
+        For dampening, in units of ``1 / FACTOR_UNIT``.
     """
 
     request_id: str
@@ -113,6 +116,7 @@ class Deletion:
     lifetime: timedelta = timedelta(days=7)
     cheating: float | None = None
     detect: float = 0.99
+    factors: Mapping[str, npt.NDArray[np.int64]] | None = None
 
 
 @dataclass
@@ -133,6 +137,8 @@ class Coordinator:
         Time in UTC.
     batch : int
         Chunks asked for in one message.
+    check_circuit : Circuit, optional
+        Of the manifest's curvature check, if it has one.
     """
 
     peers: Peers
@@ -143,6 +149,7 @@ class Coordinator:
     emit: Emit
     clock: Callable[[], datetime] = utc_now
     batch: int = 8
+    check_circuit: Circuit | None = None
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
     turned_away: dict[int, str] = field(default_factory=dict)
@@ -191,6 +198,9 @@ class Coordinator:
         if known is None or known.enrolment_digest != sealed.digest:
             for point in (*enrolment.theta, *enrolment.curvature):
                 Point.from_hex(point)
+            curvature_distance(self.manifest, enrolment)
+            if self.check_circuit is not None:
+                verify_enrolment(self.check_circuit, self.manifest, enrolment)
             self.registry.apply(Enrolled(sealed))
         self.clients[node] = enrolment.client_id
 
@@ -275,7 +285,7 @@ class Coordinator:
 
     def open(self, deletion: Deletion) -> None:
         """Sign a request to every enrolled client that has none of this id yet and may be asked."""
-        mask = pack_masks(self.manifest, deletion.masks)
+        mask = pack_masks(self.manifest, deletion.masks, deletion.factors)
         guards = pack_guards(self.manifest, deletion.guards)
         for client_id in self.clients.values():
             client = self.registry.client(client_id)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from zkapex.client.curvature import EncodedCurvature
-from zkapex.client.group_obs import solve_layer
+from zkapex.client.operators import Curvature, Terms, operator
 from zkapex.client.weights import encode_weights, load_weights
 from zkapex.errors import StorageError
 from zkapex.proofs.messages import ModelManifest
-from zkapex.server.search import Outcome, Plan
 from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.server.trials import Outcome, Plan
 
 ARRAYS, TEXT = "plan.npz", "plan.json"
 
@@ -31,16 +30,25 @@ class StoredPlan:
     ----------
     masks : mapping of str to bool [rows, cols]
     guards : mapping of str to int64 [blocks, B, r]
+        Empty for operators without a guard.
     chosen : dict
         The chosen setting and what it did to the provider's copies.
     curve : tuple of dict
         Every setting tried.
+    factors : mapping of str to int64 [rows, cols]
+        For dampening, in units of ``1 / FACTOR_UNIT``; else empty.
     """
 
     masks: Mapping[str, npt.NDArray[np.bool_]]
     guards: Mapping[str, npt.NDArray[np.int64]]
     chosen: dict[str, Any]
     curve: tuple[dict[str, Any], ...]
+    factors: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> Terms:
+        """The plan as operators take it."""
+        return Terms(self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors)
 
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
@@ -56,6 +64,7 @@ def save_plan(folder: Path, plan: Plan) -> StoredPlan:
     """Write a plan; arrays first, so that a plan whose text exists is complete."""
     arrays: dict[str, npt.NDArray[np.generic]] = {f"mask/{name}": mask for name, mask in plan.masks.items()}
     arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
+    arrays |= {f"factor/{name}": factors for name, factors in plan.factors.items()}
     save_arrays(folder / ARRAYS, arrays)
     text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
     save_text(folder / TEXT, json.dumps(text, indent=1))
@@ -80,15 +89,15 @@ def load_plan(folder: Path) -> StoredPlan | None:
         raise StorageError(f"{folder / TEXT} is damaged", fix="delete it and resume")
     arrays = load_arrays(folder / ARRAYS)
     masks = {k.removeprefix("mask/"): v.astype(np.bool_) for k, v in arrays.items() if k.startswith("mask/")}
-    guards = {k.removeprefix("guard/"): v.astype(np.int64) for k, v in arrays.items() if k.startswith("guard/")}
-    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]))
+    guards, factors = (
+        {k.removeprefix(kind): v.astype(np.int64) for k, v in arrays.items() if k.startswith(kind)}
+        for kind in ("guard/", "factor/")
+    )
+    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors)
 
 
 def unlearn_global(
-    model: nn.Module,
-    manifest: ModelManifest,
-    curvature: Mapping[str, Sequence[EncodedCurvature]],
-    plan: StoredPlan,
+    model: nn.Module, manifest: ModelManifest, curvature: Curvature, plan: StoredPlan
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The global model after the operator the clients run, in the same fixed point; later rounds start from here.
 
@@ -96,14 +105,7 @@ def unlearn_global(
     """
     before = {name: value.clone() for name, value in model.state_dict().items()}
     weights = encode_weights(model, manifest)
-    for layer in manifest.layers:
-        mask = plan.masks.get(layer.name)
-        if mask is None or not mask.any():
-            continue
-        matrices = [block.matrix for block in curvature[layer.name]]
-        guards = list(plan.guards[layer.name])
-        solution = solve_layer(weights[layer.name], mask, matrices, guards, manifest.weight_limit)
-        weights[layer.name] = weights[layer.name] + solution.delta
+    weights, _ = operator(manifest.statement.kind).change(weights, plan.terms, curvature, manifest.weight_limit)
     load_weights(model, manifest, weights)
     after = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
     model.load_state_dict(before)

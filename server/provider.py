@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.server.search import Plan
+from zkapex.server.trials import Plan
 
 Examples = tuple[torch.Tensor, torch.Tensor]
 """Inputs ``[n, ...]`` and int64 labels ``[n]``."""
@@ -37,11 +37,11 @@ class Provider(Protocol):
         ...
 
     def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
-        """Choose mask and guard on the provider's own copies (see `zkapex.server.search`)."""
+        """Choose mask, guard and factors, as the statement has them, on own copies (see `zkapex.server.search`)."""
         ...
 
     def curvature_inputs(self) -> torch.Tensor:
-        """Retain inputs for the curvature of the provider's own copy of the model."""
+        """Retain inputs for the curvature of the provider's own copy of the model, if the operator needs any."""
         ...
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ What is finished is on disk in the work folder, and a run that finds it there do
     provider/key.pem, key.pub     signs requests and receipts
     provider/registry.sqlite      clients, commitments, requests, proofs, receipts
     provider/global.npz           the model after federated training
-    provider/plan.npz, plan.json  the mask, the guard, and the curve they were chosen from
+    provider/plan.npz, plan.json  mask, guard or factors, and the curve they were chosen from
     global-unlearned.npz          the global model after the same operator
     receipts/<client>/            one folder per client
     result.json                   what happened, for people and machines
@@ -19,20 +19,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.serverapp import Grid
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.profiles import profile
+from zkapex.circuits.statement import Kind, StatementSpec
 from zkapex.circuits.store import circuit, local_srs
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.messages import MAX_BATCH, LayerSpec, ModelManifest
+from zkapex.proofs.messages import MAX_BATCH, CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
+from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
 from zkapex.server.costs import CostBook
@@ -45,6 +49,8 @@ from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
 
 AUDITS = ("full", "sampled")
+OPERATORS: tuple[str, ...] = get_args(Kind)
+CURVATURES = ("kfac", "block-fisher")
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,17 @@ class RunSettings:
         Personalisation on each device.
     profile : str
         Circuit profile, see `zkapex.circuits.profiles`.
+    operator, curvature : str
+        What is done to the weights, see ``docs/operators.md``. Only guarded-group-obs looks at the curvature.
     guard_rank : int
+        -1: the profile's for guarded-group-obs, and 0 for operators without a guard.
     request_id : str
     audit : str
         ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
     audit_detect, audit_cheating : float
         Probability of finding out a client that leaves this fraction of its touched chunks undone, one at least.
+    prove_curvature : bool
+        Whether devices prove, when they enrol, that their curvature is the second moment of committed activations.
     batch : int
         Chunks proved per message.
     timeout_s : int
@@ -76,11 +87,14 @@ class RunSettings:
     personal_epochs: int
     personal_lr: float
     profile: str
+    operator: str
+    curvature: str
     guard_rank: int
     request_id: str
     audit: str
     audit_detect: float
     audit_cheating: float
+    prove_curvature: bool
     batch: int
     timeout_s: int
     seed: int
@@ -97,8 +111,9 @@ class RunSettings:
         values = {}
         for name, kind in cls.__annotations__.items():
             value = config.get(name.replace("_", "-"))
-            wanted = {"int": int, "float": float, "str": str}[kind]
-            if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+            wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
+            accepted = (int, float) if wanted is float else wanted
+            if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):
                 raise InputError(
                     f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
                 )
@@ -109,7 +124,7 @@ class RunSettings:
         for name, low, high in (
             ("rounds", 1, 10_000),
             ("personal_epochs", 1, 10_000),
-            ("guard_rank", 0, 64),
+            ("guard_rank", -1, 64),
             ("batch", 1, MAX_BATCH),
             ("timeout_s", 1, 10**7),
             ("seed", 0, 2**20 - 1),
@@ -125,14 +140,49 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix="give a number above 0, and at most 1",
                 )
-        if self.audit not in AUDITS:
-            raise InputError(f"run setting audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
+        for name, choices in (("audit", AUDITS), ("operator", OPERATORS), ("curvature", CURVATURES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
+                )
+        check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
         if not 0 < self.personal_lr < 1:
             raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
         if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
             raise InputError(
                 f"run setting request-id is {self.request_id!r}", fix="use lower-case letters, digits and hyphens"
             )
+
+
+def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_curvature: bool = False) -> None:
+    """Refuse what an operator has no use for.
+
+    Raises
+    ------
+    InputError
+        A guard is asked for, or curvature other than by default, and the operator has none; or proofs of curvature
+        for which there is no circuit.
+    """
+    if prove_curvature and (operator, curvature) != ("guarded-group-obs", "kfac"):
+        raise InputError(
+            f"proofs of curvature are asked for, and operator {operator} with {curvature} curvature",
+            why="only the kfac curvature of guarded-group-obs can be proved",
+            fix="leave prove-curvature out, or choose operator guarded-group-obs and curvature kfac",
+        )
+    if operator == "guarded-group-obs":
+        return
+    if guard_rank > 0:
+        raise InputError(
+            f"a guard of rank {guard_rank} is asked for, and operator {operator}",
+            why="it repairs nothing that a guard could guard",
+            fix="leave guard-rank out, or choose operator guarded-group-obs",
+        )
+    if curvature != CURVATURES[0]:
+        raise InputError(
+            f"{curvature} curvature is asked for, and operator {operator}",
+            why="it looks at no curvature",
+            fix="leave curvature out, or choose operator guarded-group-obs",
+        )
 
 
 def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
@@ -149,8 +199,13 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     )
     events.emit("keys.started", profile=settings.profile)
     chosen = profile(settings.profile)
-    statement = chosen.statement(guard_rank=settings.guard_rank)
+    statement = chosen.statement(
+        kind=settings.operator,  # type: ignore[arg-type]
+        curvature=settings.curvature,  # type: ignore[arg-type]
+        guard_rank=None if settings.guard_rank < 0 else settings.guard_rank,
+    )
     built = circuit(statement, local_srs(chosen.log2_rows))
+    check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
     parameters = dict(model.named_parameters())
     manifest = ModelManifest(
@@ -165,10 +220,20 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         settings_digest=built.settings_digest,
         srs_digest=built.srs.digest,
         srs_origin="local",
+        curvature_check=None
+        if check is None
+        else CurvatureCheck(
+            statement=check.spec,
+            circuit_digest=check.vk_digest,
+            settings_digest=check.settings_digest,
+            largest_per_mille=LARGEST_PER_MILLE,
+        ),
     )
     costs = CostBook(folder / "costs.json")
     with Registry(folder / "registry.sqlite", provider.federation) as registry:
-        coordinator = Coordinator(peers, registry, key, built, manifest, events.emit, batch=settings.batch)
+        coordinator = Coordinator(
+            peers, registry, key, built, manifest, events.emit, batch=settings.batch, check_circuit=check
+        )
         coordinator.recognise()
         events.emit("personalise.started", clients=len(peers.nodes()) - len(coordinator.clients))
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -177,19 +242,19 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         coordinator.enrol()
 
         plan = _plan(provider, model, manifest, settings, folder, events)
-        rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
-        tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+        tau_s, tau_g = _tolerances(statement)
         deletion = Deletion(
             request_id=settings.request_id,
             masks=plan.masks,
             guards=plan.guard_map(),
-            operator="guarded-group-obs",
+            operator=statement.kind,
             tau_s=tau_s,
             tau_g=tau_g,
             forget_digest=sha256_hex(provider.forget_description().encode()),
             lifetime=timedelta(days=7),
             cheating=settings.audit_cheating if settings.audit == "sampled" else None,
             detect=settings.audit_detect,
+            factors=plan.factors or None,
         )
         coordinator.open(deletion)
         coordinator.give_up_absent(settings.request_id)
@@ -203,10 +268,8 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         receipts = coordinator.conclude(settings.request_id, work_dir / "receipts")
 
         if not (work_dir / "global-unlearned.npz").exists():
-            inputs = provider.curvature_inputs()
-            names = [layer.name for layer in manifest.layers]
-            curvature = curvature_of(model, names, inputs, CurvatureEncoding.of(statement))
-            save_arrays(work_dir / "global-unlearned.npz", unlearn_global(model, manifest, curvature, plan))
+            matrices = _curvature(provider, model, manifest)
+            save_arrays(work_dir / "global-unlearned.npz", unlearn_global(model, manifest, matrices.__getitem__, plan))
         unlearned = load_arrays(work_dir / "global-unlearned.npz")
         after = provider.initial_model()
         after.load_state_dict({name: torch.from_numpy(value) for name, value in unlearned.items()})
@@ -231,6 +294,23 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
 def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
     values = weight.detach().to(torch.float64).numpy()
     return LayerSpec(name=name, rows=values.shape[0], cols=values.shape[1], exponent=exponent_for(values, limit))
+
+
+def _tolerances(statement: StatementSpec) -> tuple[int, int]:
+    """What rounding may do to stationarity and guard; nothing where there is neither."""
+    if statement.kind != "guarded-group-obs":
+        return 0, 0
+    rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
+    return tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+
+
+def _curvature(provider: Provider, model: nn.Module, manifest: ModelManifest) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """The curvature matrices of the provider's own model, by layer; empty if the operator looks at none."""
+    if manifest.statement.curvature == "none":
+        return {}
+    names = [layer.name for layer in manifest.layers]
+    encoded = curvature_of(model, names, provider.curvature_inputs(), CurvatureEncoding.of(manifest.statement))
+    return {name: [block.matrix for block in blocks] for name, blocks in encoded.items()}
 
 
 def _plan(

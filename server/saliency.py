@@ -36,8 +36,8 @@ class LayerStatistics:
         w.
     forget_gradient, forget_fisher, retain_gradient, retain_fisher : array
         g_f, h_f, g_r, h_r.
-    inverse_curvature : array [blocks, B, B], or [blocks, out, B, B] with one per row
-        Inverse of the encoded curvature, per column block. Its scale does not matter.
+    inverse_curvature : array [blocks, B, B], or [blocks, out, B, B] with one per row, or None
+        Inverse of the encoded curvature, per column block. Its scale does not matter. None for operators without.
     """
 
     weight: FloatArray
@@ -45,7 +45,7 @@ class LayerStatistics:
     forget_fisher: FloatArray
     retain_gradient: FloatArray
     retain_fisher: FloatArray
-    inverse_curvature: FloatArray
+    inverse_curvature: FloatArray | None
 
 
 def statistics(
@@ -55,7 +55,7 @@ def statistics(
     retain_set: tuple[torch.Tensor, torch.Tensor],
     curvature: Mapping[str, Sequence[EncodedCurvature]],
 ) -> dict[str, LayerStatistics]:
-    """Everything the scorers need, from a model, the two sets (inputs, int64 labels) and the model's curvature.
+    """Everything the scorers need, from a model, the two sets (inputs, int64 labels) and the model's curvature, if any.
 
     Raises
     ------
@@ -66,7 +66,9 @@ def statistics(
     result = {}
     for name in names:
         weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True).copy()
-        inverse = np.linalg.inv(np.stack([block.matrix for block in curvature[name]]).astype(np.float64))
+        inverse = None
+        if curvature:
+            inverse = np.linalg.inv(np.stack([block.matrix for block in curvature[name]]).astype(np.float64))
         result[name] = LayerStatistics(weight, *forget[name], *retain[name], inverse)
     return result
 
@@ -149,6 +151,11 @@ def aware(layer: LayerStatistics) -> FloatArray:
 
     ``a(g) = -w (g A) / diag A``, with A the inverse curvature, is the first-order change of a loss with gradient g
     when w is zeroed *and* the rest of its block compensates by Optimal Brain Surgeon.
+
+    Raises
+    ------
+    InputError
+        There is no curvature.
     """
     gained = _after_compensation(layer, layer.forget_gradient)
     lost = np.abs(_after_compensation(layer, layer.retain_gradient))
@@ -183,6 +190,8 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
 
 
 def _after_compensation(layer: LayerStatistics, gradient: FloatArray) -> FloatArray:
+    if layer.inverse_curvature is None:
+        raise InputError("the scorer 'aware' needs curvature, and the operator has none", fix="choose another scorer")
     result = np.empty_like(layer.weight)
     width = layer.inverse_curvature.shape[-1]
     for index, inverse in enumerate(layer.inverse_curvature):

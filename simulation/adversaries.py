@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.store import Circuit
 from zkapex.client.agent import REQUEST, RESPONSE, DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
-from zkapex.client.operators import group_obs
+from zkapex.client.operators import Terms, apply_terms, operator
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
@@ -33,6 +34,8 @@ from zkapex.proofs.worker import COST, PROOF, finished
 
 def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
+    if circuit.spec.kind != "guarded-group-obs":
+        return complete(circuit, public, witness.private(circuit.spec, public))
     residuals = witness.residuals(circuit.spec, public)
     limbs: list[int] = []
     for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
@@ -44,11 +47,17 @@ def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> 
 
 
 class Cheat(DeviceAgent):
-    """A device that proves what it did, whether or not it is what was asked."""
+    """A device that proves what it did, whether or not it is what was asked.
+
+    Weights that were not dampened as asked pass no lookup, so nothing can be proved about them at all; the best that is
+    left is a proof of what should have been done, which is about other weights than the device announced.
+    """
 
     def _prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
+        if instance.dampening:
+            change = replace(change, weights=operator("dampening").apply(holdings, instance)[0])
         for chunk, folder in folders.items():
             vectors = forced_vectors(circuit, instance.public(chunk), change.witness(holdings, chunk))
             _leave(folder, prove_vectors(circuit, vectors)[0])
@@ -62,10 +71,11 @@ class Ignore(Cheat):
 
 
 class Half(Cheat):
-    """Zeroes only every other masked weight, and compensates correctly for those."""
+    """Does what was asked to every other masked weight only, and that correctly."""
 
     def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        weights, mu = group_obs(holdings, {n: _every_other(m) for n, m in instance.masks.items()}, instance.guard)
+        half = {n: _every_other(mask) for n, mask in instance.masks.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(Terms.of(instance), masks=half))
         return Change.create(weights, mu, instance.touched)
 
 
@@ -73,10 +83,9 @@ class Unguarded(Cheat):
     """Compensates as if there were no guard, and so gives back part of what was to be forgotten."""
 
     def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        def nothing(layer: str, block: int) -> IntArray:
-            return np.zeros_like(instance.guard(layer, block))
-
-        weights, mu = group_obs(holdings, instance.masks, nothing)
+        terms = Terms.of(instance)
+        nothing = {n: [np.zeros_like(guard) for guard in guards] for n, guards in terms.guards.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(terms, guards=nothing))
         return Change.create(weights, mu, instance.touched)
 
 
@@ -119,6 +128,32 @@ CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
     {"ignore": Ignore, "half": Half, "unguarded": Unguarded, "decoy": Decoy, "replay": Replay}
 )
 """Ways to cheat, by the name the demo's ``--cheat`` takes."""
+
+
+NO_CHEATS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("unguarded", "mask-only"): "it has no guard",
+        ("unguarded", "dampening"): "it has no guard",
+        ("decoy", "mask-only"): "its proof says nothing of the weights before, so any weights may be proved about",
+    }
+)
+"""Ways to cheat that are none for an operator, and why."""
+
+
+def check_cheat(name: str, operator_name: str) -> None:
+    """Return only if devices asked for an operator can cheat in the named way.
+
+    Raises
+    ------
+    InputError
+        They cannot, or there is no such way.
+    """
+    if name not in CHEATS:
+        raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
+    why = NO_CHEATS.get((name, operator_name))
+    if why:
+        others = ", ".join(other for other in CHEATS if (other, operator_name) not in NO_CHEATS)
+        raise InputError(f"{name!r} is no way to cheat with operator {operator_name}", why=why, fix=f"choose {others}")
 
 
 def make_cheat(
@@ -167,6 +202,8 @@ def _decoy(holdings: Holdings) -> Holdings:
 
 def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArray]:
     manifest = holdings.manifest
+    if manifest.statement.kind != "guarded-group-obs":
+        return {}
     return {
         layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)
         for layer in manifest.layers

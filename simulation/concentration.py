@@ -51,7 +51,8 @@ class ConcentrationStudy:
         world, shelf = bench.world, Shelf(config, seed, folder, on_event)
         (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
         own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
-        statement = profile(config.profile).statement(guard_rank=max(config.space.guard_ranks))
+        ranks = config.space.guard_ranks
+        statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
         deployment = Deployment.of(model, tuple(target_layers(model)), FixedPoint(statement))
         before = [deployment.deploy(one) for one in own]
         shapes = [Shape(n, *model.get_parameter(f"{n}.weight").shape) for n in deployment.names]

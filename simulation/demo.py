@@ -6,7 +6,7 @@ The protocol runs in Flower; this module starts it, follows it, trains the oracl
     result.json         the ServerApp's account; summary.json: what `zkapex demo --json` prints
     receipts/<client>/  key.pub     receipts with their proofs, and the key they are signed with
     models/             the global model and every client's, before and after
-    plot.png            accuracy before, with the mask alone, after compensation, and of the oracle
+    plot.png            accuracy before, on the way, after, and of the oracle
     provider/ devices/  state of the provider and of the simulated devices
 """
 
@@ -23,9 +23,9 @@ import torch
 
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
-from zkapex.server.run import AUDITS
+from zkapex.server.run import AUDITS, CURVATURES, OPERATORS, check_operator
 from zkapex.server.storage import load_json, save_text
-from zkapex.simulation.adversaries import CHEATS
+from zkapex.simulation.adversaries import CHEATS, check_cheat
 from zkapex.simulation.digits import scenario
 from zkapex.simulation.launch import installed_app, run_flower, settings_of
 from zkapex.simulation.oracle import evaluate, mean, oracle
@@ -54,10 +54,14 @@ class DemoSettings:
     forget_class : int
         The digit to forget.
     seed : int
+    operator, curvature : str
+        What is done to the weights, see ``docs/operators.md``.
     audit : str
         ``full`` or ``sampled``.
     audit_detect, audit_cheating : float
         A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
+    prove_curvature : bool
+        Whether clients prove what their curvature was made of.
     """
 
     clients: int = 4
@@ -65,9 +69,12 @@ class DemoSettings:
     cheat: str = "half"
     forget_class: int = 3
     seed: int = 0
+    operator: str = "guarded-group-obs"
+    curvature: str = "kfac"
     audit: str = "full"
     audit_detect: float = 0.99
     audit_cheating: float = 0.01
+    prove_curvature: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients <= 60:
@@ -76,6 +83,12 @@ class DemoSettings:
             raise InputError(f"--dishonest is {self.dishonest}", fix=f"choose a number from 0 to {self.clients}")
         if self.cheat not in CHEATS:
             raise InputError(f"--cheat is {self.cheat!r}", fix=f"choose one of {', '.join(CHEATS)}")
+        for name, choices in (("operator", OPERATORS), ("curvature", CURVATURES)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
+        check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
+        if self.dishonest:
+            check_cheat(self.cheat, self.operator)
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
             raise InputError("somebody must be honest for others to replay their proofs", fix="lower --dishonest")
         if not 0 <= self.forget_class <= 9:
@@ -116,9 +129,12 @@ def run_demo(
         "cheat": settings.cheat,
         "forget-class": settings.forget_class,
         "seed": settings.seed,
+        "operator": settings.operator,
+        "curvature": settings.curvature,
         "audit": settings.audit,
         "audit-detect": settings.audit_detect,
         "audit-cheating": settings.audit_cheating,
+        "prove-curvature": settings.prove_curvature,
     }
     result_path = out / "result.json"
     if not result_path.exists():

@@ -11,20 +11,27 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-_LABELS = {"before": "before", "masked": "mask alone", "after": "after compensation", "oracle": "retrained oracle"}
+_LABELS = {
+    "guarded-group-obs": {"masked": "mask alone", "after": "after compensation"},
+    "mask-only": {"after": "after"},
+    "dampening": {"masked": "zeroed instead", "after": "dampened"},
+}
+"""What the states are called, by operator; those that are left out would repeat another."""
 _COLOURS = {"before": "#9aa5b1", "masked": "#e0a458", "after": "#2f6f8f", "oracle": "#3f3f46"}
 
 
 def plot_accuracy(summary: dict[str, Any], path: Path) -> None:
     """Bars of forget, retain and personal accuracy, before, with the mask alone, after, and of the oracle."""
-    rows = {**summary["accuracy"], "oracle": summary["oracle"]}
+    labels = {"before": "before", **_LABELS[summary["settings"]["operator"]], "oracle": "retrained oracle"}
+    states = {**summary["accuracy"], "oracle": summary["oracle"]}
+    rows = {state: states[state] for state in labels}
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(rows)
     for position, (state, values) in enumerate(rows.items()):
         heights = [values[data] or 0.0 for data in ("forget", "retain", "personal")]
         places = [group + (position - (len(rows) - 1) / 2) * width for group in range(3)]
-        bars = axes.bar(places, heights, width * 0.92, label=_LABELS[state], color=_COLOURS[state])
+        bars = axes.bar(places, heights, width * 0.92, label=labels[state], color=_COLOURS[state])
         axes.bar_label(bars, [f"{height:.2f}" for height in heights], padding=2, fontsize=8)
     axes.set_xticks(range(3), ["forget", "retain", "personal"])
     axes.set_ylim(0, 1.18)

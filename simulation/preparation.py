@@ -82,10 +82,11 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     shelf = Shelf(config, seed, folder, on_event)
     world = bench.world
     (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
-    personalised = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
+    own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
     names = tuple(target_layers(model))
-    statement = profile(config.profile).statement(guard_rank=max(config.space.guard_ranks))
+    ranks = config.space.guard_ranks
+    statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
     deployment = Deployment.of(model, names, FixedPoint(statement))
     plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
     level = shelf.arrays("shadows", lambda: {"level": _difficulty(config, bench, seed)})["level"].astype(np.float64)
@@ -100,7 +101,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             deployment=deployment,
             seed=seed * 100 + index,
         )
-        for index, (client, before, oracle) in enumerate(zip(world.clients, personalised, retrained, strict=True))
+        for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])

@@ -36,6 +36,9 @@ from zkapex.simulation.shapes import ModelShapes
 from zkapex.simulation.workload import Shape, random_mask
 
 _EXAMPLES = 512
+_BATCH = 32
+"""Chunks proved per message: the device reads its state again for each."""
+
 _FORGET, _REQUEST = "weights drawn at random", "rehearsal"
 
 
@@ -218,6 +221,7 @@ def rehearse(model: ModelShapes, settings: RehearsalSettings, out: Path) -> dict
             "audit": settings.audit,
             "audit-detect": settings.audit_detect,
             "audit-cheating": settings.audit_cheating,
+            "batch": _BATCH,
             "timeout-s": 10**6,
             "seed": settings.seed,
         }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import nn
 
 from zkapex.circuits.profiles import profile
 from zkapex.client.personalise import FitSettings, personalise
-from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, SearchSpace, search
+from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, search
 from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.simulation.data import CLASSES, Examples, Shift, concatenate, digits_scenario, proxy_shift
 from zkapex.simulation.deployment import Deployment
@@ -78,7 +78,8 @@ class SequenceStudy:
         own = shelf.models("personalise", lambda: self._personalised(world, theta_0, seed, 0))
         proxies = shelf.models("proxies", lambda: self._proxies(world, theta_0, seed))
         names = tuple(target_layers(theta_0))
-        statement = profile(self.base.profile).statement(guard_rank=max(self.base.space.guard_ranks))
+        ranks = self.base.space.guard_ranks
+        statement = profile(self.base.profile).statement(guard_rank=max(ranks) if ranks else None)
         deployment = Deployment.of(theta_0, names, FixedPoint(statement))
         own, copies = [deployment.deploy(m) for m in own], [deployment.deploy(m) for m in (theta_0, *proxies)]
         last = len(world.requests)
@@ -285,7 +286,7 @@ class _Step:
             trials.append(Copy(model, self._calibration(index, self.step - 1), retain, personal))
         space = base.space
         if self.step % 2 == 0:
-            space = SearchSpace(space.scorers, space.guard_ranks, (self.study.image_fraction,), margin=space.margin)
+            space = replace(space, fractions=(self.study.image_fraction,))
         forget = self.world.forget(self.step)
         return search(trials, self.deployment.names, forget, self.deployment.encoding, space, masks)
 

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import torch
 
 from zkapex.errors import InputError, StorageError
-from zkapex.server.search import SearchSpace
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.concentration import ConcentrationStudy
 from zkapex.simulation.evaluate import MAX_SEEDS, claim
@@ -64,7 +63,7 @@ DIGITS_SEQUENCE = SequenceStudy(
         DIGITS,
         proxies=2,
         search_retain=300,
-        space=SearchSpace(("aware",), (2,), (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08), 0.02, 0.03, 1.0),
+        space=replace(DIGITS.space, fractions=(0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08)),
     ),
 )
 DIGITS_CHUNKS = ConcentrationStudy(
@@ -76,9 +75,7 @@ DIGITS_CHUNKS = ConcentrationStudy(
         proxies=2,
         search_retain=300,
         search_forget=100,
-        space=SearchSpace(
-            ("aware",), (2,), (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15), 0.02, 0.03, 1.0
-        ),
+        space=replace(DIGITS.space, fractions=(0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)),
     ),
 )
 STUDIES: Mapping[str, Study] = MappingProxyType({study.name: study for study in (DIGITS_SEQUENCE, DIGITS_CHUNKS)})

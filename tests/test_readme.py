@@ -52,6 +52,10 @@ def test_defaults_in_the_readme_and_in_the_help_are_those_of_the_demo() -> None:
     settings, text = DemoSettings(), help_of("demo")
     for name, value in vars(settings).items():
         option = name.replace("_", "-")
+        if isinstance(value, bool):  # a flag: off by default, and no argument to show
+            assert not value
+            assert f"`--{option}`" in table("demo")
+            continue
         (row,) = [line for line in table("demo").splitlines() if f"`--{option} " in line]
         assert row.rstrip("| ").split("|")[-1].strip().strip("`") == str(value)
         assert f"[default: {value}]" in " ".join(re.split(rf"--{option}\b", text)[1].split("--")[0].split())
@@ -112,7 +116,9 @@ def test_settings_and_folders_in_the_readme_exist() -> None:
         assert hasattr(module, dotted[1])
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/exit-codes.md", "docs/performance.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/exit-codes.md", "docs/operators.md", "docs/performance.md", "docs/results.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):

@@ -10,108 +10,169 @@ import random
 from functools import cache
 
 import pytest
-from keys import INSTANCE, TABLE_IN, TABLE_OUT, Key
-from tiny import tiny
+from keys import Key
+from tiny import CASES, built, case, places
 
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.slack import SLACK_LIMBS
-from zkapex.circuits.statement import INPUTS, SALTS, StatementSpec
+from zkapex.circuits.statement import StatementSpec
 
-RANKS = [4, pytest.param(0, marks=pytest.mark.slow)]
+Vectors = dict[str, dict[str, list[int]]]
 
 
 @cache
-def key(rank: int) -> Key:
-    return Key(tiny(rank).folder, tiny(rank).spec.log2_rows)
+def key(name: str) -> Key:
+    return Key(built(name))
 
 
-def statement(spec: StatementSpec, v: dict[str, list[int]]) -> list[int]:
-    """The four outputs as the documentation states them, in the field, for arbitrary committed vectors."""
-    rows, width, rank, count = spec.rows_per_chunk, spec.block_width, spec.guard_rank, spec.weights
-    theta, delta, h, public, aux = (v[name] for name in INPUTS)
-    mask, guard_t = public[:count], public[count : count + rank * width]
-    at = count + rank * width
-    slack = [public[at + i * SLACK_LIMBS : at + (i + 1) * SLACK_LIMBS] for i in (0, 1)]
-    unit = public[at + 2 * SLACK_LIMBS]
-    a, b = public[at + 2 * SLACK_LIMBS + 2 :][:rows], public[at + 2 * SLACK_LIMBS + 2 + rows :][:width]
-    c = public[at + 2 * SLACK_LIMBS + 2 + rows + width :]
-    mu = aux[: rows * rank]
-    limbs = [aux[rows * rank + i * SLACK_LIMBS :][:SLACK_LIMBS] for i in (0, 1)]
-    e = aux[rows * rank + 2 * SLACK_LIMBS :][:count]
-    f = aux[rows * rank + 2 * SLACK_LIMBS + count :][: rows * rank]
-    keep = [unit - m for m in mask]
-
-    def dot(x: list[int], y: list[int]) -> int:
-        return sum(p * q for p, q in zip(x, y, strict=True)) % MODULUS
-
-    lift = unit if rank else 1
-    masked = sum(m * t * t for m, t in zip(mask, theta, strict=False))
-    kept = [x * u for x, u in zip(e, keep, strict=True)]
-    stationarity = dot(kept, kept) + dot(limbs[0], slack[0]) * unit**2
-    leak = dot(f, f) + dot(limbs[1], slack[1])
-    error = 0
-    for i in range(rows):
-        line = delta[i * width : (i + 1) * width]
-        for j in range(width):
-            product = sum(line[n] * h[n * width + j] for n in range(width))
-            product -= sum(mu[i * rank + n] * guard_t[n * width + j] for n in range(rank))
-            error += a[i] * b[j] * (product - e[i * width + j] * unit) * lift
-        for j in range(rank):
-            product = sum(line[n] * keep[i * width + n] * guard_t[j * width + n] for n in range(width))
-            error += a[i] * c[j] * (product - f[i * rank + j] * unit**2)
-    return [x % MODULUS for x in (masked, stationarity, leak, error)]
+def split(spec: StatementSpec, vectors: list[list[int]]) -> Vectors:
+    """Committed vectors by name and part."""
+    found: Vectors = {}
+    for name, vector in zip(spec.inputs, vectors, strict=True):
+        rest = iter(vector)
+        found[name] = {part: [next(rest) for _ in range(count)] for part, count in spec.parts(name).items()}
+        assert not list(rest)
+    return found
 
 
-@pytest.mark.parametrize("rank", RANKS)
-def test_every_public_output_is_the_documented_function_of_the_committed_vectors(rank: int) -> None:
-    spec = tiny(rank).spec
+def drawn(spec: StatementSpec) -> list[list[int]]:
+    """Field elements at random, in every place of every committed vector."""
     rng = random.Random(5)
-    vectors = {n: [rng.randrange(MODULUS) for _ in range(length)] for n, length in spec.input_lengths().items()}
-    outputs = key(rank).outputs([vectors[n] for n in INPUTS], 4)
-    assert outputs == statement(spec, vectors)
+    return [[rng.randrange(MODULUS) for _ in range(length)] for length in spec.input_lengths().values()]
 
 
-@pytest.mark.parametrize("rank", RANKS)
-def test_every_private_value_enters_through_the_lookup_and_in_no_other_way(rank: int) -> None:
-    spec = tiny(rank).spec
-    bounded = {
-        "theta_u": spec.weights,
-        "delta": spec.weights,
-        "curvature": spec.block_width**2,
-        "aux": spec.rows_per_chunk * rank + 2 * SLACK_LIMBS,
-    }
-    for column, name in enumerate(INPUTS):
-        for row in range(bounded.get(name, 0)):
-            if name == "aux" and rank == 0 and row >= SLACK_LIMBS:
-                break  # with no guard the second tolerance has no sum to complete
-            uses = {kind for kind, _ in key(rank).uses((column, row))}
-            assert uses == {"lookup"}, f"{name}[{row}] is used by {uses or 'nothing'}"
+def dot(x: list[int], y: list[int]) -> int:
+    return sum(p * q for p, q in zip(x, y, strict=True)) % MODULUS
 
 
-def test_salts_and_context_are_used_by_nothing() -> None:
-    spec = tiny().spec
-    for column, name in enumerate(INPUTS):
-        length = spec.input_lengths()[name]
-        unused = [spec.weights + spec.guard_rank * spec.block_width + 2 * SLACK_LIMBS + 1]
-        if name != "public":
-            unused = list(range(length - (64 if name == "curvature" else SALTS), length))
-        for row in unused:
-            assert key(4).uses((column, row)) == [], f"{name}[{row}]"
+def errors(spec: StatementSpec, v: Vectors) -> list[int]:
+    """What dampening looks up besides the weights themselves."""
+    pairs = [
+        (v["public"][f"from_{name}"], v[vector]["values"]) for name, vector in (("theta", "theta_u"), ("delta",) * 2)
+    ]
+    products = [[f * x for f, x in zip(factors, values, strict=True)] for factors, values in pairs]
+    return [sum(terms) % MODULUS for terms in zip(*products, strict=True)]
 
 
-def test_the_lookup_is_the_identity_on_its_whole_table_and_no_larger_than_the_bound_assumes() -> None:
-    spec = tiny().spec
-    used = [row for row, value in enumerate(key(4).fixed[TABLE_IN]) if row < key(4).rows - 6]
-    pairs = {(key(4).fixed[TABLE_IN][r], key(4).fixed[TABLE_OUT][r]) for r in used}
-    assert all(given == result for given, result in pairs)
-    signed = sorted(x if x < MODULUS // 2 else x - MODULUS for x, _ in pairs)
-    assert signed == list(range(signed[0], signed[-1] + 1))
-    assert signed[0] == -spec.weight_limit
-    assert spec.weight_limit <= signed[-1] <= spec.largest_value
+def statement(spec: StatementSpec, v: Vectors) -> list[int]:
+    """The outputs as the documentation states them, in the field, for arbitrary committed vectors."""
+    if spec.kind == "mask-only":
+        return [dot(v["public"]["mask_powers"], v["theta_u"]["values"])]
+    if spec.kind == "dampening":
+        return [sum(errors(spec, v)) * v["public"]["zero"][0] % MODULUS]
+    rows, width, rank, q = spec.rows_per_chunk, spec.block_width, spec.guard_rank, spec.curvature_rank
+    theta, delta, factor, aux, public = (
+        v["theta_u"]["values"],
+        v["delta"]["values"],
+        v["factor"]["values"],
+        v["aux"],
+        v["public"],
+    )
+    unit, ridge, keep = public["unit"][0], public["ridge"][0], public["keep"]
+    mu = [aux["mu"][i * rank : (i + 1) * rank] for i in range(rows)]
+
+    def product(i: int) -> list[int]:
+        """Row i of delta F^T F."""
+        own = factor if spec.curvature == "kfac" else factor[i * q * width : (i + 1) * q * width]
+        f = [own[k * width : (k + 1) * width] for k in range(q)]
+        seen = [dot(delta[i * width : (i + 1) * width], row) for row in f]
+        return [sum(s * row[j] for s, row in zip(seen, f, strict=True)) for j in range(width)]
+
+    weighted = [
+        dot(aux["limbs"][at : at + SLACK_LIMBS], public["slack"][at : at + SLACK_LIMBS]) for at in (0, SLACK_LIMBS)
+    ]
+    if spec.freivalds:
+        a, b = public["a"], public["b"]
+        masked = dot(public["mask_powers"], theta)
+        residual, leak = aux["residual"], aux["leak"]
+        error = 0
+        for i in range(rows):
+            at = i * width
+            line = delta[at : at + width]
+            error += a[i] * (dot(product(i), b) + ridge * unit * dot(line, b))
+            claimed = dot(residual[at : at + width], b)
+            if rank:
+                claimed += dot(mu[i], public["guard_b"]) + dot(leak[i * rank : (i + 1) * rank], public["c"])
+                claimed -= dot(line, public["guard_c"])
+            error -= a[i] * claimed * unit**2
+        if rank:
+            error -= dot(public["guard_powers"], delta) * unit**3
+        scales = (2, 0)
+    else:
+        masked = dot([m * t for m, t in zip(public["mask"], theta, strict=True)], theta)
+        guard = [public["guard"][k * width : (k + 1) * width] for k in range(rank)]
+        residual, leak = [], []
+        for i in range(rows):
+            at = i * width
+            for j, value in enumerate(product(i)):
+                pushed = sum(mu[i][k] * guard[k][j] for k in range(rank))
+                residual.append(value + delta[at + j] * ridge * unit - pushed * unit)
+            change = [d * u for d, u in zip(delta[at : at + width], keep[at : at + width], strict=True)]
+            leak += [dot(change, column) for column in guard]
+        scales = (6, 4)
+        error = None
+    kept = [x * u for x, u in zip(residual, keep, strict=True)]
+    outputs = [masked, dot(kept, kept) + weighted[0] * unit ** scales[0]]
+    outputs.append(dot(leak, leak) + weighted[1] * unit ** scales[1] if rank else weighted[1])
+    return [x % MODULUS for x in [*outputs, *([] if error is None else [error])]]
 
 
-def test_every_output_is_an_instance() -> None:
-    assert key(4).columns == INSTANCE + 1
-    for row in range(4):
-        assert len(key(4).copies((INSTANCE, row))) > 1
-    assert len(key(4).copies((INSTANCE, 4))) == 1
+@pytest.mark.parametrize("name", CASES)
+def test_every_public_output_is_the_documented_function_of_the_committed_vectors(name: str) -> None:
+    spec = case(name)
+    vectors = drawn(spec)
+    wanted = statement(spec, split(spec, vectors))
+    assert key(name).outputs(vectors, len(wanted)) == wanted
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_private_value_enters_through_the_lookup_and_in_no_other_way(name: str) -> None:
+    spec = case(name)
+    for column, vector in enumerate(spec.inputs):
+        rows = places(spec, vector, "values", "mu", "limbs")
+        assert rows or vector == "public"
+        for row in rows:
+            uses = {kind for kind, _ in key(name).uses((column, row))}
+            assert uses == {"lookup"}, f"{vector}[{row}] is used by {uses or 'nothing'}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_of_the_public_vector_but_the_context_is_used_and_no_salt_is(name: str) -> None:
+    spec = case(name)
+    for column, vector in enumerate(spec.inputs):
+        for row in places(spec, vector, "salts", "context"):
+            assert key(name).uses((column, row)) == [], f"{vector}[{row}]"
+        used = set(spec.parts(vector)) - {"salts", "context"}
+        for row in places(spec, vector, *used):
+            assert key(name).uses((column, row)), f"{vector}[{row}]"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_lookup_is_the_identity_on_its_whole_table_and_no_larger_than_the_bound_assumes(name: str) -> None:
+    spec, one = case(name), key(name)
+    assert len(one.tables) == (2 if spec.kind == "dampening" else 1), "ezkl makes a table for each scale"
+    for given, result in one.tables:
+        pairs = {(one.fixed[given][r], one.fixed[result][r]) for r in range(one.rows - 6)}
+        assert all(x == y for x, y in pairs)
+        signed = sorted(x if x < MODULUS // 2 else x - MODULUS for x, _ in pairs)
+        assert signed == list(range(signed[0], signed[-1] + 1))
+        assert signed[0] == -spec.weight_limit
+        assert spec.weight_limit <= signed[-1] <= spec.largest_value
+
+
+def test_dampening_looks_up_every_rounding_error_and_the_output_depends_on_each() -> None:
+    spec, one = case("dampening"), key("dampening")
+    vectors = drawn(spec)
+    wanted = errors(spec, split(spec, vectors))
+    private = sorted(x for column in (0, 1) for x in vectors[column][: spec.weights])
+    by_table = [sorted(one.values(vectors, one.lookups(table))) for table in (0, 1)]
+    assert sorted(by_table) == sorted([sorted(wanted), private])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_output_is_an_instance(name: str) -> None:
+    one = key(name)
+    count = {"mask-only": 1, "dampening": 1}.get(name, 3 + case(name).freivalds)
+    for row in range(count):
+        assert len(one.copies((one.instance, row))) > 1
+    assert len(one.copies((one.instance, count))) == 1

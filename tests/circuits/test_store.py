@@ -19,7 +19,9 @@ from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import Circuit, Srs, circuit, find_srs, import_srs, local_srs, sha256_file
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
 
-SMALL = StatementSpec(rows_per_chunk=4, block_width=4, guard_rank=1, weight_limit=100, log2_rows=9)
+SMALL = StatementSpec(
+    rows_per_chunk=4, block_width=4, curvature_rank=3, ridge=5, guard_rank=1, weight_limit=100, log2_rows=9
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,19 @@ FULL = {"mode": "full", "count": None, "cheating": None, "detection": None}
 SAMPLED = {"mode": "sampled", "count": 2, "cheating": 0.3, "detection": 0.607}
 
 
-def summary(audit: dict[str, Any], not_enrolled: list[dict[str, str]]) -> dict[str, Any]:
+def summary(
+    audit: dict[str, Any], not_enrolled: list[dict[str, str]], operator: str = "guarded-group-obs"
+) -> dict[str, Any]:
     client = {
         "id": "0123456789abcdef", "verdict": "proved", "reason": None, "chunks": 8, "chunks_proved": 2,
         "receipt": "receipts/0123456789abcdef", "audit": audit, **COST,
     }  # fmt: skip
     accuracy = dict.fromkeys(("before", "masked", "after"), ACCURACY)
-    return {"clients": [client], "accuracy": accuracy, "oracle": ACCURACY, "not_enrolled": not_enrolled}
+    settings = {"operator": operator}
+    return {
+        "settings": settings, "clients": [client], "accuracy": accuracy, "oracle": ACCURACY,
+        "not_enrolled": not_enrolled,
+    }  # fmt: skip
 
 
 def told(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,3 +48,21 @@ def test_a_sampled_audit_is_explained(capsys: pytest.CaptureFixture[str]) -> Non
     text = told(summary(SAMPLED, []), capsys)
     assert "2 of 8" in text
     assert "whoever leaves 30 % of them undone is found out with probability 60.7 %" in text
+
+
+@pytest.mark.parametrize(
+    ("operator", "rows", "claim", "disclaimer"),
+    [
+        ("guarded-group-obs", {"mask alone", "after compensation"}, "guarded Group-OBS repair", "committed curvature"),
+        ("mask-only", {"after: masked weights zero"}, "whatever the others are", "anything to do with earlier ones"),
+        ("dampening", {"masked weights zeroed instead", "after: dampened"}, "factors and rounded", "chosen well"),
+    ],
+)
+def test_the_report_speaks_of_the_operator_that_ran(
+    operator: str, rows: set[str], claim: str, disclaimer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(summary(FULL, [], operator), capsys)
+    everything = {"mask alone", "after compensation", "after: masked weights zero", "after: dampened"}
+    assert {row for row in everything | rows if row in text} == rows
+    assert claim in text
+    assert disclaimer in text

@@ -18,7 +18,7 @@ from zkapex.proofs.signing import save_public_key
 
 KEYS = {
     "verified", "verdict", "reasons", "request_id", "client_id", "chunks_touched", "proofs_verified", "verify_cpu_s",
-    "audit", "audit_cheating", "audit_detection",
+    "audit", "audit_cheating", "audit_detection", "curvature_within",
     "certified_distance", "certified_distance_of_chunks", "server_key_pinned", "shows", "does_not_show",
 }  # fmt: skip
 

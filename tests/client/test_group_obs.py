@@ -6,8 +6,10 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkapex.client.curvature import encode_damped
+from zkapex.circuits.profiles import RIDGE
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
 from zkapex.client.group_obs import (
+    GUARD_BITS,
     RangeExceededError,
     Solution,
     mask_only,
@@ -16,21 +18,23 @@ from zkapex.client.group_obs import (
     tolerances,
 )
 from zkapex.errors import InputError
-from zkapex.proofs.chunk import square_sums
+from zkapex.proofs.witness import square_sums
 
-KAPPA, GUARD_BITS, WIDE = 11, 10, 10**7
+WIDE = 10**7
 
 
 def residuals(delta: np.ndarray, mu: np.ndarray, h: np.ndarray, v: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
-    """The two sums the circuit bounds."""
-    return square_sums((delta @ h - mu @ v.T, np.where(mask, 0, delta) @ v), mask)
+    """The two sums the circuit bounds, for one curvature matrix or one per row."""
+    product = delta @ h if h.ndim == 2 else np.einsum("ij,ijk->ik", delta, h)
+    return square_sums((product - mu @ v.T, np.where(mask, 0, delta) @ v), mask)
 
 
 def curvature(rng: np.random.Generator, width: int, spread: float) -> np.ndarray:
     """Encoded second moment of inputs with a mean and, for a large spread, a few outlier columns."""
     x = rng.normal(size=(8 * width, width)) + rng.normal(size=width)
     x *= np.exp(spread * rng.normal(size=width))
-    return encode_damped(x.T @ x / len(x), width, KAPPA, 0.03).matrix
+    encoding = CurvatureEncoding("kfac", width, width, RIDGE)
+    return encode(x.T @ x / len(x), width, encoding).matrix
 
 
 def guard(rng: np.random.Generator, width: int, rank: int, zero_columns: int = 0) -> np.ndarray:
@@ -43,7 +47,7 @@ def instance(
     seed: int, rows: int, width: int, rank: int, fraction: float, spread: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    theta = rng.integers(-1000, 1001, size=(rows, width))
+    theta = rng.integers(-500, 501, size=(rows, width))
     return theta, rng.random((rows, width)) < fraction, curvature(rng, width, spread), guard(rng, width, rank)
 
 
@@ -208,7 +212,7 @@ def test_realistic_multipliers_fit_the_weights_range() -> None:
     """kappa and guard_bits are chosen so that mu, like theta, stays within the smallest profile's limit."""
     for seed in range(40):
         theta, mask, h, v = instance(seed, 64, 32, 4, 0.05, 0.5)
-        assert np.abs(solve(theta, mask, h, v, WIDE).mu).max() <= 4032
+        assert np.abs(solve(theta, mask, h, v, WIDE).mu).max() <= 2020
 
 
 def test_shapes_are_checked() -> None:
@@ -229,3 +233,37 @@ def test_shapes_are_checked() -> None:
 
 def test_no_guard_needs_no_guard_tolerance() -> None:
     assert tolerances(64, 32, 0, KAPPA, GUARD_BITS)[1] == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 12), rank=st.integers(0, 3))
+def test_rows_with_curvature_of_their_own_are_solved_one_by_one(seed: int, rows: int, rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    width = 8
+    theta, mask, _, v = instance(seed, rows, width, rank, 0.2, 0.5)
+    h = np.stack([curvature(rng, width, 0.5) for _ in range(rows)])
+    together = solve(theta, mask, h, v, WIDE)
+    for i in range(rows):
+        alone = solve(theta[i : i + 1], mask[i : i + 1], h[i], v, WIDE)
+        np.testing.assert_array_equal(together.delta[i : i + 1], alone.delta)
+        np.testing.assert_array_equal(together.mu[i : i + 1], alone.mu)
+    layer = solve_layer(theta, mask, [h], [v], WIDE)
+    np.testing.assert_array_equal(layer.delta, together.delta)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+def test_honest_solutions_under_curvature_of_their_own_are_within_tolerance(spread: float) -> None:
+    rng = np.random.default_rng(3)
+    theta, mask, _, v = instance(3, 32, 32, 4, 0.1, spread)
+    h = np.stack([curvature(rng, 32, spread) for _ in range(32)])
+    solution = solve(theta, mask, h, v, WIDE)
+    tau_s, tau_g = tolerances(32, 32, 4, KAPPA, GUARD_BITS)
+    stationarity, leak = residuals(solution.delta, solution.mu, h, v, mask)
+    assert stationarity <= tau_s
+    assert leak <= tau_g
+
+
+def test_a_layer_needs_curvature_of_its_own_number_of_rows() -> None:
+    theta, mask, h, v = instance(4, 4, 8, 2, 0.2, 0.5)
+    with pytest.raises(InputError, match="do not fit"):
+        solve(theta, mask, np.stack([h] * 3), v, WIDE)

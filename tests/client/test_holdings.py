@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import refused
-from parties import make_manifest
+from parties import BLOCK_FISHER, MASK_ONLY, make_manifest
 
 from zkapex.circuits.field import MODULUS
+from zkapex.circuits.statement import FACTOR_SALTS
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.state import Vault
 from zkapex.errors import ProtocolError, StorageError
+from zkapex.proofs.instance import place
 
 MANIFEST = make_manifest()  # two layers in chunks of 3 x 4: 6 x 8 in chunks 0-3, 7 x 5 in chunks 4-9
 RNG = np.random.default_rng(0)
@@ -23,8 +25,15 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def holdings() -> Holdings:
-    curvature = {layer.name: RNG.integers(-9, 9, (MANIFEST.blocks(layer), 4, 4)) for layer in MANIFEST.layers}
+    curvature = {layer.name: RNG.integers(-9, 9, (MANIFEST.blocks(layer), 2, 4)) for layer in MANIFEST.layers}
     return Holdings.create(MANIFEST, weights(), curvature)
+
+
+def row_holdings() -> Holdings:
+    """With a factor for every row."""
+    manifest = make_manifest(statement=BLOCK_FISHER)
+    shapes = {layer.name: (manifest.blocks(layer), layer.rows, 2, 4) for layer in manifest.layers}
+    return Holdings.create(manifest, weights(), {name: RNG.integers(1, 9, shape) for name, shape in shapes.items()})
 
 
 def multipliers() -> dict[str, np.ndarray]:
@@ -93,6 +102,49 @@ def test_a_witness_holds_what_its_chunk_needs(chunk: int) -> None:
     assert np.array_equal(witness.theta_u.values, after.values)
     assert np.array_equal(witness.delta.values, after.values - before.values)
     assert witness.theta_u.salts == after.salts
+    where = place(MANIFEST, chunk)
+    assert witness.factor is not None
+    assert np.array_equal(witness.factor.values, one.curvature[where.layer][where.block])
+    assert witness.factor.salts == one.salts[f"curvature/{where.curvature}"]
+    assert len(witness.factor.salts) == FACTOR_SALTS
+    assert witness.mu is not None
     assert witness.mu.shape == (3, 2)
     if chunk == 9:
         assert not witness.mu[1:].any(), "rows beyond the layer"
+
+
+@pytest.mark.parametrize("chunk", range(10))
+def test_with_a_factor_for_every_row_a_chunk_has_those_of_its_rows(chunk: int) -> None:
+    one = row_holdings()
+    where = place(one.manifest, chunk)
+    factor = one.factor(where)
+    assert factor is not None
+    assert factor.values.shape == (3, 2, 4)
+    rows = one.curvature[where.layer][where.block, 3 * where.band : 3 * where.band + 3]
+    assert np.array_equal(factor.values[: len(rows)], rows)
+    assert not factor.values[len(rows) :].any(), "rows beyond the layer"
+    assert factor.salts == one.salts[f"curvature/{chunk}"]
+    assert len(factor.salts) == one.manifest.statement.parts("factor")["salts"]
+
+
+def test_matrices_are_the_factors_squares_above_the_ridge() -> None:
+    for one in (holdings(), row_holdings()):
+        for layer in one.manifest.layers:
+            for matrix, f in zip(one.matrices(layer), one.curvature[layer.name], strict=True):
+                wanted = np.einsum("...ki,...kj->...ij", f, f) + one.manifest.statement.ridge * np.eye(
+                    4, dtype=np.int64
+                )
+                assert np.array_equal(matrix, wanted)
+
+
+def test_without_curvature_there_is_neither_a_factor_nor_a_salt_for_one(tmp_path: Path) -> None:
+    manifest = make_manifest(statement=MASK_ONLY)
+    one = Holdings.create(manifest, weights(), {})
+    assert set(one.salts) == {f"theta/{n}" for n in range(10)}
+    one.save(Vault(tmp_path))
+    back = Holdings.load(manifest, Vault(tmp_path))
+    assert not back.curvature
+    witness = Change.create(weights(), {}, (3,)).witness(back, 3)
+    assert witness.factor is None
+    assert witness.mu is None
+    assert set(witness.salted()) == {"theta_u", "delta"}

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import REQUEST, Federation, refused
+from parties import DAMPENING, MASK, MASK_ONLY, Party, Provider, make_manifest
 
-from zkapex.client.holdings import Holdings
+from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import OPERATORS, operator
 from zkapex.client.state import Vault
 from zkapex.errors import ProtocolError
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
+from zkapex.proofs.packing import pack_masks
 from zkapex.proofs.signing import Envelope
+from zkapex.proofs.witness import check_lookups
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,54 @@ def test_operators_are_known_by_their_names() -> None:
     assert all(one.name == name for name, one in OPERATORS.items())
     error = refused(lambda: operator("shred"), ProtocolError)
     assert "guarded-group-obs" in error.why
+
+
+def small(name: str) -> tuple[Holdings, Instance, dict[str, np.ndarray]]:
+    """Weights of a device without curvature, a request about them, and its factors."""
+    manifest = make_manifest(statement={"mask-only": MASK_ONLY, "dampening": DAMPENING}[name])
+    rng = np.random.default_rng(0)
+    weights = {layer.name: rng.integers(-2000, 2001, (layer.rows, layer.cols)) for layer in manifest.layers}
+    factors = {name: rng.integers(0, FACTOR_UNIT, mask.shape) for name, mask in MASK.items()}
+    packed = pack_masks(manifest, MASK, factors if name == "dampening" else None)
+    party = Party("a")
+    party.enrol()
+    asked = Provider().ask(party, operator=name, mask=packed, guards=()).record
+    return Holdings.create(manifest, weights, {}), Instance(manifest, asked), factors
+
+
+def test_mask_only_zeroes_and_repairs_nothing() -> None:
+    holdings, instance, _ = small("mask-only")
+    weights, mu = operator("mask-only").apply(holdings, instance)
+    assert mu == {}
+    for name, before in holdings.weights.items():
+        assert np.array_equal(weights[name], np.where(MASK[name], 0, before))
+        assert weights[name].dtype == np.int64
+
+
+def test_dampening_multiplies_masked_weights_and_rounds() -> None:
+    holdings, instance, factors = small("dampening")
+    weights, mu = operator("dampening").apply(holdings, instance)
+    assert mu == {}
+    for name, before in holdings.weights.items():
+        exact = before * factors[name] / FACTOR_UNIT
+        assert np.array_equal(weights[name][~MASK[name]], before[~MASK[name]])
+        assert (np.abs(weights[name] - exact)[MASK[name]] <= 0.5).all()
+        assert (weights[name][MASK[name]] != before[MASK[name]]).any()
+        assert weights[name].dtype == np.int64
+
+
+@pytest.mark.parametrize("name", ["mask-only", "dampening"])
+def test_what_an_operator_makes_has_a_witness_in_every_touched_chunk(name: str) -> None:
+    holdings, instance, _ = small(name)
+    weights, mu = operator(name).apply(holdings, instance)
+    spec = holdings.manifest.statement
+    change = Change.create(weights, mu, instance.touched)
+    for chunk in range(holdings.manifest.n_chunks):
+        if chunk not in instance.touched:
+            assert np.array_equal(change.apply(holdings).theta(chunk).values, holdings.theta(chunk).values)
+            continue
+        public = instance.public(chunk)
+        private = change.witness(holdings, chunk).private(spec, public)
+        check_lookups(spec, {**private, "public": public.vector(spec, 5)})
+        kept = np.where(public.mask, 0, change.apply(holdings).theta(chunk).values)
+        assert np.array_equal(kept, np.where(public.mask, 0, holdings.theta(chunk).values))

@@ -15,118 +15,152 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tiny import Chunk, Forger, bump, empty, expected, forger, honest, prove_with, srs, tiny, with_theta_u
-
-from zkapex.circuits.field import MODULUS, felts, random_elements
-from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
-from zkapex.errors import ProofError, ProverError
-from zkapex.proofs.chunk import (
-    Expected,
-    IntArray,
-    PublicInputs,
-    complete,
-    leading_points,
-    prove_vectors,
-    square_sums,
-    verify_chunk,
+from tiny import (
+    Chunk,
+    Forger,
+    built,
+    bump,
+    case,
+    empty,
+    expected,
+    forger,
+    honest,
+    places,
+    prove_with,
+    srs,
+    with_theta_u,
 )
 
-THETA_U, DELTA, CURVATURE, AUX = range(4)
-"""Order of the lookups."""
+from zkapex.circuits.field import MODULUS, felts, random_elements
+from zkapex.circuits.slack import slack_limbs
+from zkapex.errors import ProofError, ProverError
+from zkapex.proofs.chunk import Expected, complete, leading_points, prove_vectors, verify_chunk
+from zkapex.proofs.public import IntArray, PublicInputs
+from zkapex.proofs.witness import square_sums
+
+THETA_U, DELTA, FACTOR, AUX = range(4)
+"""Order of the lookups; dampening's third is of rounding errors."""
+ERRORS = 2
+
+SHARED_OR_NOT = ["kfac", pytest.param("block-fisher", marks=pytest.mark.slow)]
 
 
 def lookup(f: Forger, which: int) -> onnx.NodeProto:
     return f.nodes("Atan")[which]
 
 
-def mask(f: Forger) -> str:
-    """Name of the mask, at the scale of a committed value: the forger's source of zeros."""
-    return str(f.nodes("Sub")[0].input[1])
-
-
 def zeros(public: PublicInputs, count: int) -> IntArray:
-    """Indices of `count` zeros in the mask."""
+    """Indices of `count` zeros in what is derived from the mask, the forger's source of zeros."""
     return np.full(count, np.flatnonzero(~public.mask.ravel())[0])
 
 
-def refuse(chunk: Chunk, f: Forger, sums: tuple[int, int], residuals: tuple[IntArray, IntArray] | None = None) -> None:
+def refuse(name: str, chunk: Chunk, f: Forger, private: dict[str, list[str]]) -> None:
     """Prove the lie, check that it is perfect on the outside, and that halo2's verifier alone refuses it."""
-    spec, public = tiny().spec, chunk.public
-    limbs = [
-        x for total, s in zip(sums, public.slacks(spec), strict=True) for x in slack_limbs(s, total, spec.weight_limit)
-    ]
-    given = chunk.witness.residuals(public) if residuals is None else residuals
-    proof, outputs = prove_with(tiny(), f.model, chunk.witness.with_limbs(tiny(), public, given, limbs))
-    assert outputs == public.outputs(spec), "the forger's own graph must yield the right outputs"
-    assert len(proof) == tiny().proof_bytes
+    made, public = built(name), chunk.public
+    proof, outputs = prove_with(made, f.model, complete(made, public, private))
+    assert outputs == public.outputs(made.spec), "the forger's own graph must yield the right outputs"
+    assert len(proof) == made.proof_bytes
     with pytest.raises(ProofError, match="does not show") as caught:
-        verify_chunk(tiny(), public, expected(tiny(), chunk), proof, empty())
+        verify_chunk(made, public, expected(made, chunk), proof, empty(name))
     assert "constraint system is not satisfied" in caught.value.why
 
 
-def unmasked() -> Chunk:
+def repaired(
+    name: str, chunk: Chunk, sums: tuple[int, int], residuals: tuple[IntArray, IntArray] | None = None
+) -> dict[str, list[str]]:
+    """Private vectors whose slack completes these sums; residuals are the true ones, or others."""
+    spec, public = case(name), chunk.public
+    slacks = zip(sums, public.slacks(spec), strict=True)
+    limbs = [x for total, slack in slacks for x in slack_limbs(slack, total, spec.weight_limit)]
+    return chunk.witness.with_limbs(spec, residuals or chunk.witness.residuals(spec, public), limbs)
+
+
+def unmasked(name: str) -> Chunk:
     """One weight that should be zero is 1; otherwise honest. Its row's residuals stay small."""
-    chunk = honest()
+    chunk = honest(name)
     at = tuple(int(i[0]) for i in np.nonzero(chunk.public.mask))
     return with_theta_u(chunk, bump(chunk.witness.theta_u.values, at, 1))
 
 
-def noisy() -> Chunk:
+def noisy(name: str) -> Chunk:
     """Masked weights are zero, all others are changed at random."""
-    chunk = honest()
+    chunk = honest(name)
     noise = np.random.default_rng(3).integers(-50, 51, chunk.theta_p.values.shape)
     return with_theta_u(chunk, np.where(chunk.public.mask, 0, chunk.theta_p.values + noise))
 
 
-def sums(chunk: Chunk) -> tuple[int, int]:
-    return square_sums(chunk.witness.residuals(chunk.public), chunk.public.mask)
+def sums(name: str, chunk: Chunk) -> tuple[int, int]:
+    return square_sums(chunk.witness.residuals(case(name), chunk.public), chunk.public.mask)
 
 
-def test_the_forgers_tools_work() -> None:
+@pytest.mark.parametrize("name", ["kfac", "mask-only", "dampening"])
+def test_the_forgers_tools_work(name: str) -> None:
     """With no lie in it, a proof made with a rewired graph is accepted: forgeries fail for what they claim alone."""
-    chunk = honest()
-    f = forger(tiny())
+    chunk, made = honest(name), built(name)
+    f = forger(made)
     theta = lookup(f, THETA_U).output[0]
-    f.redirect(theta, theta, np.arange(tiny().spec.weights), (tiny().spec.weights,))
-    proof, outputs = prove_with(tiny(), f.model, chunk.witness.vectors(tiny(), chunk.public))
-    assert outputs == chunk.public.outputs(tiny().spec)
-    verify_chunk(tiny(), chunk.public, expected(tiny(), chunk), proof, empty())
+    f.redirect(theta, theta, np.arange(made.spec.weights), (made.spec.weights,))
+    vectors = complete(made, chunk.public, chunk.witness.private(made.spec, chunk.public))
+    proof, outputs = prove_with(made, f.model, vectors)
+    assert outputs == chunk.public.outputs(made.spec)
+    verify_chunk(made, chunk.public, expected(made, chunk), proof, empty(name))
 
 
-def test_masked_weights_read_from_elsewhere() -> None:
-    chunk = unmasked()
-    f = forger(tiny())
-    count = tiny().spec.weights
-    f.redirect(lookup(f, THETA_U).output[0], mask(f), zeros(chunk.public, count), (count,))
-    refuse(chunk, f, sums(chunk))
+@pytest.mark.parametrize("name", [*SHARED_OR_NOT, "mask-only"])
+def test_masked_weights_read_from_elsewhere(name: str) -> None:
+    chunk, spec = unmasked(name), case(name)
+    f = forger(built(name))
+    source = f.part(spec, "public", "mask_powers")
+    f.redirect(lookup(f, THETA_U).output[0], source, zeros(chunk.public, spec.weights), (spec.weights,))
+    private = (
+        repaired(name, chunk, sums(name, chunk)) if name != "mask-only" else {"theta_u": chunk.witness.theta_u.vector()}
+    )
+    refuse(name, chunk, f, private)
 
 
-def test_residuals_that_are_checked_but_not_the_ones_that_are_summed() -> None:
-    """E satisfies the check of products; the sum of squares is taken over zeros."""
-    chunk = noisy()
-    spec = tiny().spec
-    f = forger(tiny())
-    keep = f.nodes("Sub")[0].output[0]
-    reshaped = next(n.output[0] for n in f.nodes("Reshape") if n.input[0] == keep)
-    kept = [n for n in f.nodes("Mul") if n.input[1] == reshaped][-1]
-    last = f.nodes("Einsum")[-1]
-    residual, kept_name, leak, last_name = kept.input[0], kept.output[0], last.input[0], last.output[0]
-    shape = (spec.rows_per_chunk, spec.block_width)
-    f.redirect(residual, mask(f), zeros(chunk.public, spec.weights), shape, only=kept_name)
+@pytest.mark.parametrize("name", SHARED_OR_NOT)
+def test_residuals_that_are_checked_but_not_the_ones_that_are_summed(name: str) -> None:
+    """E satisfies the check of products; the sums of squares are taken over zeros."""
+    chunk, spec = noisy(name), case(name)
+    f = forger(built(name))
+    source = f.part(spec, "public", "mask_powers")
+    residual, leak = f.part(spec, "aux", "residual"), f.part(spec, "aux", "leak")
+    kept = next(n for n in f.nodes("Mul") if n.input[0] == residual)
+    squared = next(n for n in f.nodes("Einsum") if n.input[0] == n.input[1] == leak)
+    f.redirect(residual, source, zeros(chunk.public, spec.weights), (spec.weights,), only=kept.output[0])
     leaks = spec.rows_per_chunk * spec.guard_rank
-    f.redirect(leak, mask(f), zeros(chunk.public, leaks), (leaks,), only=last_name)
-    refuse(chunk, f, (0, 0))
+    f.redirect(leak, source, zeros(chunk.public, leaks), (leaks,), only=squared.output[0])
+    refuse(name, chunk, f, repaired(name, chunk, (0, 0)))
 
 
-def test_residuals_that_are_zero_under_a_challenge_that_is_zero() -> None:
-    """E and F are zero, which is a lie, and the check of products reads its challenge from zeros."""
-    chunk = noisy()
-    spec = tiny().spec
-    f = forger(tiny())
-    a = next(n for n in f.nodes("Einsum") if n.attribute[0].s == b"i,ij->j").input[0]
-    f.redirect(a, mask(f), zeros(chunk.public, spec.rows_per_chunk), (spec.rows_per_chunk,))
-    nothing = tuple(np.zeros_like(r) for r in chunk.witness.residuals(chunk.public))
-    refuse(chunk, f, (0, 0), (nothing[0], nothing[1]))
+@pytest.mark.parametrize("name", SHARED_OR_NOT)
+def test_residuals_that_are_zero_under_a_challenge_that_is_zero(name: str) -> None:
+    """E and L are zero, which is a lie, and the check of products reads what the challenge gives it from zeros."""
+    chunk, spec = noisy(name), case(name)
+    f = forger(built(name))
+    source = f.part(spec, "public", "mask_powers")
+    for part, count in (("a", spec.rows_per_chunk), ("guard_powers", spec.weights)):
+        f.redirect(f.part(spec, "public", part), source, zeros(chunk.public, count), (count,))
+    rows = (spec.rows_per_chunk, spec.block_width), (spec.rows_per_chunk, spec.guard_rank)
+    nothing = np.zeros(rows[0], np.int64), np.zeros(rows[1], np.int64)
+    refuse(name, chunk, f, repaired(name, chunk, (0, 0), nothing))
+
+
+def test_rounding_errors_that_the_lookup_is_not_shown() -> None:
+    """A weight that should be dampened is left as it was; the lookup of rounding errors reads those of others."""
+    name, chunk = "dampening", honest("dampening")
+    spec, public = case(name), chunk.public
+    theta_u = np.where(public.mask, chunk.theta_p.values, chunk.witness.theta_u.values)
+    assert (theta_u != chunk.witness.theta_u.values).any()
+    lie = with_theta_u(chunk, theta_u)
+    private = {n: v.vector() for n, v in lie.witness.salted().items()}
+    with pytest.raises(ProverError, match="dampening factor"):
+        prove_vectors(built(name), complete(built(name), public, private))
+    f = forger(built(name))
+    node = lookup(f, ERRORS)
+    error = str(node.input[0])
+    f.redirect(error, error, zeros(public, spec.weights), (spec.weights,), only=str(node.output[0]))
+    refuse(name, lie, f, private)
 
 
 IMAGINARY = pow(5, (MODULUS - 1) // 4, MODULUS)
@@ -143,91 +177,90 @@ class Huge:
 
 
 def nothing() -> dict[str, list[int]]:
-    """A chunk of zeros under the identity as curvature; row 5 has a masked weight."""
-    spec = tiny().spec
-    lengths = spec.input_lengths()
-    private = {name: [0] * lengths[name] for name in ("theta_u", "delta", "curvature", "aux")}
-    for i in range(spec.block_width):
-        private["curvature"][i * spec.block_width + i] = 1
-    salts = {"theta_u": 4, "delta": 4, "curvature": 64, "aux": 4}
-    for name, count in salts.items():
-        private[name][-count:] = random_elements(count)
+    """A chunk of zeros under the ridge as curvature; row 5 has a masked weight."""
+    spec = case("kfac")
+    private = {name: [0] * length for name, length in spec.input_lengths().items() if name != "public"}
+    for name, vector in private.items():
+        count = spec.parts(name)["salts"]
+        vector[-count:] = random_elements(count)
     return private
 
 
-def huge(case: str) -> Huge:
-    spec = tiny().spec
-    width, rank = spec.block_width, spec.guard_rank
+def huge(which: str) -> Huge:
+    spec = case("kfac")
+    width, rank, ridge = spec.block_width, spec.guard_rank, spec.ridge
     x = 2**200 + 12345
     y = IMAGINARY * x % MODULUS
     private = nothing()
-    theta, delta, h, aux = private["theta_u"], private["delta"], private["curvature"], private["aux"]
-    limbs_at = spec.rows_per_chunk * rank
-    residual_at = limbs_at + 2 * SLACK_LIMBS
+    theta, delta, f, aux = (private[name] for name in ("theta_u", "delta", "factor", "aux"))
+    limbs_at, residual_at = (places(spec, "aux", part)[0] for part in ("limbs", "residual"))
     mask = np.zeros((spec.rows_per_chunk, width), np.bool_)
     mask[5, :2] = True
     guard = np.zeros((width, rank), np.int64)
-    which = AUX
-    match case:
-        case "theta":  # masked weights whose squares cancel
-            theta[5 * width], theta[5 * width + 1] = x, y
-            which = THETA_U
+    shown = AUX
+    match which:
+        case "theta":  # a weight that is no small integer
+            theta[0] = x
+            shown = THETA_U
         case "delta":  # a change whose residuals' squares cancel
             delta[0], delta[1] = x, y
-            aux[residual_at], aux[residual_at + 1] = x, y
-            which = DELTA
-        case "curvature":  # a curvature that makes a small change's residuals cancel
-            delta[0], h[0], h[1] = 7, x, y
-            aux[residual_at], aux[residual_at + 1] = 7 * x % MODULUS, 7 * y % MODULUS
-            which = CURVATURE
+            aux[residual_at], aux[residual_at + 1] = ridge * x % MODULUS, ridge * y % MODULUS
+            shown = DELTA
+        case "factor":  # a factor that makes a small change's residuals cancel: (x^2 + ridge)^2 + (x f)^2 == 0
+            delta[0], f[0] = 7, x
+            f[1] = IMAGINARY * (x * x + ridge) * pow(x, -1, MODULUS) % MODULUS
+            aux[residual_at], aux[residual_at + 1] = 7 * (x * x + ridge) % MODULUS, 7 * x * f[1] % MODULUS
+            shown = FACTOR
         case "mu":  # multipliers that do the same
             guard[0, 0] = guard[1, 1] = 1
             aux[0], aux[1] = x, y
             aux[residual_at], aux[residual_at + 1] = -x % MODULUS, -y % MODULUS
         case "slack":  # a slack that makes up for any sum of squares
-            delta[0] = aux[residual_at] = 4000
+            delta[0] = 2000
+            aux[residual_at] = ridge * 2000
     public = PublicInputs(mask, guard, 10**5, 10**5, 7)
     for i, slack in enumerate(public.slacks(spec)):
         limbs = slack_limbs(slack, 0, spec.weight_limit)
-        aux[limbs_at + i * SLACK_LIMBS : limbs_at + (i + 1) * SLACK_LIMBS] = [limb % MODULUS for limb in limbs]
-    if case == "slack":
-        aux[limbs_at] -= 4000**2 * pow(public.slacks(spec)[0].weights[0], -1, MODULUS)
+        at = limbs_at + i * len(limbs)
+        aux[at : at + len(limbs)] = [limb % MODULUS for limb in limbs]
+    if which == "slack":
+        aux[limbs_at] -= (ridge * 2000) ** 2 * pow(public.slacks(spec)[0].weights[0], -1, MODULUS)
         aux[limbs_at] %= MODULUS
-    return Huge(which, public, private)
+    return Huge(shown, public, private)
 
 
-HUGE = [
-    pytest.param(c, marks=() if c in ("delta", "slack") else pytest.mark.slow)
-    for c in ("theta", "delta", "curvature", "mu", "slack")
-]
+EVERY = ["theta", "delta", "factor", "mu", "slack"]
+HUGE = [pytest.param(c, marks=() if c in ("delta", "slack") else pytest.mark.slow) for c in EVERY]
 
 
-@pytest.mark.parametrize("case", ["theta", "delta", "curvature", "mu", "slack"])
-def test_values_outside_the_lookup_are_refused_by_the_prover(case: str) -> None:
-    lie = huge(case)
-    vectors = complete(tiny(), lie.public, {n: felts(v) for n, v in lie.private.items()})
+@pytest.mark.parametrize("which", EVERY)
+def test_values_outside_the_lookup_are_refused_by_the_prover(which: str) -> None:
+    lie = huge(which)
+    vectors = complete(built("kfac"), lie.public, {n: felts(v) for n, v in lie.private.items()})
     with pytest.raises(ProverError, match="outside the circuit's range"):
-        prove_vectors(tiny(), vectors)
+        prove_vectors(built("kfac"), vectors)
 
 
-@pytest.mark.parametrize("case", HUGE)
-def test_huge_values_that_cancel_modulo_p_behind_a_lookup_that_is_shown_others(case: str) -> None:
+@pytest.mark.parametrize("which", HUGE)
+def test_huge_values_that_cancel_modulo_p_behind_a_lookup_that_is_shown_others(which: str) -> None:
     """All equations hold modulo p. The lookup is shown zeros, and what follows reads the huge values themselves."""
-    lie = huge(case)
-    f = forger(tiny())
+    lie, made = huge(which), built("kfac")
+    f = forger(made)
     node = lookup(f, lie.lookup)
     raw, bounded = str(node.input[0]), str(node.output[0])
-    size = {AUX: 32 * 4 + 8}.get(lie.lookup, 1024)
+    name = made.spec.inputs[lie.lookup] if lie.lookup != AUX else "aux"
+    size = len(places(made.spec, name, "values", "mu", "limbs"))
     for user in [str(n.output[0]) for n in f.model.graph.node if bounded in n.input]:
         f.redirect(bounded, raw, np.arange(size), (size,), only=user)
-    f.redirect(raw, mask(f), zeros(lie.public, size), (size,), only=bounded)
-    vectors = complete(tiny(), lie.public, {n: felts(v) for n, v in lie.private.items()})
-    proof, outputs = prove_with(tiny(), f.model, vectors)
-    assert outputs == lie.public.outputs(tiny().spec), "modulo p, every equation holds"
-    points = leading_points(proof)
-    claimed = Expected(points["theta_u"] - points["delta"] + empty(), points["theta_u"], points["curvature"])
+    source = f.part(made.spec, "public", "mask_powers")
+    f.redirect(raw, source, zeros(lie.public, size), (size,), only=bounded)
+    vectors = complete(made, lie.public, {n: felts(v) for n, v in lie.private.items()})
+    proof, outputs = prove_with(made, f.model, vectors)
+    assert outputs == lie.public.outputs(made.spec), "modulo p, every equation holds"
+    points = leading_points(made.spec, proof)
+    claimed = Expected(points["theta_u"], points["theta_u"] - points["delta"] + empty(), points["factor"])
     with pytest.raises(ProofError, match="does not show") as caught:
-        verify_chunk(tiny(), lie.public, claimed, proof, empty())
+        verify_chunk(made, lie.public, claimed, proof, empty())
     assert "constraint system is not satisfied" in caught.value.why
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parties import Party, Provider, make_manifest
+from parties import BLOCK_FISHER, DAMPENING, MASK, MASK_ONLY, Party, Provider, make_manifest
 
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.errors import ProtocolError
-from zkapex.proofs.chunk import IntArray
 from zkapex.proofs.instance import Instance, cut, place
-from zkapex.proofs.messages import LayerSpec, UnlearnRequest
+from zkapex.proofs.messages import LayerSpec, ModelManifest, UnlearnRequest
 from zkapex.proofs.packing import pack_guards, pack_masks
+from zkapex.proofs.public import IntArray
 
 LAYERS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4).map(
     lambda sizes: tuple(LayerSpec(name=f"l{i}", rows=r, cols=c, exponent=3) for i, (r, c) in enumerate(sizes))
@@ -27,20 +28,21 @@ def request(**changes: Any) -> UnlearnRequest:
     return Provider().ask(party, **changes).record
 
 
-@given(LAYERS)
-def test_chunks_partition_every_layer(layers: tuple[LayerSpec, ...]) -> None:
-    manifest = make_manifest(layers=layers)
+@given(LAYERS, st.booleans())
+def test_chunks_partition_every_layer(layers: tuple[LayerSpec, ...], shared: bool) -> None:
+    manifest = make_manifest(layers=layers, **({} if shared else {"statement": BLOCK_FISHER}))
     seen = {layer.name: np.zeros((layer.rows, layer.cols), np.int64) for layer in layers}
-    curvatures: dict[int, tuple[str, int]] = {}
+    curvatures: dict[int, tuple[str, int, int | None]] = {}
     for chunk in range(manifest.n_chunks):
         where = place(manifest, chunk)
         numbers = np.arange(seen[where.layer].size).reshape(seen[where.layer].shape) + 1
         part: IntArray = cut(manifest, where, numbers).astype(np.int64)
         assert part.shape == (manifest.rows_per_chunk, manifest.block_width)
         seen[where.layer].ravel()[part[part > 0] - 1] += 1
-        assert curvatures.setdefault(where.curvature, (where.layer, where.block)) == (where.layer, where.block)
+        owner = (where.layer, where.block, None if shared else where.band)
+        assert curvatures.setdefault(where.curvature, owner) == owner
     assert all((counts == 1).all() for counts in seen.values())
-    assert sorted(curvatures) == list(range(manifest.n_blocks))
+    assert sorted(curvatures) == list(range(manifest.n_curvatures))
 
 
 def test_a_chunk_that_does_not_exist_is_a_protocol_error() -> None:
@@ -101,3 +103,62 @@ def test_a_mask_that_does_not_fit_the_manifest_is_refused() -> None:
     mask = pack_masks(wide, {"blocks.0.fc1": np.ones((9, 9), np.bool_)})
     with pytest.raises(ProtocolError, match="mask"):
         Instance(manifest, request(mask=mask))
+
+
+FACTORS = {name: np.arange(mask.size).reshape(mask.shape) for name, mask in MASK.items()}
+
+
+def dampening_request() -> tuple[ModelManifest, UnlearnRequest]:
+    manifest = make_manifest(statement=DAMPENING)
+    mask = pack_masks(manifest, MASK, FACTORS)
+    return manifest, request(operator="dampening", mask=mask, guards=())
+
+
+def test_dampening_factors_reach_their_chunks_and_are_one_elsewhere() -> None:
+    manifest, asked = dampening_request()
+    instance = Instance(manifest, asked)
+    assert instance.touched
+    for chunk in instance.touched:
+        public, where = instance.public(chunk), place(manifest, chunk)
+        public.check(manifest.statement)
+        assert public.dampening is not None
+        assert (public.dampening[~public.mask] == FACTOR_UNIT).all(), "beyond the layer's edge as well"
+        given_here = cut(manifest, where, FACTORS[where.layer])
+        assert np.array_equal(public.dampening[public.mask], given_here[public.mask])
+        assert public.guard.shape == (4, 0)
+
+
+def test_other_operators_have_no_dampening_factors() -> None:
+    manifest, asked = dampening_request()
+    plain = make_manifest(statement=MASK_ONLY)
+    chunk = Instance(plain, request(operator="mask-only", guards=())).touched[0]
+    assert Instance(plain, request(operator="mask-only", guards=())).public(chunk).dampening is None
+    for other, operator in ((plain, "mask-only"), (make_manifest(), "guarded-group-obs")):
+        with pytest.raises(ProtocolError, match="carries dampening factors"):
+            Instance(other, asked.model_copy(update={"operator": operator}))
+    with pytest.raises(ProtocolError, match="has 0 factors"):
+        Instance(manifest, asked.model_copy(update={"mask": pack_masks(manifest, MASK)}))
+
+
+STATEMENTS = [make_manifest().statement, MASK_ONLY, DAMPENING]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.kind)
+@pytest.mark.parametrize("operator", [*(s.kind for s in STATEMENTS), "shred"])
+def test_a_request_for_another_operator_than_the_circuits_is_refused(statement: StatementSpec, operator: str) -> None:
+    manifest = make_manifest(statement=statement)
+    factors = FACTORS if operator == "dampening" else None
+    asked = request(operator=operator, guards=(), mask=pack_masks(manifest, MASK, factors))
+    if operator == statement.kind:
+        assert Instance(manifest, asked).touched
+    else:
+        with pytest.raises(ProtocolError, match="a request asks for"):
+            Instance(manifest, asked)
+
+
+@pytest.mark.parametrize("statement", [MASK_ONLY, DAMPENING], ids=lambda s: s.kind)
+def test_a_guard_where_there_is_no_place_for_one_is_refused(statement: StatementSpec) -> None:
+    manifest = make_manifest(statement=statement)
+    factors = FACTORS if statement.kind == "dampening" else None
+    with pytest.raises(ProtocolError, match="guard"):
+        Instance(manifest, request(operator=statement.kind, mask=pack_masks(manifest, MASK, factors)))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parties import NOW, Party, Provider, make_manifest
+from parties import BLOCK_FISHER, DAMPENING, MASK_ONLY, NOW, Party, Provider, make_manifest
 from pydantic import ValidationError
 
 from zkapex.errors import FormatVersionError, ProtocolError
@@ -160,7 +160,7 @@ BAD_FIELDS = [
     (ENROLMENT, "revision", -1),
     (ENROLMENT, "revision", True),
     (ENROLMENT, "damping", float("nan")),
-    (ENROLMENT, "damping", 0.0),
+    (ENROLMENT, "damping", -0.1),
     (REQUEST, "request_id", "../x"),
     (REQUEST, "request_id", "r1\n"),
     (REQUEST, "operator", ""),
@@ -201,9 +201,11 @@ def test_parts_check_themselves() -> None:
         ChunkCommitment(chunk=-1, theta="00" * 64)
 
 
-def test_manifest_counts_chunks_and_blocks() -> None:
+def test_manifest_counts_chunks_and_curvature_factors() -> None:
     manifest = make_manifest()
-    assert (manifest.n_chunks, manifest.n_blocks) == (2 * 2 + 2 * 3, 2 + 2)
+    assert (manifest.n_chunks, manifest.n_curvatures) == (2 * 2 + 2 * 3, 2 + 2)
+    assert make_manifest(statement=BLOCK_FISHER).n_curvatures == 10
+    assert make_manifest(statement=DAMPENING).n_curvatures == make_manifest(statement=MASK_ONLY).n_curvatures == 0
     with pytest.raises(ValidationError, match="repeat"):
         make_manifest(layers=manifest.layers[:1] * 2)
     with pytest.raises(ValidationError, match="at most"):

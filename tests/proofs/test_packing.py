@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from parties import MASK, make_manifest, make_mask
 
+from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.messages import GuardBlock, LayerMask
 from zkapex.proofs.packing import (
@@ -18,6 +19,7 @@ from zkapex.proofs.packing import (
     pack_guards,
     pack_masks,
     touched_chunks,
+    unpack_factors,
     unpack_guards,
     unpack_masks,
 )
@@ -141,3 +143,44 @@ def test_digests_tell_guards_and_masks_apart() -> None:
     other = pack_guards(MANIFEST, {(FC1.name, 0): -GUARD})
     assert len({guard_digest(g) for g in (first, second, other, ())}) == 4
     assert mask_digest(pack_masks(MANIFEST, MASK)) != mask_digest(pack_masks(MANIFEST, make_mask((FC1.name, 0, 0))))
+
+
+@given(any_masks, st.integers(0, 2**32 - 1))
+def test_dampening_factors_round_trip_and_are_one_where_nothing_is_masked(
+    masks: dict[str, np.ndarray], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    factors = {name: rng.integers(0, FACTOR_UNIT, mask.shape) for name, mask in masks.items()}
+    packed = pack_masks(MANIFEST, masks, factors)
+    unpacked = unpack_masks(MANIFEST, packed)
+    again = unpack_factors(packed, unpacked)
+    assert set(again) == set(unpacked)
+    for name, values in again.items():
+        np.testing.assert_array_equal(values, np.where(masks[name], factors[name], FACTOR_UNIT))
+        assert values.dtype == np.int64
+
+
+@pytest.mark.parametrize("factor", [-1, FACTOR_UNIT])
+def test_a_factor_that_is_not_below_one_is_not_packed(factor: int) -> None:
+    factors = {name: np.full(mask.shape, factor) for name, mask in MASK.items()}
+    with pytest.raises(InputError, match="not between"):
+        pack_masks(MANIFEST, MASK, factors)
+    unmasked = {name: np.where(mask, 3, factor) for name, mask in MASK.items()}
+    assert pack_masks(MANIFEST, MASK, unmasked), "only masked weights have a factor"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_mask_without_one_factor_for_each_weight_is_not_unpacked(count: int) -> None:
+    packed = pack_masks(MANIFEST, MASK, {name: np.zeros(mask.shape, np.int64) for name, mask in MASK.items()})
+    assert len(packed[0].factors) == 2
+    wrong = (packed[0].model_copy(update={"factors": bytes(count)}), *packed[1:])
+    with pytest.raises(ProtocolError, match=f"has {count} factors"):
+        unpack_factors(wrong, unpack_masks(MANIFEST, wrong))
+
+
+def test_the_digest_of_a_mask_covers_its_factors() -> None:
+    digests = set()
+    for value in (0, 1, 255):
+        factors = {name: np.full(mask.shape, value) for name, mask in MASK.items()}
+        digests.add(mask_digest(pack_masks(MANIFEST, MASK, factors)))
+    assert len(digests | {mask_digest(pack_masks(MANIFEST, MASK))}) == 4

@@ -43,7 +43,7 @@ def test_jobs_are_proved_by_several_workers_and_resumed(tmp_path: Path) -> None:
     folders = jobs(tmp_path, 2)
     (folders[0] / COST).write_text('{"cpu_s": 1.0, "peak_rss_mb": 2.0}')
     (folders[0] / PROOF).write_bytes(b"done before")
-    other = make_chunk(tiny(), seed=9)
+    other = make_chunk(tiny().spec, seed=9)
     write_job(tmp_path / "9", other.public, other.witness)
     seen: list[tuple[Path, Cost]] = []
     prove_all(tiny(), [*folders, tmp_path / "9"], workers=2, on_done=lambda f, c: seen.append((f, c)))

@@ -37,7 +37,8 @@ from zkapex.errors import (
 from zkapex.proofs.bundle import read_bundle, write_bundle
 from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.receipt import Receipt, Statement, check_receipt, issue, open_receipt, percent
+from zkapex.proofs.receipt import Receipt, Statement, check_receipt, issue, open_receipt
+from zkapex.proofs.sentences import percent
 from zkapex.proofs.signing import Envelope, sign
 
 PROVIDER = Provider()
@@ -45,7 +46,7 @@ TRUSTED = [PROVIDER.key.public_key()]
 
 
 def write(directory: Path, evidence: Evidence, **changes: object) -> Receipt:
-    receipt = issue(evidence, make_outcome(**changes), PROVIDER.key)
+    receipt = issue(evidence, make_outcome(evidence.proofs, **changes), PROVIDER.key)
     write_bundle(directory, receipt.envelope, evidence)
     return receipt
 
@@ -71,7 +72,7 @@ def test_a_bundle_reads_back(bundle: Path) -> None:
     facts = read.receipt.facts
     assert read.receipt.pinned
     assert read.receipt.outcome == make_outcome()
-    assert facts.chunks_drawn == read.dossier.touched == (0, 3, 9)
+    assert facts.chunks_drawn == read.dossier.instance.touched == (0, 3, 9)
     assert facts.chunks_total == make_manifest().n_chunks
     assert facts.pre_root == commitment_root(list(enumerate(read.dossier.pre)))
     assert facts.post_root == commitment_root(list(enumerate(read.dossier.post)))
@@ -196,7 +197,7 @@ def test_sampled_audits_say_so(tmp_path: Path) -> None:
     )
     assert any("not drawn" in sentence for sentence in receipt.statement.predicate.does_not_show)
     with pytest.raises(ReceiptError, match="seed"):
-        issue(evidence, make_outcome(chunks_proved=2), PROVIDER.key)
+        issue(evidence, make_outcome(evidence.proofs, chunks_proved=2), PROVIDER.key)
 
 
 def test_receipts_of_failures_need_no_proofs_and_show_nothing(tmp_path: Path) -> None:
@@ -213,7 +214,9 @@ def test_receipts_of_failures_need_no_proofs_and_show_nothing(tmp_path: Path) ->
 
 
 def draw_again(evidence: Evidence, proofs: dict[int, bytes]) -> None:
-    issue(replace(evidence, proofs=proofs), make_outcome(chunks_proved=len(proofs), audit_seed=SEED), PROVIDER.key)
+    issue(
+        replace(evidence, proofs=proofs), make_outcome(proofs, chunks_proved=len(proofs), audit_seed=SEED), PROVIDER.key
+    )
 
 
 def test_a_draw_that_was_tampered_with_gets_no_receipt() -> None:
@@ -228,7 +231,7 @@ def test_a_draw_that_was_tampered_with_gets_no_receipt() -> None:
     with pytest.raises(ReceiptError, match="evidence"):  # one chunk fewer
         draw_again(evidence, {max(drawn): proof(max(drawn))})
     with pytest.raises(ReceiptError, match="seed"):  # another seed
-        issue(evidence, make_outcome(chunks_proved=2, audit_seed="00" * 32), PROVIDER.key)
+        issue(evidence, make_outcome(evidence.proofs, chunks_proved=2, audit_seed="00" * 32), PROVIDER.key)
 
 
 @pytest.mark.parametrize("change", [{"detection": 0.99}, {"cheating": 0.01}, {"count": 1}, {"count": 4}])
@@ -238,13 +241,13 @@ def test_an_audit_that_promises_too_much_gets_no_receipt(change: dict[str, float
     audit = PROVIDER.ask(party, sample=2).record.audit.model_copy(update=change)
     promised = replace(evidence, request=PROVIDER.ask(party, audit=audit).envelope)
     with pytest.raises(ReceiptError, match="audit"):
-        issue(promised, make_outcome(chunks_proved=2, audit_seed=SEED), PROVIDER.key)
+        issue(promised, make_outcome(promised.proofs, chunks_proved=2, audit_seed=SEED), PROVIDER.key)
 
 
 def test_a_signed_receipt_with_another_draw_or_probability_is_refused() -> None:
     """A server that lies: its signature is right, what it says about the audit is not."""
     evidence = make_evidence(PROVIDER, Party("a"), sample=2)
-    receipt = issue(evidence, make_outcome(chunks_proved=2, audit_seed=SEED), PROVIDER.key)
+    receipt = issue(evidence, make_outcome(evidence.proofs, chunks_proved=2, audit_seed=SEED), PROVIDER.key)
     facts, files = receipt.facts, evidence.files()
     check_receipt(receipt, files)
     (spared,) = {0, 3, 9} - set(facts.chunks_drawn)
@@ -322,7 +325,7 @@ def contradictions() -> dict[str, tuple[Evidence, str]]:
 @pytest.mark.parametrize(("evidence", "file"), contradictions().values(), ids=contradictions())
 def test_evidence_that_does_not_belong_together_gets_no_receipt(evidence: Evidence, file: str) -> None:
     with pytest.raises(VerificationError) as caught:
-        issue(evidence, make_outcome(chunks_proved=len(evidence.proofs)), PROVIDER.key)
+        issue(evidence, make_outcome(evidence.proofs, chunks_proved=len(evidence.proofs)), PROVIDER.key)
     assert file in caught.value.explain()
 
 
@@ -335,7 +338,7 @@ def resign(receipt: Receipt, **changes: object) -> Receipt:
 
 def test_a_signed_receipt_that_contradicts_its_evidence_is_refused() -> None:
     evidence = make_evidence(PROVIDER, Party("a"))
-    receipt = issue(evidence, make_outcome(), PROVIDER.key)
+    receipt = issue(evidence, make_outcome(evidence.proofs), PROVIDER.key)
     facts, files = receipt.facts, evidence.files()
     check_receipt(receipt, files)
     lies: dict[str, dict[str, object]] = {
@@ -365,7 +368,7 @@ def test_a_signed_receipt_that_contradicts_its_evidence_is_refused() -> None:
 
 def test_strange_files_in_a_signed_receipt_are_refused() -> None:
     evidence = make_evidence(PROVIDER, Party("a"))
-    receipt = issue(evidence, make_outcome(), PROVIDER.key)
+    receipt = issue(evidence, make_outcome(evidence.proofs), PROVIDER.key)
     files = evidence.files()
     for name in ("proofs/007.bin", "proofs/x.bin", "earlier/1.json", "other.json"):
         with pytest.raises(ReceiptError, match="does not belong"):

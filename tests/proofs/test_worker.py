@@ -10,24 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import empty, honest, honest_expected, tiny
+from tiny import CASES, built, case, empty, honest, honest_expected, tiny
 
 from zkapex.proofs.chunk import verify_chunk
 from zkapex.proofs.worker import COST, PROOF, finished, forget_witness, peak_rss_mb, read_job, run_job, write_job
 
 
-def test_jobs_round_trip(tmp_path: Path) -> None:
-    chunk = honest()
+@pytest.mark.parametrize("name", CASES)
+def test_jobs_round_trip(tmp_path: Path, name: str) -> None:
+    chunk = honest(name)
     write_job(tmp_path / "job", chunk.public, chunk.witness)
     public, witness = read_job(tmp_path / "job")
     assert (public.mask == chunk.public.mask).all()
     assert (public.guard == chunk.public.guard).all()
     assert (public.tau_stationarity, public.tau_guard) == (chunk.public.tau_stationarity, chunk.public.tau_guard)
     assert public.context == chunk.public.context
-    for name in ("theta_u", "delta", "factor"):
-        read, wrote = getattr(witness, name), getattr(chunk.witness, name)
-        assert read.vector() == wrote.vector()
-    assert (witness.mu == chunk.witness.mu).all()
+    assert np.array_equal(public.dampening, chunk.public.dampening)
+    read, wrote = witness.salted(), chunk.witness.salted()
+    assert {n: v.vector() for n, v in read.items()} == {n: v.vector() for n, v in wrote.items()}
+    assert np.array_equal(witness.mu, chunk.witness.mu)
+    assert public.digest(case(name)) == chunk.public.digest(case(name))
+    witness.private(case(name), public)
 
 
 def test_a_job_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
@@ -47,14 +50,15 @@ def test_a_job_that_is_not_done_has_no_result(tmp_path: Path) -> None:
     assert found[0] == b"proof"
 
 
-def test_a_finished_job_has_a_valid_proof_and_no_witness(tmp_path: Path) -> None:
-    write_job(tmp_path, honest().public, honest().witness)
-    cost = run_job(tiny(), tmp_path)
+@pytest.mark.parametrize("name", ["kfac", "mask-only", "dampening"])
+def test_a_finished_job_has_a_valid_proof_and_no_witness(tmp_path: Path, name: str) -> None:
+    write_job(tmp_path, honest(name).public, honest(name).witness)
+    cost = run_job(built(name), tmp_path)
     found = finished(tmp_path)
     assert found is not None
     assert found[1] == cost
     assert 0 < cost.cpu_s < 60
-    verify_chunk(tiny(), honest().public, honest_expected(), found[0], empty())
+    verify_chunk(built(name), honest(name).public, honest_expected(name), found[0], empty(name))
     assert {p.name for p in tmp_path.iterdir()} == {PROOF, COST}
     assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in tmp_path.iterdir())
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from federation import LAYERS, Federation, SmallProvider, perceptron, refused
 
-from zkapex.client.curvature import DAMPING, KAPPA, kfac
+from zkapex.circuits.profiles import profile
+from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.client.curvature import CurvatureEncoding, curvature_of
 from zkapex.client.weights import encode_weights
 from zkapex.errors import StorageError
 from zkapex.proofs.messages import ModelManifest
@@ -19,7 +21,12 @@ from zkapex.server.search import Plan
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return SmallProvider().plan(perceptron(), 32, 4032, 4)
+    return SmallProvider().plan(perceptron(), profile("tiny").statement())
+
+
+@pytest.fixture(scope="module")
+def dampening() -> Plan:
+    return SmallProvider().plan(perceptron(), profile("tiny").statement(kind="dampening"))
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path, plan: Plan) -> None:
@@ -35,6 +42,16 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path, plan: Plan) -> None:
             assert one.masks[name].dtype == np.bool_
             assert np.array_equal(one.masks[name], plan.masks[name])
             assert np.array_equal(one.guards[name], np.stack(plan.guards[name]))
+
+
+def test_factors_come_back_as_they_were(tmp_path: Path, dampening: Plan) -> None:
+    stored = save_plan(tmp_path, dampening)
+    assert stored.guards == stored.guard_map() == {}
+    assert (stored.chosen["alpha"], stored.chosen["strength"]) == (2.0, 0.25)
+    for name in LAYERS:
+        assert stored.factors[name].dtype == np.int64
+        assert np.array_equal(stored.factors[name], dampening.factors[name])
+        assert np.array_equal(stored.factors[name] < FACTOR_UNIT, stored.masks[name])
 
 
 def test_guards_that_guard_nothing_are_left_out() -> None:
@@ -72,8 +89,9 @@ def test_the_global_model_is_unlearned_and_left_alone(market: Federation, result
     stored = load_plan(market.folder / "provider")
     assert stored is not None
     inputs = SmallProvider().curvature_inputs()
-    curvature = kfac(model, list(LAYERS), inputs, manifest.block_width, KAPPA, DAMPING)
-    after = unlearn_global(model, manifest, curvature, stored)
+    encoded = curvature_of(model, list(LAYERS), inputs, CurvatureEncoding.of(manifest.statement))
+    matrices = {name: [block.matrix for block in blocks] for name, blocks in encoded.items()}
+    after = unlearn_global(model, manifest, matrices.__getitem__, stored)
     assert all((model.state_dict()[name] == value).all() for name, value in before.items())
     encoded = encode_weights(model, manifest)
     for name in LAYERS:

@@ -250,8 +250,8 @@ def refused_enrolments() -> dict[str, tuple[Any, type[Error], str]]:
         "other federation": ({"federation": "other"}, ProtocolError, "federation"),
         "unknown manifest": ({"manifest_digest": "00" * 32}, ProtocolError, "manifest"),
         "too few chunks": ({"theta": (point(1),)}, CommitmentError, "number of commitments"),
-        "too few blocks": ({"curvature": (point(1),)}, CommitmentError, "number of commitments"),
-        "too few eigenvalues": ({"lambda_min": (1.0,)}, CommitmentError, "number of commitments"),
+        "too few factors": ({"curvature": (point(1),)}, CommitmentError, "number of commitments"),
+        "no curvature": ({"curvature": ()}, CommitmentError, "number of commitments"),
         "first is not 0": ({"revision": 1}, ProtocolError, "revision 0"),
     }
 

@@ -281,7 +281,7 @@ def test_evidence_makes_receipts_along_the_chain(registry: Registry, tmp_path: P
             registry.apply(event)
         evidence = registry.evidence(*ids, settings=SETTINGS, verification_key=VERIFICATION_KEY)
         changes: dict[str, Any] = {"verdict": "failed", "reasons": ("It was withdrawn.",)} if fails else {}
-        receipt = issue(evidence, make_outcome(**changes), PROVIDER.key)
+        receipt = issue(evidence, make_outcome(evidence.proofs, **changes), PROVIDER.key)
         registry.apply(ReceiptIssued(*ids, receipt.envelope))
         write_bundle(tmp_path / request_id, receipt.envelope, evidence)
         bundle = read_bundle(tmp_path / request_id, [PROVIDER.key.public_key()])
@@ -303,7 +303,7 @@ def test_enrolling_under_a_smaller_model_drops_commitments(registry: Registry) -
     assert client is not None
     assert client.theta == tuple(party.theta)
     assert len(client.theta) == small.n_chunks
-    assert len(client.curvature) == small.n_blocks
+    assert len(client.curvature) == small.n_curvatures
 
 
 def test_the_file_is_for_its_owner_only(registry: Registry, path: Path) -> None:

@@ -328,7 +328,9 @@ def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> N
         ("personal_lr", 0.0),
         ("personal_lr", float("nan")),
         ("personal_lr", 1.5),
-        ("guard_rank", -1),
+        ("guard_rank", -2),
+        ("operator", "shred"),
+        ("curvature", "none"),
         ("audit", "half"),
         ("audit_detect", 0.0),
         ("audit_detect", 1.5),
@@ -340,6 +342,7 @@ def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> N
         ("seed", -1),
         ("request_id", "../x"),
         ("request_id", ""),
+        ("prove_curvature", 1),
         ("profile", 3),
     ],
 )
@@ -347,6 +350,23 @@ def test_settings_that_make_no_sense_are_refused(name: str, value: object) -> No
     error = refused(lambda: RunSettings.from_config(settings_with(**{name: value})), InputError)
     assert name.replace("_", "-") in error.what
     assert error.fix
+
+
+@pytest.mark.parametrize("operator", ["mask-only", "dampening"])
+def test_settings_an_operator_has_no_use_for_are_refused(operator: str) -> None:
+    for guard_rank in (-1, 0):
+        RunSettings.from_config(settings_with(operator=operator, guard_rank=guard_rank))
+    guard = refused(lambda: RunSettings.from_config(settings_with(operator=operator, guard_rank=4)), InputError)
+    assert "guard of rank 4" in guard.what
+    curvature = settings_with(operator=operator, curvature="block-fisher")
+    assert "block-fisher" in refused(lambda: RunSettings.from_config(curvature), InputError).what
+
+
+@pytest.mark.parametrize("other", [{"operator": "mask-only"}, {"curvature": "block-fisher"}])
+def test_only_the_kfac_curvature_of_a_repair_can_be_proved(other: dict[str, str]) -> None:
+    assert RunSettings.from_config(settings_with(prove_curvature=True)).prove_curvature
+    error = refused(lambda: RunSettings.from_config(settings_with(prove_curvature=True, **other)), InputError)
+    assert "proofs of curvature" in error.what
 
 
 def test_settings_may_be_whole_numbers_where_fractions_are_meant() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from zkapex.client.curvature import kfac
+from zkapex.circuits.profiles import profile
+from zkapex.client.curvature import CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import solve
 from zkapex.errors import InputError
 from zkapex.server import saliency
@@ -94,16 +95,42 @@ def test_fisher_ratio_survives_weights_the_retain_set_never_uses() -> None:
     assert np.isfinite(SCORERS["fisher-ratio"](s)).all()
 
 
-def test_statistics_feed_every_scorer() -> None:
+@pytest.mark.parametrize("kind", ["kfac", "block-fisher"])
+def test_statistics_feed_every_scorer(kind: str) -> None:
     scenario, model = digits_scenario(seed=0), vision_transformer(0)
-    curvature = kfac(model, NAMES, scenario.retain_set.inputs[:50], 32)
+    encoding = CurvatureEncoding.of(profile("tiny").statement(curvature=kind))
+    curvature = curvature_of(model, NAMES, scenario.retain_set.inputs[:50], encoding)
     retain = scenario.retain_set.take(torch.arange(20))
     found = statistics(model, NAMES, scenario.forget_set, retain, curvature)
-    assert found["blocks.1.fc2"].inverse_curvature.shape == (2, 32, 32)
+    assert found["blocks.1.fc2"].inverse_curvature.shape == ((2, 32, 32) if kind == "kfac" else (2, 32, 32, 32))
     for name in SCORERS:
         scores = score(name, found)
         assert {k: v.shape for k, v in scores.items()} == {"blocks.0.fc1": (64, 32), "blocks.1.fc2": (32, 64)}
         assert all(np.isfinite(v).all() for v in scores.values())
+
+
+def test_curvature_of_every_row_compensates_row_by_row() -> None:
+    """With the same matrix in every row it is as with one for all; with another in one row, only its scores differ."""
+    one = layer()
+    shared = one.inverse_curvature
+    repeated = np.repeat(shared[:, None], len(one.weight), axis=1)
+    same = dataclasses.replace(one, inverse_curvature=repeated)
+    np.testing.assert_allclose(SCORERS["aware"](same), SCORERS["aware"](one))
+    changed = repeated.copy()
+    changed[:, 2] += np.ones_like(changed[0, 0])
+    scores = SCORERS["aware"](dataclasses.replace(one, inverse_curvature=changed))
+    differ = (scores != SCORERS["aware"](same)).any(1)
+    assert differ.tolist() == [row == 2 for row in range(len(one.weight))]
+
+
+def test_without_curvature_there_is_every_scorer_but_aware() -> None:
+    scenario, model = digits_scenario(seed=0), vision_transformer(0)
+    retain = scenario.retain_set.take(torch.arange(20))
+    found = statistics(model, NAMES, scenario.forget_set.take(torch.arange(5)), retain, {})
+    for name in set(SCORERS) - {"aware"}:
+        assert np.isfinite(score(name, found)["blocks.0.fc1"]).all()
+    with pytest.raises(InputError, match="needs curvature"):
+        score("aware", found)
 
 
 def test_bad_input_is_refused() -> None:

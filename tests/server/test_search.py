@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
-from zkapex.circuits.profiles import profile
+from zkapex.circuits.statement import StatementSpec
 from zkapex.client.curvature import curvature_of
 from zkapex.client.group_obs import RangeExceededError, solve_layer
 from zkapex.client.personalise import FitSettings, fit
@@ -19,8 +19,10 @@ from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 from zkapex.simulation.training import accuracy, provider_copies
 
-ENCODING = FixedPoint(profile("tiny").statement(guard_rank=4))
-LIMIT = ENCODING.weight_limit
+SHAPE = {"rows_per_chunk": 32, "block_width": 32, "weight_limit": 8000, "log2_rows": 14}
+STATEMENT = StatementSpec(curvature_rank=32, ridge=192, guard_rank=4, **SHAPE)
+ENCODING = FixedPoint(STATEMENT)
+PLAIN = FixedPoint(StatementSpec(kind="mask-only", curvature="none", **SHAPE))
 SPACE = SearchSpace(margin=1.0, forget_target=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08))
 
 
@@ -56,14 +58,14 @@ def test_the_plan_makes_the_deployed_model_forget(
     plan: Plan, scenario: Scenario, model: nn.Module, names: Sequence[str]
 ) -> None:
     """Recomputed from the public parts alone, on unseen data."""
-    exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), LIMIT) for n in names}
-    weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, LIMIT) for n, e in exponents.items()}
+    exponents = {n: exponent_for(model.get_parameter(f"{n}.weight").detach().numpy(), 8000) for n in names}
+    weights = {n: quantise(model.get_parameter(f"{n}.weight").detach().numpy(), e, 8000) for n, e in exponents.items()}
     curvature = curvature_of(model, names, scenario.retain_set.inputs, ENCODING.curvature)
     after = vision_transformer(0, ViTConfig(depth=1))
     after.load_state_dict(model.state_dict())
     for name in names:
         matrices = [block.matrix for block in curvature[name]]
-        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], LIMIT).delta
+        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], 8000).delta
         values = dequantise(weights[name] + delta, exponents[name])
         with torch.no_grad():
             after.get_parameter(f"{name}.weight").copy_(torch.from_numpy(values))
@@ -80,11 +82,7 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
     assert plan.chosen.masked_weights == round(plan.chosen.setting.fraction * total)
     assert plan.chosen in plan.curve
     assert set(plan.masks) == set(plan.guards) == set(names)
-    assert all(
-        v.shape == (32, 4) and np.abs(v).max() <= 2**ENCODING.guard_bits
-        for blocks in plan.guards.values()
-        for v in blocks
-    )
+    assert all(v.shape == (32, 4) and np.abs(v).max() <= 2**13 for blocks in plan.guards.values() for v in blocks)
     touched = sum(
         int(mask[:, start : start + 32].any(1).sum())
         for mask in plan.masks.values()
@@ -139,6 +137,34 @@ def test_search_is_deterministic_and_leaves_the_copies_alone(
         assert all(torch.equal(v, state[k]) for k, v in c.model.state_dict().items())
 
 
+def test_a_mask_alone_is_searched_with_zeroing_and_no_guard(
+    scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    found = search(copies, names, scenario.forget_set, PLAIN, SPACE)
+    assert found.chosen.reaches_target
+    assert found.guards == {}
+    assert {(o.setting.scorer, o.setting.guard_rank) for o in found.curve} == {("taylor", 0)}
+    model = copies[0].model
+    after = vision_transformer(0, ViTConfig(depth=1))
+    after.load_state_dict(model.state_dict())
+    for name in names:
+        with torch.no_grad():
+            after.get_parameter(f"{name}.weight")[torch.from_numpy(found.masks[name])] = 0
+    assert accuracy(after, scenario.forget_test) < 0.1
+    with pytest.raises(InputError, match="needs curvature"):
+        search(copies, names, scenario.forget_set, PLAIN, dataclasses.replace(SPACE, scorers=("aware",)))
+
+
+def test_block_fisher_curvature_serves_every_scorer(
+    scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    statement = StatementSpec(curvature="block-fisher", curvature_rank=4, ridge=192, guard_rank=4, **SHAPE)
+    space = dataclasses.replace(SPACE, scorers=("aware",), fractions=(0.02, 0.04))
+    found = search(copies[:1], names, scenario.forget_set, FixedPoint(statement), space)
+    assert [o.setting.scorer for o in found.curve] == ["aware"] * len(found.curve)
+    assert found.chosen.forget < accuracy(copies[0].model, scenario.forget_set) - 0.3
+
+
 def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
     one_step = SearchSpace(scorers=("magnitude", "taylor"), fractions=(0.002,))
     short = search(copies, names, scenario.forget_set, ENCODING, one_step)
@@ -160,6 +186,9 @@ def test_impossible_searches_are_refused(scenario: Scenario, copies: list[Copy],
     for fractions in ((0.1, 0.1), (0.0,), (1.2,)):
         with pytest.raises(InputError, match="must increase"):
             SearchSpace(fractions=fractions)
+    for nothing in ({"alphas": ()}, {"strengths": ()}, {"alphas": (0.0,)}):
+        with pytest.raises(InputError, match="alpha and strength"):
+            SearchSpace(**nothing)
     # The inverse of a guard scale this small is a multiplier far out of range.
     with pytest.raises(RangeExceededError):
         search(copies, names, scenario.forget_set, dataclasses.replace(ENCODING, guard_bits=1), SPACE)

@@ -11,7 +11,8 @@ from federation import CHEATERS, Federation, SmallTask, honest, refused
 from zkapex.client.app import Agent
 from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
-from zkapex.simulation.adversaries import CHEATS, make_cheat
+from zkapex.simulation.adversaries import CHEATS, NO_CHEATS, check_cheat, make_cheat
+from zkapex.simulation.demo import DemoSettings
 
 NOT_THE_OPERATOR = "the proof does not show that masked weights are zero and the rest is the guarded repair"
 NOT_THE_WEIGHTS = "commitment"
@@ -83,5 +84,17 @@ def test_a_cheats_receipt_is_genuine_and_says_no(market: Federation, result: dic
 
 
 def test_there_is_no_other_way_to_cheat(tmp_path: Path) -> None:
-    error = refused(lambda: make_cheat("nicely", tmp_path, SmallTask(0)), InputError)
-    assert "ignore" in error.fix
+    for attempt in (
+        lambda: make_cheat("nicely", tmp_path, SmallTask(0)),
+        lambda: check_cheat("nicely", "mask-only"),
+    ):
+        assert "ignore" in refused(attempt, InputError).fix
+
+
+@pytest.mark.parametrize(("cheat", "operator"), NO_CHEATS)
+def test_what_is_no_cheat_for_an_operator_is_refused(cheat: str, operator: str) -> None:
+    error = refused(lambda: check_cheat(cheat, operator), InputError)
+    assert operator in error.what
+    assert cheat not in error.fix.split()
+    refused(lambda: DemoSettings(cheat=cheat, operator=operator), InputError)
+    DemoSettings(cheat=cheat, operator=operator, dishonest=0)

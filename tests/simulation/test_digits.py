@@ -46,6 +46,12 @@ def test_an_unknown_cheat(tmp_path: Path) -> None:
     refused(lambda: agent(context(tmp_path, 3, cheat="nicely")), InputError)
 
 
+def test_a_cheat_that_is_none_stops_the_run_before_it_starts(tmp_path: Path) -> None:
+    error = refused(lambda: provider(context(tmp_path, 0, operator="mask-only", cheat="decoy")), InputError)
+    assert "mask-only" in error.what
+    provider(context(tmp_path, 0, operator="mask-only", cheat="decoy", dishonest=0))
+
+
 def task(index: int = 0) -> DigitsTask:
     world = scenario(4, 3, 0)
     return DigitsTask(world.clients[index], world, index, 0)

@@ -13,13 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from sklearn.datasets import load_digits
 from torch import nn
 
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.client.agent import DeviceAgent
 from zkapex.client.app import Agent, make_client_app
 from zkapex.client.personalise import FitSettings, fit, personalise
@@ -143,13 +144,14 @@ class SmallProvider:
         public = share(900, 400)
         forget = only(public, public[1] == FORGET_CLASS)
         retain = only(public, public[1] != FORGET_CLASS)
-        space = SearchSpace(scorers=("taylor",), guard_ranks=(statement.guard_rank,), fractions=(0.03,))
+        space = SearchSpace(scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,))
         copies = [Copy(model, retain[0], retain)]
         found = search(copies, LAYERS, forget, FixedPoint(statement), space)
         masks = {name: mask.copy() for name, mask in found.masks.items()}
         masks["fc1"][:, 32:] = False
         masks["fc2"][32:] = False
-        return replace(found, masks=masks)
+        factors = {name: np.where(masks[name], values, FACTOR_UNIT) for name, values in found.factors.items()}
+        return replace(found, masks=masks, factors=factors)
 
     def curvature_inputs(self) -> torch.Tensor:
         return share(900, 200)[0]

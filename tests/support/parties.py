@@ -6,12 +6,15 @@ Commitments are stand-ins: distinct strings of the right form, since what is tes
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from zkapex.circuits.slack import slack_for
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.audit import detection_probability, draw, seed_commitment
 from zkapex.proofs.evidence import Evidence
@@ -25,7 +28,7 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import pack_guards, pack_masks, touched_chunks, unpack_masks
+from zkapex.proofs.packing import locate_chunk, pack_guards, pack_masks, touched_chunks, unpack_masks
 from zkapex.proofs.receipt import Outcome
 from zkapex.proofs.sealed import Sealed, seal
 from zkapex.proofs.signing import key_id, public_key_hex
@@ -36,6 +39,15 @@ SETTINGS = b'{"run_args":{}}'
 VERIFICATION_KEY = bytes(range(64))
 SRS = b"a reference string"
 SEED = "5e" * 32
+TAU_S = 1000
+STATEMENT = StatementSpec(
+    rows_per_chunk=3, block_width=4, curvature_rank=2, ridge=9, guard_rank=2, weight_limit=8000, log2_rows=14
+)
+BLOCK_FISHER = STATEMENT.model_copy(update={"curvature": "block-fisher"})
+MASK_ONLY, DAMPENING = (
+    StatementSpec(kind=kind, rows_per_chunk=3, block_width=4, curvature="none", weight_limit=8000, log2_rows=14)
+    for kind in ("mask-only", "dampening")
+)
 
 
 def fingerprint(*parts: object) -> str:
@@ -55,7 +67,7 @@ def make_manifest(**changes: object) -> ModelManifest:
     fields: dict[str, object] = {
         "model": "vit-test",
         "profile": "tiny",
-        "statement": StatementSpec(rows_per_chunk=3, block_width=4, guard_rank=2, weight_limit=8000, log2_rows=14),
+        "statement": STATEMENT,
         "curvature_bits": 10,
         "layers": (
             LayerSpec(name="blocks.0.fc1", rows=6, cols=8, exponent=11),
@@ -103,9 +115,8 @@ class Party:
             "nonce": fingerprint("enrol", self.client_id, revision),
             "revision": revision,
             "damping": 0.01,
-            "lambda_min": (1.5,) * manifest.n_blocks,
             "theta": tuple(self.theta),
-            "curvature": tuple(point(self.name, revision, "H", block) for block in range(manifest.n_blocks)),
+            "curvature": tuple(point(self.name, revision, "F", n) for n in range(manifest.n_curvatures)),
         }
         return seal(Enrolment(**(fields | changes)), self.key)  # type: ignore[arg-type]
 
@@ -140,6 +151,7 @@ class Provider:
     ) -> Sealed[UnlearnRequest]:
         manifest = make_manifest()
         guard = np.arange(8, dtype=np.int16).reshape(4, 2) - 3
+        edge = np.where(np.arange(4)[:, None] < 1, guard, 0).astype(np.int16)  # this block has one column
         audit = Audit()
         if sample is not None:
             audit = Audit(
@@ -157,8 +169,8 @@ class Provider:
             "operator": "guarded-group-obs",
             "pre_root": commitment_root(list(enumerate(party.theta))),
             "mask": pack_masks(manifest, MASK),
-            "guards": pack_guards(manifest, {("blocks.0.fc1", 0): guard, ("blocks.0.fc2", 1): guard}),
-            "tau_s": 1000,
+            "guards": pack_guards(manifest, {("blocks.0.fc1", 0): guard, ("blocks.0.fc2", 1): edge}),
+            "tau_s": TAU_S,
             "tau_g": 100,
             "audit": audit,
             "forget_digest": fingerprint("forget"),
@@ -168,11 +180,20 @@ class Provider:
         return seal(UnlearnRequest(**(fields | changes)), self.key)  # type: ignore[arg-type]
 
 
-def make_outcome(**changes: object) -> Outcome:
+def certified(chunks: Iterable[int]) -> float:
+    """The certified distance of these chunks of a request of `Provider.ask`."""
+    manifest = make_manifest()
+    exponents = {layer.name: layer.exponent for layer in manifest.layers}
+    one = math.sqrt(slack_for(TAU_S, STATEMENT.weight_limit).largest) / STATEMENT.ridge
+    return math.hypot(*(one * 2.0 ** -exponents[locate_chunk(manifest, chunk)[0]] for chunk in chunks))
+
+
+def make_outcome(proved: Iterable[int] | None = None, **changes: object) -> Outcome:
+    """What is said of a request whose chunks `proved`, by default all touched ones, were proved."""
     fields: dict[str, object] = {
         "verdict": "proved",
         "chunks_proved": 3,
-        "certified_distance": 0.125,
+        "certified_distance": certified(touched_chunks(make_manifest(), MASK) if proved is None else proved),
         "issued_at": NOW + timedelta(minutes=5),
     }
     return Outcome(**(fields | changes))  # type: ignore[arg-type]

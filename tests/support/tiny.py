@@ -6,7 +6,9 @@ import json
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import ezkl
 import numpy as np
@@ -48,10 +50,37 @@ def spec(**changes: object) -> StatementSpec:
     return StatementSpec(**{**profile("tiny").statement().model_dump(), **changes})
 
 
+CASES = (
+    "kfac",
+    "kfac-unguarded",
+    "kfac-plain",
+    "block-fisher",
+    "block-fisher-unguarded",
+    "block-fisher-plain",
+    "mask-only",
+    "dampening",
+)
+"""Every statement there is, by a short name; the plain ones compute their matrix products in the circuit."""
+
+
+def case(name: str) -> StatementSpec:
+    """The statement of one of `CASES` in the `tiny` profile."""
+    if name in ("mask-only", "dampening"):
+        return profile("tiny").statement(name)  # type: ignore[arg-type]
+    curvature: Literal["kfac", "block-fisher"] = "kfac" if name.startswith("kfac") else "block-fisher"
+    rank = 0 if name.endswith("unguarded") else None
+    return profile("tiny").statement(curvature=curvature, guard_rank=rank, freivalds=not name.endswith("plain"))
+
+
 @cache
-def tiny(guard_rank: int = 4) -> Circuit:
-    """The circuit of the `tiny` profile: 32 x 32 weights, 2^12 rows."""
-    return circuit(spec(guard_rank=guard_rank), srs())
+def built(name: str) -> Circuit:
+    """The circuit of one of `CASES`."""
+    return circuit(case(name), srs())
+
+
+def tiny() -> Circuit:
+    """The circuit of the `tiny` profile with curvature `kfac`: 32 x 32 weights, 2^12 rows."""
+    return built("kfac")
 
 
 def moments(rng: np.random.Generator, width: int) -> FloatArray:
@@ -76,9 +105,8 @@ def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
     return encoded
 
 
-def make_chunk(built: Circuit, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
+def make_chunk(spec: StatementSpec, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
     """An honest chunk with random weights."""
-    spec = built.spec
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     rng = np.random.default_rng(seed)
     largest = spec.weight_limit // 4
@@ -103,33 +131,57 @@ def make_chunk(built: Circuit, seed: int, density: float = 0.05, context: int = 
     return Chunk(PublicInputs(mask, v, tau_s, tau_g, context), theta_p, witness)
 
 
-@cache
-def honest() -> Chunk:
-    return make_chunk(tiny(), seed=1)
+def honest(name: str = "kfac") -> Chunk:
+    """An honest chunk of one of `CASES`, with rows that have a masked weight and rows that have none."""
+    return _honest(name)
 
 
 @cache
-def honest_proof() -> bytes:
+def _honest(name: str) -> Chunk:
+    chunks = (make_chunk(case(name), seed) for seed in count(1))
+    return next(c for c in chunks if c.public.mask.any() and not c.public.mask.any(1).all())
+
+
+def honest_proof(name: str = "kfac") -> bytes:
     """A valid proof of `honest`."""
-    chunk = honest()
-    return prove_chunk(tiny(), chunk.public, chunk.witness)
+    return _honest_proof(name)
 
 
-def expected(built: Circuit, chunk: Chunk) -> Expected:
+@cache
+def _honest_proof(name: str) -> bytes:
+    chunk = honest(name)
+    return prove_chunk(built(name), chunk.public, chunk.witness)
+
+
+def expected(made: Circuit, chunk: Chunk) -> Expected:
     """What a verifier expects of a chunk whose weights were enrolled and announced as they are."""
     w = chunk.witness
-    factor = None if w.factor is None else commit(built, w.factor.vector())
-    return Expected(commit(built, w.theta_u.vector()), commit(built, chunk.theta_p.vector()), factor)
+    factor = None if w.factor is None else commit(made, w.factor.vector())
+    return Expected(commit(made, w.theta_u.vector()), commit(made, chunk.theta_p.vector()), factor)
+
+
+def honest_expected(name: str = "kfac") -> Expected:
+    """What a verifier expects of `honest`."""
+    return _honest_expected(name)
 
 
 @cache
-def honest_expected() -> Expected:
-    return expected(tiny(), honest())
+def _honest_expected(name: str) -> Expected:
+    return expected(built(name), honest(name))
 
 
 @cache
-def empty() -> Point:
-    return empty_commitment(tiny())
+def empty(name: str = "kfac") -> Point:
+    return empty_commitment(built(name))
+
+
+def places(spec: StatementSpec, vector: str, *parts: str) -> list[int]:
+    """Where some parts of a committed vector lie."""
+    found, at = [], 0
+    for part, length in spec.parts(vector).items():
+        found += range(at, at + length) if part in parts else []
+        at += length
+    return found
 
 
 def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) -> Chunk:
@@ -139,16 +191,16 @@ def with_theta_u(chunk: Chunk, theta_u: IntArray, mu: IntArray | None = None) ->
     return replace(chunk, witness=changed)
 
 
-def witness_outputs(built: Circuit, vectors: list[list[str]]) -> list[str]:
+def witness_outputs(made: Circuit, vectors: list[list[str]]) -> list[str]:
     """The public outputs ezkl computes for these vectors, whether or not they satisfy the statement."""
     with tempfile.TemporaryDirectory() as tmp:
         data, out = str(Path(tmp) / "input.json"), str(Path(tmp) / "witness.json")
         Path(data).write_text(json.dumps({"input_data": vectors}))
-        result = ezkl.gen_witness(data, str(built.compiled), out, str(built.vk), str(built.srs.path))
+        result = ezkl.gen_witness(data, str(made.compiled), out, str(made.vk), str(made.srs.path))
     return [o[0] for o in result["outputs"]]
 
 
-def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
+def prove_with(made: Circuit, graph: onnx.ModelProto, vectors: list[list[str]]) -> tuple[bytes, list[str]]:
     """Prove with a graph of the prover's own, but the real proving key: raw proof and public outputs.
 
     The key fixes which cells must equal which and where gates and lookups hold; the graph only decides what the prover
@@ -159,11 +211,11 @@ def prove_with(built: Circuit, graph: onnx.ModelProto, vectors: list[list[str]])
             n: str(Path(tmp) / n) for n in ("network.onnx", "circuit.ezkl", "input.json", "witness.json", "proof.json")
         }
         onnx.save(graph, at["network.onnx"])
-        ezkl.compile_circuit(at["network.onnx"], at["circuit.ezkl"], str(built.settings))
+        ezkl.compile_circuit(at["network.onnx"], at["circuit.ezkl"], str(made.settings))
         Path(at["input.json"]).write_text(json.dumps({"input_data": vectors}))
-        key, reference = str(built.vk), str(built.srs.path)
+        key, reference = str(made.vk), str(made.srs.path)
         result = ezkl.gen_witness(at["input.json"], at["circuit.ezkl"], at["witness.json"], key, reference)
-        ezkl.prove(at["witness.json"], at["circuit.ezkl"], str(built.pk), at["proof.json"], reference)
+        ezkl.prove(at["witness.json"], at["circuit.ezkl"], str(made.pk), at["proof.json"], reference)
         proof = bytes(json.loads(Path(at["proof.json"]).read_text())["proof"])
     return proof, [o[0] for o in result["outputs"]]
 
@@ -179,6 +231,13 @@ class Forger:
     def nodes(self, kind: str) -> list[onnx.NodeProto]:
         """Nodes of a kind, in the graph's order."""
         return [n for n in self.model.graph.node if n.op_type == kind]
+
+    def part(self, spec: StatementSpec, vector: str, part: str) -> str:
+        """Name of the node that yields a part of a committed vector."""
+        constants = {c.name: c for c in self.model.graph.initializer}
+        first = places(spec, vector, part)[0]
+        found = [n for n in self.nodes("GatherElements") if n.input[0] == vector]
+        return str(next(n.output[0] for n in found if numpy_helper.to_array(constants[n.input[1]])[0] == first))
 
     def redirect(
         self, old: str, source: str, pick: IntArray, shape: tuple[int, ...], only: str | None = None
@@ -222,8 +281,8 @@ class Forger:
         graph.node.extend(ordered)
 
 
-def forger(built: Circuit) -> Forger:
-    return Forger(build_graph(built.spec))
+def forger(made: Circuit) -> Forger:
+    return Forger(build_graph(made.spec))
 
 
 def bump(values: IntArray, index: tuple[int, ...], by: int) -> IntArray:

@@ -14,14 +14,29 @@ from rich.table import Table
 from zkapex.cli import as_object, explain
 from zkapex.errors import ProtocolError
 
-SHOWS = (
-    "A proof shows that the client changed the weights it had committed to by exactly the stated operator: masked "
-    "weights are zero, the rest is the guarded Group-OBS repair up to rounding. It reveals neither weights nor data."
-)
+SHOWS = {
+    "guarded-group-obs": "A proof shows that the client changed the weights it had committed to by exactly the stated "
+    "operator: masked weights are zero, the rest is the guarded Group-OBS repair up to rounding.",
+    "mask-only": "A proof shows that the masked weights of the client's model are zero, whatever the others are.",
+    "dampening": "A proof shows that the client multiplied the weights it had committed to by the request's factors "
+    "and rounded them.",
+}
+REVEALS = "It reveals neither weights nor data."
 DOES_NOT_SHOW = (
-    "It does not show that the device serves those weights, that older copies are gone, that the committed curvature "
-    "is that of real data, or that nothing about the forgotten data remains: the first table measures the last."
+    "It does not show that the device serves those weights, that older copies are gone, {more}or that nothing about "
+    "the forgotten data remains: the first table measures the last."
 )
+MORE = {
+    "guarded-group-obs": "that the committed curvature is that of real data, ",
+    "mask-only": "that the other weights have anything to do with earlier ones, ",
+    "dampening": "that the factors were chosen well, ",
+}
+STATES = {
+    "guarded-group-obs": {"before": "before", "masked": "mask alone", "after": "after compensation"},
+    "mask-only": {"before": "before", "after": "after: masked weights zero"},
+    "dampening": {"before": "before", "masked": "masked weights zeroed instead", "after": "after: dampened"},
+}
+"""Rows of the table of accuracy, by operator."""
 
 
 def demo(
@@ -33,12 +48,25 @@ def demo(
     cheat: Annotated[
         str,
         typer.Option(
-            help="How: ignore (change nothing), half (zero half of the mask), unguarded (compensate as if "
+            help="How: ignore (change nothing), half (half of the mask only), unguarded (compensate as if "
             "there were no guard), decoy (prove about other weights), replay (a neighbour's proofs)."
         ),
     ] = "half",
     forget_class: Annotated[int, typer.Option(help="The digit to forget.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of data, training and search.")] = 0,
+    operator: Annotated[
+        str,
+        typer.Option(
+            help="What is done to the masked weights: guarded-group-obs (zeroed, the others repaired), mask-only "
+            "(zeroed), dampening (multiplied by factors)."
+        ),
+    ] = "guarded-group-obs",
+    curvature: Annotated[
+        str,
+        typer.Option(
+            help="What a repair is fitted to: kfac (one matrix per column block) or block-fisher (one per row of it)."
+        ),
+    ] = "kfac",
     audit: Annotated[
         str,
         typer.Option(help="full: every changed chunk of weights is proved; sampled: a random part of them is."),
@@ -49,6 +77,13 @@ def demo(
     audit_cheating: Annotated[
         float, typer.Option(help="Sampled: fraction of its changed chunks, one at least, that a cheat leaves undone.")
     ] = 0.01,
+    prove_curvature: Annotated[
+        bool,
+        typer.Option(
+            "--prove-curvature",
+            help="Have clients prove that their curvature is the second moment of activations they commit to.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -60,7 +95,19 @@ def demo(
     """
     from zkapex.simulation.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(clients, dishonest, cheat, forget_class, seed, audit, audit_detect, audit_cheating)
+    settings = DemoSettings(
+        clients,
+        dishonest,
+        cheat,
+        forget_class,
+        seed,
+        operator,
+        curvature,
+        audit,
+        audit_detect,
+        audit_cheating,
+        prove_curvature,
+    )
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description:<34}"),
@@ -94,7 +141,7 @@ class Follower:
         "keys.started": "building proving keys",
         "personalise.started": "personalising",
         "enrol.started": "enrolling (commit, sign)",
-        "search.started": "choosing mask and guard",
+        "search.started": "choosing the mask",
         "unlearn.started": "unlearning on the clients",
         "prove.started": "proving and verifying",
         "receipts.started": "evaluating, issuing receipts",
@@ -163,12 +210,9 @@ def show(summary: dict[str, Any], out: Path) -> None:
     accuracy.add_column("")
     for data in ("forget", "retain", "personal"):
         accuracy.add_column(data, justify="right")
-    rows = {
-        "before": summary["accuracy"]["before"],
-        "mask alone": summary["accuracy"]["masked"],
-        "after compensation": summary["accuracy"]["after"],
-        "oracle: retrained without the class": summary["oracle"],
-    }
+    operator = summary["settings"]["operator"]
+    rows = {label: summary["accuracy"][state] for state, label in STATES[operator].items()}
+    rows["oracle: retrained without the class"] = summary["oracle"]
     for name, values in rows.items():
         cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]
         accuracy.add_row(name, *cells)
@@ -210,7 +254,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
             soft_wrap=True,
         )
     console.print("")
-    for sentence in (SHOWS, DOES_NOT_SHOW):
+    for sentence in (f"{SHOWS[operator]} {REVEALS}", DOES_NOT_SHOW.format(more=MORE[operator])):
         console.print(sentence)
     example = next((c["receipt"] for c in summary["clients"] if c["verdict"] == "proved"), None)
     if example:

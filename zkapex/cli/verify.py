@@ -68,6 +68,7 @@ def verify(
             "audit": facts.audit_mode,
             "audit_cheating": facts.audit_cheating,
             "audit_detection": facts.audit_detection,
+            "curvature_within": facts.curvature_within,
             "proofs_verified": verified.chunks,
             "verify_cpu_s": round(verified.cpu_s, 4),
             "certified_distance": outcome.certified_distance,

@@ -1,0 +1,104 @@
+"""Second moments, of inputs and of per-example gradients, against what plain loops compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import inputs, network
+from torch import nn
+
+from zkapex.client import moments
+from zkapex.client.moments import fisher_moments, second_moments
+from zkapex.errors import InputError
+
+
+def test_second_moments_are_those_of_the_layers_inputs() -> None:
+    model, x = network(), inputs(50, 4)
+    found = second_moments(model, ["0", "2"], x, block_width=4, batch_size=7)
+    first = x.reshape(-1, 5).double().numpy()
+    hidden = torch.nn.functional.gelu(model[0](x)).detach().reshape(-1, 7).double().numpy()
+    for name, values, columns in (("0", first, 5), ("2", hidden, 7)):
+        full = values.T @ values / len(values)
+        assert found[name].shape == (2, 4, 4)
+        np.testing.assert_allclose(found[name][0], full[:4, :4], rtol=1e-6)
+        np.testing.assert_allclose(found[name][1][: columns - 4, : columns - 4], full[4:, 4:], rtol=1e-6)
+        assert not found[name][1][columns - 4 :].any()
+
+
+def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
+    model = network()
+    with pytest.raises(InputError, match="not a linear layer"):
+        second_moments(model, ["0", "1"], inputs(50, 4), 4)
+    with pytest.raises(RuntimeError):
+        second_moments(model, ["0"], torch.zeros(3, 9), 4)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("find", [second_moments, fisher_moments])
+def test_nothing_to_measure_is_refused(find: object) -> None:
+    assert callable(find)
+    with pytest.raises(InputError, match="at least one example"):
+        find(network(), ["0"], inputs(50)[:0], 4)
+    with pytest.raises(InputError, match="positive block width"):
+        find(network(), ["0"], inputs(50), 0)
+    for name in ("1", "nowhere"):
+        with pytest.raises(InputError, match="not a linear layer"):
+            find(network(), ["0", name], inputs(50), 4)
+
+
+def test_a_layer_that_takes_no_part_is_refused() -> None:
+    model = network()
+    model.add_module("spare", nn.Linear(2, 2))
+    model.forward = lambda x: model[0](x)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="took no part"):
+        second_moments(model, ["0", "spare"], inputs(50, 4), 4)
+
+
+def drawn_labels(model: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
+    """Labels from the model's own predictions, drawn as `fisher_moments` says it draws them."""
+    with torch.no_grad():
+        chances = model(x).softmax(1)
+    return torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+
+
+@pytest.mark.parametrize("memory", [1, 4 * 35 * 3, 64 * 2**20])
+def test_fisher_moments_are_those_of_per_example_gradients(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one backward pass per example; however many examples fit the memory for gradients."""
+    monkeypatch.setattr(moments, "_GRADIENT_BYTES", memory)
+    model, x = network(), inputs(40)
+    found = fisher_moments(model, ["0", "2"], x, block_width=4, seed=3)
+    totals = {name: np.zeros(found[name].shape) for name in ("0", "2")}
+    for example, label in zip(x, drawn_labels(model, x, 3), strict=True):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(example[None]), label[None]).backward()
+        for index, total in totals.items():
+            g = model[int(index)].weight.grad.double().numpy()
+            for block, row in np.ndindex(*total.shape[:2]):
+                part = g[row, 4 * block : 4 * block + 4]
+                total[block, row, : len(part), : len(part)] += np.outer(part, part)
+    for name, total in totals.items():
+        columns = model[int(name)].in_features
+        assert found[name].shape == (2, model[int(name)].out_features, 4, 4)
+        np.testing.assert_allclose(found[name], total / 40, rtol=1e-4, atol=1e-9)
+        assert not found[name][1][:, columns - 4 :].any()
+
+
+def test_fisher_moments_depend_on_the_seed_alone_and_leave_the_model_as_it_was() -> None:
+    model, x = network(), inputs(40)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    state = torch.random.get_rng_state()
+    first, second, other = (fisher_moments(model, ["0"], x, 4, seed=seed)["0"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+
+
+def test_fisher_moments_of_a_model_with_buffers_and_dropout_are_those_in_evaluation_mode() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+    first, second = (fisher_moments(model.train(), ["0", "3"], inputs(30), 4) for _ in range(2))
+    for name in ("0", "3"):
+        np.testing.assert_array_equal(first[name], second[name])

@@ -1,0 +1,204 @@
+"""What is fuzzed: decoders of proofs, commitments, envelopes, records, and of a receipt's evidence as a whole.
+
+Every target is a function of bytes that may raise subclasses of `zkapex.errors.Error` and nothing else, and must not
+accept what it should not. Neither torch nor Flower is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import conformance
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from zkapex.circuits.store import import_srs, sha256_file
+from zkapex.errors import Error
+from zkapex.proofs.bundle import Bundle, read_bundle
+from zkapex.proofs.chunk import leading_points
+from zkapex.proofs.claim import Claim
+from zkapex.proofs.commitment import Point
+from zkapex.proofs.evidence import Evidence, derive
+from zkapex.proofs.messages import (
+    Enrolment,
+    EnrolRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    ModelManifest,
+    PersonaliseReply,
+    PersonaliseRequest,
+    ProveRequest,
+    ProveResponse,
+    UnlearnRequest,
+    UnlearnResponse,
+)
+from zkapex.proofs.receipt import Statement
+from zkapex.proofs.record import Record
+from zkapex.proofs.sealed import seal
+from zkapex.proofs.signing import Envelope, key_id, public_key_hex
+from zkapex.proofs.verifier import ChunkVerifier, circuit_of
+
+RECORDS: tuple[type[Record], ...] = (
+    ModelManifest,
+    Enrolment,
+    UnlearnRequest,
+    UnlearnResponse,
+    Statement,
+    ProveRequest,
+    ProveResponse,
+    EnrolRequest,
+    PersonaliseRequest,
+    PersonaliseReply,
+    EvaluateRequest,
+    EvaluateReply,
+)
+PARTS = {"manifest": ModelManifest, "enrolment": Enrolment, "request": UnlearnRequest, "response": UnlearnResponse}
+"""The records of the evidence, any one of which a fuzzed receipt has another of."""
+
+LARGEST_CHUNK = 2**16
+"""Weights: larger public vectors are correct and slow, and so not looked at."""
+
+
+LARGEST_SEED = 10_000
+"""Bytes; what is larger only takes longer."""
+
+
+class Accepted(Exception):
+    """Something was accepted that should not be."""
+
+
+@cache
+def bundle() -> Bundle:
+    """The honest receipt of the conformance suite."""
+    with tempfile.TemporaryDirectory() as tmp:
+        return read_bundle(conformance.lay("guarded_group_obs", Path(tmp) / "receipt"))
+
+
+@cache
+def verifier() -> ChunkVerifier:
+    found = bundle().dossier
+    path = conformance.ROOT / "srs.bin"
+    srs = import_srs(path.read_bytes(), sha256_file(path), found.manifest.statement.log2_rows, "local")
+    curvature = found.enrolment.record.curvature
+    claim = Claim(found.manifest, found.request.record, curvature, found.pre, found.post)
+    return claim.verifier(circuit_of(found.manifest, srs))
+
+
+def point(data: bytes) -> None:
+    """A commitment, and the sum with another one."""
+    for found in (Point.from_bytes(data), Point.from_hex(data.hex())):
+        if found.to_bytes() != data:
+            raise Accepted("a point has two encodings")
+        other = Point.from_hex(bundle().dossier.pre[0])
+        if found + other - other != found:
+            raise Accepted("points do not add up")
+
+
+def proof(data: bytes) -> None:
+    """The proof of a chunk, against an honest receipt's claim."""
+    leading_points(bundle().dossier.manifest.statement, data)
+    verifier().verify(0, data)
+    if data != bundle().evidence.proofs[0]:
+        raise Accepted("a proof was altered and is still valid")
+
+
+def envelope(data: bytes) -> None:
+    """A signed envelope."""
+    if Envelope.from_bytes(data).to_bytes() != data:
+        raise Accepted("an envelope has two encodings")
+
+
+def record(data: bytes) -> None:
+    """A record; the first byte says which kind."""
+    if RECORDS[data[0] % len(RECORDS)].from_bytes(data[1:]).to_bytes() != data[1:]:
+        raise Accepted("a record has two encodings")
+
+
+@cache
+def _key(name: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"zkapex fuzz {name}".encode()).digest())
+
+
+def evidence(data: bytes) -> None:
+    """A receipt's evidence with another manifest, enrolment, request or response, signed by whom it should be."""
+    name = list(PARTS)[data[0] % len(PARTS)]
+    dossier = bundle().dossier
+    assert dossier.response is not None
+    records: dict[str, Record] = {
+        "manifest": dossier.manifest,
+        "enrolment": dossier.enrolment.record,
+        "request": dossier.request.record,
+        "response": dossier.response.record,
+    }
+    records[name] = PARTS[name].from_bytes(data[1:])
+    digest = records["manifest"].digest()
+    client = key_id(_key("client").public_key())
+    identity = {"client_id": client, "public_key": public_key_hex(_key("client").public_key())}
+    changed = {
+        "manifest": records["manifest"],
+        "enrolment": records["enrolment"].model_copy(update={**identity, "manifest_digest": digest}),
+        "request": records["request"].model_copy(update={"client_id": client, "manifest_digest": digest}),
+        "response": records["response"].model_copy(update={"client_id": client}),
+    }
+    given = bundle().evidence
+    found = derive(
+        Evidence(
+            manifest=changed["manifest"].to_bytes(),
+            request=seal(changed["request"], _key("provider")).envelope,
+            enrolment=seal(changed["enrolment"], _key("client")).envelope,
+            earlier=(),
+            response=seal(changed["response"], _key("client")).envelope,
+            proofs=given.proofs,
+            settings=given.settings,
+            verification_key=given.verification_key,
+            srs=None,
+        ),
+        None,
+        [_key("provider").public_key()],
+    )
+    spec = found.manifest.statement
+    if spec.weights <= LARGEST_CHUNK:
+        found.certified_distance()
+        for chunk in found.drawn[:2]:
+            found.instance.public(chunk).vector(spec, 7)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {f.__name__: f for f in (proof, point, envelope, record, evidence)}
+
+
+def run(name: str, data: bytes) -> bool:
+    """Whether a target accepted its input; raises what must not be raised."""
+    if name in ("record", "evidence") and not data:
+        return False
+    try:
+        TARGETS[name](data)
+    except Error:
+        return False
+    return True
+
+
+def honest() -> list[tuple[str, bytes]]:
+    """Inputs that must be accepted, by target."""
+    dossier = bundle().dossier
+    assert dossier.response is not None
+    parts = (dossier.manifest, dossier.enrolment.record, dossier.request.record, dossier.response.record)
+    statement = Envelope.from_bytes(bundle().receipt.envelope).payload
+    return [
+        ("proof", bundle().evidence.proofs[0]),
+        *(("point", bytes.fromhex(text)) for text in dossier.enrolment.record.theta),
+        ("envelope", bundle().receipt.envelope),
+        *(("record", bytes([RECORDS.index(type(part))]) + part.to_bytes()) for part in parts),
+        ("record", bytes([RECORDS.index(Statement)]) + statement),
+        *(("evidence", bytes([number]) + part.to_bytes()) for number, part in enumerate(parts)),
+    ]
+
+
+def seeds() -> list[tuple[str, bytes]]:
+    """The honest inputs, and the proofs and envelopes of all cases of the conformance suite."""
+    proofs = {path.read_bytes() for path in conformance.ROOT.glob("*/proofs/0.bin")}
+    records = {path.read_bytes() for path in conformance.ROOT.glob("*/*.json") if path.name != "expected.json"}
+    found = [("proof", data) for data in proofs] + [("envelope", data) for data in records]
+    return honest() + sorted((name, data) for name, data in found if len(data) < LARGEST_SEED)
