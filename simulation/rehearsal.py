@@ -184,6 +184,7 @@ class RandomProvider:
         guards = {}
         for shape in shapes:
             x = rng.normal(size=(-(-shape.cols // width), 2 * width, width))
+            x[-1, :, (shape.cols - 1) % width + 1 :] = 0  # a guard ends where the layer does
             guards[shape.name] = guard_blocks(np.swapaxes(x, 1, 2) @ x, rank, GUARD_BITS)
         masked = sum(int(mask.sum()) for mask in masks.values())
         rows = sum(int(mask.any(1).sum()) for mask in masks.values())

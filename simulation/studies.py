@@ -21,11 +21,12 @@ import torch
 
 from zkapex.errors import InputError, StorageError
 from zkapex.server.storage import load_json, save_text
+from zkapex.simulation import scenarios
 from zkapex.simulation.concentration import ConcentrationStudy
 from zkapex.simulation.evaluate import MAX_SEEDS, claim
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.provenance import source_commit
-from zkapex.simulation.scenarios import SCENARIOS, ScenarioConfig
+from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.sequence import SequenceStudy
 from zkapex.simulation.study_report import FORMAT, write_study
@@ -90,7 +91,7 @@ def what_is_called(name: str) -> ScenarioConfig | Study:
     InputError
         There is none.
     """
-    known: dict[str, ScenarioConfig | Study] = {**SCENARIOS, **STUDIES}
+    known: dict[str, ScenarioConfig | Study] = {**scenarios.SCENARIOS, **STUDIES}
     if name not in known:
         raise InputError(f"there is no scenario {name!r}", fix=f"choose one of {', '.join(known)}")
     return known[name]
