@@ -127,7 +127,7 @@ def dampenings(
             last, tried = masked, True
             models = [trial.unlearn(Terms(masks, factors=factors)) for trial in trials]
             setting = Setting("dampening", masked / total, 0, alpha, strength)
-            outcome = judge(trials, models, forget_set, target, setting, masks, encoding.block_width)
+            outcome = judge(trials, models, forget_set, target, setting, masks, encoding.chunk)
             yield Plan(outcome, masks, {}, (), factors)
             if outcome.reaches_target:
                 break

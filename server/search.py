@@ -15,7 +15,7 @@ judged with the forget logit raised by a margin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from zkapex.client.operators import Terms
 from zkapex.errors import InputError
 from zkapex.server.dampening import ALPHAS, STRENGTHS, dampenings
 from zkapex.server.guard import gradient_gram, guard_blocks
-from zkapex.server.mask import top_fraction
+from zkapex.server.mask import concentrated
 from zkapex.server.saliency import score, statistics
 from zkapex.server.trials import (
     BoolArray,
@@ -70,6 +70,9 @@ class SearchSpace:
         Retain and personal accuracy any copy may lose.
     margin : float
         In logits. What clients may differ from the copies by.
+    concentration : float
+        From 0, the most salient weights wherever they are, to 1, as few chunks as can hold the mask:
+        `zkapex.server.mask.concentrated`. Not for dampening.
     """
 
     scorers: tuple[str, ...] | None = None
@@ -81,12 +84,15 @@ class SearchSpace:
     forget_target: float = 0.01
     retain_cost: float = 0.05
     margin: float = 3.0
+    concentration: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scorers == () or self.guard_ranks == () or not self.fractions:
             raise InputError("a search needs at least one scorer, guard rank and fraction")
         if any(a >= b for a, b in zip((0.0, *self.fractions), (*self.fractions, 1.1), strict=True)):
             raise InputError("mask fractions must increase, from above 0 to at most 1", why=repr(self.fractions))
+        if not 0 <= self.concentration <= 1:
+            raise InputError(f"concentration must be from 0 to 1, not {self.concentration}")
         if not self.alphas or not self.strengths or min(*self.alphas, *self.strengths) <= 0:
             raise InputError("a search needs at least one alpha and strength, all above 0")
 
@@ -107,6 +113,7 @@ def search(
     forget_set: Examples,
     encoding: FixedPoint,
     space: SearchSpace | None = None,
+    earlier: Mapping[str, BoolArray] | None = None,
 ) -> Plan:
     """Try deletions of growing size until every copy has forgotten; choose the smallest that does at acceptable cost.
 
@@ -122,6 +129,9 @@ def search(
     forget_set : (inputs, labels)
     encoding : FixedPoint
     space : SearchSpace, optional
+    earlier : mapping of str to bool array [out, in], optional
+        What earlier requests masked, zero in every copy. The plan's mask includes it; fractions are of further weights.
+        Not for dampening.
 
     Raises
     ------
@@ -134,6 +144,8 @@ def search(
     if len(forget_set[1]) == 0:
         raise InputError("a search needs at least one copy, one target layer and one example to forget")
     space = space or SearchSpace()
+    if encoding.statement.kind == "dampening" and (space.concentration or earlier):
+        raise InputError("dampening chooses its weights by a threshold, neither by chunk nor beside an earlier mask")
     trials = trials_of(copies, names, encoding)
     found: list[Plan] = []
     failure: RangeExceededError | None = None
@@ -145,7 +157,7 @@ def search(
         for scorer, rank in space.combinations(encoding.statement):
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
             try:
-                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank):
+                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier):
                     if done and plan.chosen.masked_weights >= min(done):
                         break
                     found.append(plan)
@@ -164,10 +176,13 @@ def _grow(
     space: SearchSpace,
     scorer: str,
     rank: int,
+    earlier: Mapping[str, BoolArray] | None,
 ) -> Iterator[Plan]:
     """Plans of growing size, up to the first that reaches the target; each carries only its own outcome."""
     models = [trial.deployed for trial in trials]
     masks: dict[str, BoolArray] = {name: np.zeros(trials[0].weights[name].shape, np.bool_) for name in names}
+    masks |= earlier or {}
+    start = sum(int(mask.sum()) for mask in masks.values())
     gram: dict[str, FloatArray] = {}
     guarded = encoding.statement.kind == "guarded-group-obs"
     total = sum(mask.size for mask in masks.values())
@@ -179,14 +194,13 @@ def _grow(
                 scores[name] += values
                 gram[name] = gram.get(name, 0.0) + gradient_gram(layers[name].forget_gradient, encoding.block_width)
         masked = sum(int(mask.sum()) for mask in masks.values())
-        more = round(fraction * total) - masked
+        more = min(start + round(fraction * total), total) - masked
         if more > 0:
-            free = {name: np.where(masks[name], -np.inf, values) for name, values in scores.items()}
-            masks = {name: masks[name] | added for name, added in top_fraction(free, more / total).items()}
+            masks = concentrated(scores, more / total, encoding.chunk, space.concentration, masks)
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names if guarded}
         models = [trial.unlearn(Terms(masks, guards)) for trial in trials]
-        setting = Setting(scorer, fraction, rank)
-        outcome = judge(trials, models, forget_set, space.target, setting, masks, encoding.block_width)
+        setting = Setting(scorer, fraction, rank, concentration=space.concentration)
+        outcome = judge(trials, models, forget_set, space.target, setting, masks, encoding.chunk)
         yield Plan(outcome, masks, guards, ())
         if outcome.reaches_target:
             return

@@ -20,6 +20,7 @@ from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, 
 from zkapex.client.group_obs import GUARD_BITS
 from zkapex.client.operators import Terms, operator
 from zkapex.errors import InputError
+from zkapex.server.mask import ChunkShape
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -74,6 +75,11 @@ class FixedPoint:
         return self.statement.block_width
 
     @property
+    def chunk(self) -> ChunkShape:
+        """Rows and columns of a chunk."""
+        return ChunkShape(self.statement.rows_per_chunk, self.statement.block_width)
+
+    @property
     def curvature(self) -> CurvatureEncoding:
         """How curvature is encoded; meaningless if the statement has none."""
         return CurvatureEncoding.of(self.statement, self.kappa)
@@ -111,6 +117,8 @@ class Setting:
     guard_rank : int
     alpha, strength : float or None
         For dampening.
+    concentration : float
+        Of the mask, see `zkapex.server.mask.concentrated`.
     """
 
     scorer: str
@@ -118,6 +126,7 @@ class Setting:
     guard_rank: int
     alpha: float | None = None
     strength: float | None = None
+    concentration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,9 @@ class Outcome:
     Attributes
     ----------
     setting : Setting
-    masked_weights, touched_rows : int
-        Weights set to zero or dampened, and (row, column block) pairs with at least one of them.
+    masked_weights, touched_rows, touched_chunks : int
+        Weights set to zero or dampened, and (row, column block) pairs and chunks with at least one of them. Those that
+        earlier requests masked count.
     forget, forget_raised : float
         Worst forget accuracy of a copy, as it is and with the forget logits raised by the margin.
     retain, personal : float
@@ -142,6 +152,7 @@ class Outcome:
     setting: Setting
     masked_weights: int
     touched_rows: int
+    touched_chunks: int
     forget: float
     forget_raised: float
     retain: float
@@ -234,7 +245,7 @@ def judge(
     target: Target,
     setting: Setting,
     masks: Mapping[str, BoolArray],
-    block_width: int,
+    chunk: ChunkShape,
 ) -> Outcome:
     """What a setting did: `models` are the trials' copies after the operator."""
     retain = [accuracy(model, trial.source.retain) for trial, model in zip(trials, models, strict=True)]
@@ -250,10 +261,11 @@ def judge(
         setting=setting,
         masked_weights=sum(int(mask.sum()) for mask in masks.values()),
         touched_rows=sum(
-            int(mask[:, start : start + block_width].any(1).sum())
+            int(mask[:, start : start + chunk.columns].any(1).sum())
             for mask in masks.values()
-            for start in range(0, mask.shape[1], block_width)
+            for start in range(0, mask.shape[1], chunk.columns)
         ),
+        touched_chunks=chunk.touched(masks),
         forget=max(accuracy(model, forget_set) for model in models),
         forget_raised=raised,
         retain=sum(retain) / len(retain),

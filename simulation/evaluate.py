@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,33 @@ def _claim(config: ScenarioConfig, data: Path | None, out: Path) -> None:
     settings = {k: v for k, v in asdict(config).items() if k != "make"}
     try:
         file = hashlib.sha256(data.read_bytes()).hexdigest() if config.needs_data and data is not None else None
-        marker = json.loads(
-            json.dumps({
-                "format": FORMAT,
-                "scenario": config.name,
-                "settings": settings,
-                "methods": {name: _parameters(method) for name, method in METHODS.items()},
-                "data_sha256": file,
-            })
-        )  # fmt: skip
+    except OSError as e:
+        raise StorageError(f"cannot read {data}", why=str(e), fix="give another --data") from e
+    marker = {
+        "format": FORMAT,
+        "scenario": config.name,
+        "settings": settings,
+        "methods": {name: _parameters(method) for name, method in METHODS.items()},
+        "data_sha256": file,
+    }
+    claim(out, marker)
+
+
+def claim(out: Path, marker: Mapping[str, Any]) -> None:
+    """Mark a folder as one of the evaluation that a marker describes; refuse one of another.
+
+    Raises
+    ------
+    InputError
+        The folder holds something else.
+    StorageError
+        It cannot be used.
+    """
+    text = json.dumps(marker, indent=1)
+    try:
         path = out / MARKER
         if path.exists():
-            if load_json(path) != marker:
+            if load_json(path) != json.loads(text):
                 raise InputError(
                     f"{out} holds another evaluation",
                     why="of another scenario, data file or release",
@@ -139,7 +154,7 @@ def _claim(config: ScenarioConfig, data: Path | None, out: Path) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} is not an empty folder, and holds no evaluation", fix="choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        save_text(path, json.dumps(marker, indent=1))
+        save_text(path, text)
     except OSError as e:
         raise StorageError(f"cannot use {out}", why=str(e), fix="choose another --out") from e
 

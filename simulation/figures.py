@@ -89,3 +89,54 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def plot_sequence(results: Mapping[str, Any], path: Path) -> None:
+    """Requests in a row: accuracy on what was deleted so far and on what stays, mean over seeds and their range."""
+    seeds, figure = results["seeds"], Figure(figsize=(10, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, metric, title in zip(
+        panels, ("forget_acc", "personal_acc"), ("digits deleted so far", "personal, unseen"), strict=True
+    ):
+        for index, chain in enumerate(seeds[0]["steps"][0]["chains"]):
+            places, curves = [], []
+            for number, step in enumerate(seeds[0]["steps"]):
+                for offset, moment in enumerate(m for m in ("after", "later") if m in step["chains"][chain]):
+                    places.append(number + 0.5 * offset)
+                    curves.append([100 * seed["steps"][number]["chains"][chain][moment][metric] for seed in seeds])
+            colour = _EMPHASIS.get(chain, _COLOURS[index % len(_COLOURS)])
+            means = [sum(values) / len(values) for values in curves]
+            axes.plot(places, means, _STYLES[index % len(_STYLES)], marker=".", color=colour, label=chain)
+            axes.fill_between(places, [min(v) for v in curves], [max(v) for v in curves], color=colour, alpha=0.12)
+        oracle = [100 * seed["oracle"][metric] for seed in seeds]
+        last = len(seeds[0]["steps"]) - 1
+        axes.plot([last + 0.5], [sum(oracle) / len(oracle)], "D", color=_EMPHASIS["retrain"], label="oracle")
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("requests so far; halfway to the next: after more personalisation")
+        axes.set_ylabel("accuracy, %")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[1].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def plot_concentration(results: Mapping[str, Any], path: Path, ms_per_weight: float) -> None:
+    """Accuracy of the clients against the CPU time of their proofs, mean over seeds, a point per concentration."""
+    seeds = results["seeds"]
+    figure, axes = _figure(f"{results['scenario']}: accuracy against proof cost")
+    rows = list(zip(*(seed["rows"] for seed in seeds), strict=True))
+    scale = seeds[0]["chunk_weights"] * ms_per_weight / 1e3
+    cost = [scale * sum(row["chosen"]["touched_chunks"] for row in same) / len(same) for same in rows]
+    metrics = {"personal_acc": "personal", "retain_acc": "retain", "test_acc": "test", "forget_acc": "forget"}
+    for index, (metric, label) in enumerate(metrics.items()):
+        values = [[100 * row["after"][metric] for row in same] for same in rows]
+        means = [sum(v) / len(v) for v in values]
+        errors = [[m - min(v) for m, v in zip(means, values, strict=True)],
+                  [max(v) - m for m, v in zip(means, values, strict=True)]]  # fmt: skip
+        style = f"{_MARKERS[index]}{_STYLES[0]}"
+        axes.errorbar(cost, means, yerr=errors, fmt=style, color=_COLOURS[index], elinewidth=0.8, label=label)
+    for x, same in zip(cost, rows, strict=True):
+        axes.annotate(f"{same[0]['concentration']:g}", (x, 75), fontsize=8, ha="center")
+    axes.set_xlabel("CPU seconds to prove one client's touched chunks; the numbers are concentrations")
+    axes.set_ylabel("accuracy after unlearning, % (bars: range over seeds)")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)

@@ -79,10 +79,10 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
-    shelf = _Shelf(config, seed, folder, on_event)
+    shelf = Shelf(config, seed, folder, on_event)
     world = bench.world
-    (model,) = shelf.models("train", lambda: [_federation(config, seed, [c.train for c in world.clients])])
-    personalised = shelf.models("personalise", lambda: _personalised(config, seed, model, world.clients, None))
+    (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
+    own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
     names = tuple(target_layers(model))
     ranks = config.space.guard_ranks
@@ -101,14 +101,14 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             deployment=deployment,
             seed=seed * 100 + index,
         )
-        for index, (client, before, oracle) in enumerate(zip(world.clients, personalised, retrained, strict=True))
+        for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])
     return Prepared(bench, cases, Yardstick(bench, retain, level, config.relearn), shelf.seconds)
 
 
-class _Shelf:
+class Shelf:
     """Results of stages, made once and kept on disk with the time they took."""
 
     def __init__(self, config: ScenarioConfig, seed: int, folder: Path, on_event: OnEvent) -> None:
@@ -118,6 +118,7 @@ class _Shelf:
     def arrays(
         self, stage: str, make: Callable[[], dict[str, npt.NDArray[np.generic]]]
     ) -> dict[str, npt.NDArray[np.generic]]:
+        """Arrays of a stage. Raises StorageError if its file is damaged."""
         path = self._folder / f"{stage}.npz"
         if not path.exists():
             self._on_event({"event": "stage", "stage": stage, "seed": self._seed})
@@ -131,6 +132,8 @@ class _Shelf:
         return found
 
     def models(self, stage: str, make: Callable[[], Sequence[nn.Module]]) -> list[nn.Module]:
+        """Models of a stage, in order. Raises StorageError if its file is damaged."""
+
         def states() -> dict[str, npt.NDArray[np.generic]]:
             return {
                 f"{index}/{name}": value.numpy()
@@ -153,6 +156,7 @@ class _Shelf:
         return models
 
     def plan(self, make: Callable[[], StoredPlan]) -> StoredPlan:
+        """The plan. Raises StorageError if its file is damaged."""
         path = self._folder / "plan-seconds.json"
         if not path.exists():
             self._on_event({"event": "stage", "stage": "plan", "seed": self._seed})
@@ -166,15 +170,17 @@ class _Shelf:
         return plan
 
 
-def _federation(config: ScenarioConfig, seed: int, parts: Sequence[Examples]) -> nn.Module:
+def federation(config: ScenarioConfig, seed: int, parts: Sequence[Examples]) -> nn.Module:
+    """A global model, by federated averaging over clients with these examples."""
     model = vision_transformer(seed, config.model)
     federated_averaging(model, parts, seed, config.rounds, config.local)
     return model
 
 
-def _personalised(
+def personalised(
     config: ScenarioConfig, seed: int, model: nn.Module, clients: Sequence[ClientData], leave_out: int | None
 ) -> list[nn.Module]:
+    """A global model personalised on every client, without a class if one is left out."""
     models = []
     for index, client in enumerate(clients):
         replay = client.train if leave_out is None else client.train.without(leave_out)
@@ -186,8 +192,8 @@ def _personalised(
 
 def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
     world, label = bench.world, bench.world.forget_class
-    model = _federation(config, seed, [client.train.without(label) for client in world.clients])
-    return _personalised(config, seed, model, world.clients, label)
+    model = federation(config, seed, [client.train.without(label) for client in world.clients])
+    return personalised(config, seed, model, world.clients, label)
 
 
 def _plan(

@@ -29,6 +29,7 @@ from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
 from zkapex.server.app import make_server_app
 from zkapex.server.guard import guard_blocks
+from zkapex.server.mask import ChunkShape
 from zkapex.server.search import Outcome, Plan, Setting
 from zkapex.simulation.grid import InProcessGrid, run_config_of_app, run_in_process
 from zkapex.simulation.shapes import ModelShapes
@@ -183,10 +184,12 @@ class RandomProvider:
         guards = {}
         for shape in shapes:
             x = rng.normal(size=(-(-shape.cols // width), 2 * width, width))
+            x[-1, :, (shape.cols - 1) % width + 1 :] = 0  # a guard ends where the layer does
             guards[shape.name] = guard_blocks(np.swapaxes(x, 1, 2) @ x, rank, GUARD_BITS)
         masked = sum(int(mask.sum()) for mask in masks.values())
         rows = sum(int(mask.any(1).sum()) for mask in masks.values())
-        chosen = Outcome(Setting("random", self._density, rank), masked, rows, 0, 0, 0, 0, 0, 0, False, False)
+        chunks = ChunkShape(statement.rows_per_chunk, width).touched(masks)
+        chosen = Outcome(Setting("random", self._density, rank), masked, rows, chunks, 0, 0, 0, 0, 0, 0, False, False)
         return Plan(chosen, masks, guards, (chosen,))
 
     def curvature_inputs(self) -> torch.Tensor:

@@ -18,6 +18,7 @@ from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.baselines import METHODS
 from zkapex.simulation.figures import plot_curve, plot_density, plot_trade_off
 from zkapex.simulation.metrics import METRICS
+from zkapex.simulation.study_report import plot, section
 from zkapex.simulation.targets import ORACLE, OURS, Target, judge
 
 FORMAT = 1
@@ -127,7 +128,8 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]
-    for results in all_results:
+    compared = [results for results in all_results if "kind" not in results]
+    for results in compared:
         name = results["scenario"]
         commits = ", ".join(f"`{commit}`" for commit in results["commits"])
         again = f"`zkapex evaluate {name} --seeds {len(results['seeds'])} --out DIR`"
@@ -143,8 +145,9 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
             f"![Share of masked weights per layer](results/{name}-density.png)\n\n"
             f"![What growing masks do on the provider's copies](results/{name}-curve.png)\n"
         )
+    parts += [section(results) for results in all_results if "kind" in results]
     parts.append("## Where the methods come from\n")
-    sources = {entry["label"]: entry["source"] for results in all_results for entry in results["methods"].values()}
+    sources = {entry["label"]: entry["source"] for results in compared for entry in results["methods"].values()}
     parts.append("\n".join(f"* {label}: {source}" for label, source in sources.items()) + "\n")
     return "\n".join(parts)
 
@@ -165,7 +168,10 @@ def write_page(results: Path, docs: Path) -> None:
     except OSError as e:
         raise StorageError(f"cannot write to {docs}", why=str(e)) from e
     for one in found:
-        _plots(one, docs / "results", f"{one['scenario']}-")
+        if "kind" in one:
+            plot(one, docs / "results" / f"{one['scenario']}-study.png")
+        else:
+            _plots(one, docs / "results", f"{one['scenario']}-")
     save_text(docs / "results.md", page(found))
 
 

@@ -17,6 +17,7 @@ from zkapex.simulation.adversaries import CHEATS
 from zkapex.simulation.demo import DemoSettings
 from zkapex.simulation.launch import installed_app, settings_of
 from zkapex.simulation.scenarios import SCENARIOS
+from zkapex.simulation.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_defaults_in_the_readme_and_in_the_help_are_those_of_the_demo() -> None:
 
 
 def test_scenarios_and_methods_of_the_evaluation_are_named() -> None:
-    for name in SCENARIOS:
+    for name in (*SCENARIOS, *STUDIES):
         assert f"zkapex evaluate {name} " in README
         assert name in help_of("evaluate")
 

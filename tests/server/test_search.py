@@ -89,7 +89,31 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
         for start in range(0, mask.shape[1], 32)
     )
     assert plan.chosen.touched_rows == touched
+    assert plan.chosen.touched_chunks == ENCODING.chunk.touched(plan.masks)
     assert plan.chosen.forget <= plan.chosen.forget_raised
+
+
+def test_a_concentrated_search_touches_fewer_chunks(
+    scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.02,))
+    chunks = [
+        search(
+            copies, names, scenario.forget_set, ENCODING, dataclasses.replace(one_step, concentration=c)
+        ).chosen.touched_chunks
+        for c in (0.0, 0.5, 1.0)
+    ]
+    assert chunks[0] > chunks[1] > chunks[2] == 1
+
+
+def test_what_earlier_requests_masked_stays_masked(
+    plan: Plan, scenario: Scenario, copies: list[Copy], names: Sequence[str]
+) -> None:
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.01,))
+    again = search(copies, names, scenario.forget_set, ENCODING, one_step, plan.masks)
+    assert all((again.masks[name] >= plan.masks[name]).all() for name in names)
+    total = sum(mask.size for mask in plan.masks.values())
+    assert again.chosen.masked_weights == plan.chosen.masked_weights + round(0.01 * total)
 
 
 def test_masks_grow_and_the_search_stops_at_the_target(plan: Plan) -> None:
@@ -155,6 +179,8 @@ def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy]
 def test_impossible_searches_are_refused(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
     with pytest.raises(InputError, match="at least one copy"):
         search([], names, scenario.forget_set, ENCODING)
+    with pytest.raises(InputError, match="concentration"):
+        SearchSpace(concentration=1.5)
     with pytest.raises(InputError, match="at least one scorer"):
         SearchSpace(scorers=())
     for fractions in ((0.1, 0.1), (0.0,), (1.2,)):

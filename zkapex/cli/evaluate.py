@@ -17,6 +17,7 @@ STAGES = {
     "retrain": "retraining the oracle",
     "plan": "choosing mask and guard",
     "shadows": "training shadow models",
+    "proxies": "personalising the provider's proxies",
 }
 SHOWN = {
     "forget_acc": "forget",
@@ -28,7 +29,7 @@ SHOWN = {
 
 
 def evaluate(
-    scenario: Annotated[str, typer.Argument(help="digits or mnist-writers.")],
+    scenario: Annotated[str, typer.Argument(help="See above.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for results, tables, plots and what can be resumed.")] = Path(
         "zkapex-evaluation"
@@ -41,26 +42,33 @@ def evaluate(
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
 
-    SCENARIO is digits or mnist-writers. Clients are simulated in this process; nothing is sent and nothing is proved.
-    An evaluation that was interrupted goes on when it is started again.
-    """
-    from zkapex.simulation.evaluate import evaluate as run
-    from zkapex.simulation.scenarios import scenario_config
+    In digits and mnist-writers one class is deleted, and methods are compared.
 
-    config = scenario_config(scenario)
+    In digits-sequence ten deletion requests come in a row.
+
+    In digits-chunks masks keep to fewer chunks, so that less has to be proved.
+
+    Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted
+    goes on when it is started again.
+    """
+    from zkapex.errors import InputError
+    from zkapex.simulation.evaluate import evaluate as run
+    from zkapex.simulation.scenarios import ScenarioConfig
+    from zkapex.simulation.studies import run_study, what_is_called
+
+    config = what_is_called(scenario)
+    if methods != "all" and not isinstance(config, ScenarioConfig):
+        raise InputError(f"{scenario} does not compare methods", fix="leave --methods out")
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     names = [] if methods == "all" else [name.strip() for name in methods.split(",")]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         follower = Follower(progress, console)
-        results = run(
-            config,
-            seeds,
-            out,
-            data=data if config.needs_data else None,
-            methods=names,
-            on_event=follower.on_event,
-        )
+        if isinstance(config, ScenarioConfig):
+            source = data if config.needs_data else None
+            results = run(config, seeds, out, data=source, methods=names, on_event=follower.on_event)
+        else:
+            results = run_study(config, seeds, out, follower.on_event)
     if as_json:
         print(json.dumps(results))
     else:
@@ -81,10 +89,11 @@ class Follower:
         if kind == "start":
             self._progress.update(self._task, total=event["seeds"] * event["methods"])
         elif kind == "stage":
-            self._say(f"seed {event['seed']}: {STAGES[event['stage']]}")
+            stage = event["stage"]
+            self._say(f"seed {event['seed']}: {STAGES.get(stage, stage)}")
         elif kind == "method":
             self._progress.update(self._task, description=f"seed {event['seed']}: {event['method']}")
-        elif kind == "kept":
+        elif kind in ("kept", "seed"):
             self._progress.advance(self._task)
         elif kind == "result":
             self._progress.advance(self._task)
@@ -98,8 +107,12 @@ class Follower:
 
 
 def show(results: dict[str, Any], out: Path) -> None:
-    """Print the means over seeds and the targets."""
+    """Print the means over seeds and the targets; of a study, its table."""
     console = Console(highlight=False)
+    if "kind" in results:
+        console.print((out / "table.md").read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+        console.print(f"Everything is in {out}: results.json, table.md, study.png")
+        return
     table = Table(title=f"Accuracies, mean of {len(results['seeds'])} seeds")
     table.add_column("", no_wrap=True, min_width=20)
     for title in SHOWN.values():

@@ -1,0 +1,109 @@
+"""What it costs in forgetting to touch fewer chunks, and so to prove less: one deletion at several concentrations.
+
+See `zkapex.server.mask.concentrated`. The search stops at the same target for all, so a concentrated mask has more
+weights where their saliency is lower; what is compared is what clients are left with, and how many chunks they prove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zkapex.circuits.profiles import profile
+from zkapex.server.planning import StoredPlan, load_plan, save_plan
+from zkapex.server.search import FixedPoint, search
+from zkapex.simulation.data import Scenario
+from zkapex.simulation.deployment import Deployment
+from zkapex.simulation.estimate import chunk_sizes
+from zkapex.simulation.models import target_layers
+from zkapex.simulation.preparation import Shelf, federation, personalised
+from zkapex.simulation.scenarios import Bench, ScenarioConfig
+from zkapex.simulation.training import accuracy, calibration, provider_copies
+from zkapex.simulation.workload import Shape
+
+
+@dataclass(frozen=True)
+class ConcentrationStudy:
+    """One class deleted with masks of different concentration.
+
+    Attributes
+    ----------
+    name, title : str
+    base : ScenarioConfig
+        Everything but the concentration.
+    concentrations : tuple of float
+    """
+
+    name: str
+    title: str
+    base: ScenarioConfig
+    concentrations: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+    kind: str = "concentration"
+
+    def run(self, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """See `zkapex.simulation.studies.Study`."""
+        config, bench = self.base, self.base.make(seed, None)
+        world, shelf = bench.world, Shelf(config, seed, folder, on_event)
+        (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
+        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
+        ranks = config.space.guard_ranks
+        statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
+        deployment = Deployment.of(model, tuple(target_layers(model)), FixedPoint(statement))
+        before = [deployment.deploy(one) for one in own]
+        shapes = [Shape(n, *model.get_parameter(f"{n}.weight").shape) for n in deployment.names]
+        rows = []
+        for number, concentration in enumerate(self.concentrations):
+            place = folder / f"plan-{number}"
+            plan = load_plan(place)
+            if plan is None:
+                on_event({"event": "stage", "stage": "plan", "seed": seed})
+                plan = self._plan(place, bench, seed, deployment, model, concentration)
+            inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
+            guards = {name: list(blocks) for name, blocks in plan.guards.items()}
+            after = [deployment.unlearned(m, plan.masks, guards, x) for m, x in zip(before, inputs, strict=True)]
+            masked = [deployment.masked(m, plan.masks) for m in before]
+            measured = {"after": _measure(after, world), "mask_only": _measure(masked, world)}
+            rows.append({"concentration": concentration, "chosen": plan.chosen, "curve": list(plan.curve), **measured})
+        return {
+            "note": bench.note,
+            "before": _measure(before, world),
+            "rows": rows,
+            "chunks": sum(chunk_sizes(shapes, statement).values()),
+            "weights": sum(shape.rows * shape.cols for shape in shapes),
+            "chunk_weights": statement.weights,
+            "seconds": shelf.seconds,
+        }
+
+    def _plan(
+        self, place: Path, bench: Bench, seed: int, deployment: Deployment, model: nn.Module, concentration: float
+    ) -> StoredPlan:
+        config, world = self.base, bench.world
+        copies = provider_copies(
+            model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
+        )
+        order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
+        forget = world.forget_set.take(order[: config.search_forget])
+        space = replace(config.space, concentration=concentration)
+        found = search(copies, deployment.names, forget, deployment.encoding, space)
+        place.mkdir(exist_ok=True)
+        return save_plan(place, found)
+
+
+def _measure(models: list[nn.Module], world: Scenario) -> dict[str, float]:
+    """Mean accuracies over clients, as in `zkapex.simulation.metrics`."""
+    rows = [
+        {
+            "forget_acc": accuracy(model, world.forget_set),
+            "forget_test_acc": accuracy(model, world.forget_test),
+            "retain_acc": accuracy(model, world.retain_set),
+            "test_acc": accuracy(model, world.retain_test),
+            "personal_acc": accuracy(model, client.personal_test),
+        }
+        for model, client in zip(models, world.clients, strict=True)
+    ]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

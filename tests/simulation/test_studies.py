@@ -1,0 +1,160 @@
+"""Studies: what they measure, what they write, how they go on, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import here
+from evaluation import TINY
+
+from zkapex.client.personalise import FitSettings
+from zkapex.errors import InputError, StorageError
+from zkapex.server.storage import load_arrays
+from zkapex.simulation.concentration import ConcentrationStudy
+from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.report import read_results, write_page
+from zkapex.simulation.scenarios import SCENARIOS
+from zkapex.simulation.sequence import CHAINS, SequenceStudy, World
+from zkapex.simulation.studies import STUDIES, run_study, what_is_called
+
+SEQUENCE = SequenceStudy("digits-sequence", "Two requests", TINY, classes=1, between=FitSettings(1, 1e-3))
+WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, fractions=(0.02,)))
+CHUNKS = ConcentrationStudy("digits-chunks", "Fewer chunks", WIDE, (0.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("sequence") / "out"
+    return out, run_study(SEQUENCE, 1, out)
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("chunks") / "out"
+    return out, run_study(CHUNKS, 1, out)
+
+
+def test_requests_are_disjoint_and_what_is_left_is_the_rest() -> None:
+    world = World.make(STUDIES["digits-sequence"], 1)  # type: ignore[arg-type]
+    assert len(world.requests) == 10
+    total = sum(len(client.labels) for client in world.clients)
+    gone = 0
+    for step in range(1, 11):
+        forget = world.forget(step)
+        gone += len(forget.labels)
+        assert sum(len(train.labels) for train in world.train(step)) == total - gone
+        if step % 2:
+            label = world.deleted[step // 2]
+            assert set(forget.labels.tolist()) == {label}
+            assert all((train.labels != label).all() for train in world.train(step))
+        else:
+            assert not set(forget.labels.tolist()) & set(world.deleted)
+    personal, replay, judged = world.proxy(0, 10)
+    for examples in (personal, replay, judged, world.personal(0, 0), *world.train(10)):
+        assert not set(examples.labels.tolist()) & set(world.deleted)
+    assert torch.equal(World.make(SEQUENCE, 1).clients[0].inputs, world.clients[0].inputs)
+
+
+def test_a_sequence_measures_every_chain_after_every_request(sequence: tuple[Path, dict[str, Any]]) -> None:
+    out, results = sequence
+    (seed,) = results["seeds"]
+    assert [step["step"] for step in seed["steps"]] == [0, 1, 2]
+    assert [step["request"].split()[-1] for step in seed["steps"][::2]] == ["before", "images"]
+    density = [step["density"] for step in seed["steps"]]
+    assert density[0] == 0
+    assert density[1] == pytest.approx(0.02, abs=1e-3)
+    assert density[2] == pytest.approx(0.025, abs=1e-3)
+    for step in seed["steps"][1:]:
+        assert set(step["chains"]) == set(CHAINS)
+        for chain in step["chains"].values():
+            assert all(0 <= value <= 1 for moment in ("after", "later") for value in chain[moment].values())
+    assert set(seed["oracle"]) == set(seed["steps"][2]["chains"]["mask-only"]["after"])
+    assert seed["oracle"]["forget_acc"] == 0.0
+    first, last = (load_arrays(out / "seeds" / "0" / f"step-0{n}-masks.npz") for n in (1, 2))
+    assert all((last[name] >= first[name]).all() for name in first)
+
+
+def test_masked_weights_stay_zero_while_clients_go_on(sequence: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = sequence
+    folder = out / "seeds" / "0"
+    models, masks = load_arrays(folder / "step-02.npz"), load_arrays(folder / "step-02-masks.npz")
+    seen = 0
+    for name, value in models.items():
+        layer = name.partition("/")[2].removesuffix(".weight")
+        if layer in masks and name.endswith(".weight"):
+            assert not value[masks[layer].astype(bool)].any()
+            seen += 1
+    assert seen == len(masks) * (4 * len(CHAINS) + 1 + TINY.proxies)
+
+
+def test_a_sequence_goes_on_where_it_was(sequence: tuple[Path, dict[str, Any]]) -> None:
+    out, results = sequence
+    folder = out / "seeds" / "0"
+    for name in ("result.json", "step-02.npz", "step-02.json", "step-02-masks.npz"):
+        (folder / name).unlink()
+    events: list[dict[str, Any]] = []
+    again = run_study(SEQUENCE, 1, out, events.append)
+    assert [event["stage"] for event in events if event["event"] == "stage"] == ["step-02"]
+    assert again["seeds"][0]["steps"] == results["seeds"][0]["steps"]
+
+
+def test_concentration_saves_chunks_at_the_same_size(chunks: tuple[Path, dict[str, Any]]) -> None:
+    _, results = chunks
+    (seed,) = results["seeds"]
+    scattered, filled = seed["rows"]
+    assert scattered["chosen"]["masked_weights"] == filled["chosen"]["masked_weights"]
+    assert filled["chosen"]["touched_chunks"] < scattered["chosen"]["touched_chunks"] <= seed["chunks"]
+    assert seed["chunks"] == 16
+
+
+@pytest.mark.parametrize("which", ["sequence", "chunks"])
+def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    out, first = request.getfixturevalue(which)
+    results = json.loads((out / "results.json").read_text())
+    assert results.keys() == first.keys()
+    lines = (out / "table.md").read_text().splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "study.json").write_text(json.dumps(results))
+    write_page(tmp_path / "results", tmp_path / "docs")
+    plot = f"results/{results['scenario']}-study.png"
+    assert plot in (tmp_path / "docs" / "results.md").read_text()
+    assert (tmp_path / "docs" / plot).read_bytes().startswith(b"\x89PNG")
+    assert (out / "study.png").exists()
+    assert read_results(tmp_path / "results") == [results]
+
+
+def test_what_makes_no_sense_is_refused(chunks: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, _ = chunks
+    with pytest.raises(InputError, match="another evaluation"):
+        run_study(replace(CHUNKS, concentrations=(0.5,)), 1, out)
+    with pytest.raises(InputError, match="--seeds"):
+        run_study(CHUNKS, 0, tmp_path / "out")
+    path = out / "seeds" / "0" / "result.json"
+    kept = path.read_text()
+    path.write_text("{}")
+    with pytest.raises(StorageError, match=r"result\.json"):
+        run_study(CHUNKS, 1, out)
+    path.write_text(kept)
+    with pytest.raises(InputError, match="no scenario 'letters'"):
+        what_is_called("letters")
+    assert {what_is_called(name).name for name in (*SCENARIOS, *STUDIES)} == {*SCENARIOS, *STUDIES}
+
+
+def test_the_command_line_shows_the_table(
+    chunks: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, results = chunks
+    monkeypatch.setattr("zkapex.simulation.studies.STUDIES", {"digits-chunks": CHUNKS})
+    command = ["evaluate", "digits-chunks", "--seeds", "1", "--out", out]
+    assert here(*command) == 0
+    assert "| concentration | masked | chunks touched |" in capsys.readouterr().out
+    assert here(*command, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert here(*command, "--methods", "ssd") == 10
+    assert "leave --methods out" in capsys.readouterr().err
