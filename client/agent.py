@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
-from zkapex.circuits.store import Circuit, find_srs, import_srs
+from zkapex.circuits.srs import find_srs, import_srs
+from zkapex.circuits.store import Circuit
 from zkapex.client.activations import EncodedActivations
 from zkapex.client.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of

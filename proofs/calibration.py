@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zkapex.circuits.build import statement_digest
+from zkapex.circuits.cache import cache_root
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import cache_root
 from zkapex.proofs.resources import cores
 
 

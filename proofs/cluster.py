@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from zkapex.circuits.srs import find_srs, import_srs
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import circuit, find_srs, import_srs
+from zkapex.circuits.store import circuit
 from zkapex.errors import Error, ProverError, ResourceError
 from zkapex.proofs.jobs import RESULT, OnDone, OnProgress, OnStart, Work, ignore_done, ignore_progress, ignore_start
 from zkapex.proofs.pool import ATTEMPTS_ALONE

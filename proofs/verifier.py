@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from zkapex.circuits.srs import Srs
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import Circuit, Srs, circuit
+from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import ProverError, ReceiptError, ResourceError
 from zkapex.proofs.chunk import Expected, verify_chunk
 from zkapex.proofs.commitment import Point, empty_commitment

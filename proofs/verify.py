@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from zkapex.circuits.store import Circuit, Srs, find_srs, import_srs
+from zkapex.circuits.srs import Srs, find_srs, import_srs
+from zkapex.circuits.store import Circuit
 from zkapex.errors import Error, InputError, ReceiptError
 from zkapex.proofs.batch import BatchVerifier
 from zkapex.proofs.bundle import Bundle, read_bundle

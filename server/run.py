@@ -29,8 +29,9 @@ from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.profiles import profile
+from zkapex.circuits.srs import local_srs
 from zkapex.circuits.statement import Kind, StatementSpec
-from zkapex.circuits.store import circuit, local_srs
+from zkapex.circuits.store import circuit
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
 from zkapex.errors import InputError, ProtocolError

@@ -12,9 +12,11 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
+from zkapex.circuits.cache import cache_root
 from zkapex.circuits.profiles import profile
+from zkapex.circuits.srs import local_srs
 from zkapex.circuits.statement import Kind, StatementSpec
-from zkapex.circuits.store import Circuit, cache_root, circuit, local_srs
+from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import InputError
 from zkapex.proofs.batch import BatchVerifier
 from zkapex.proofs.calibration import Rates, calibrated, machine

@@ -13,8 +13,9 @@ from typing import TypeVar
 import ezkl
 import numpy as np
 
+from zkapex.circuits.srs import local_srs
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import Circuit, circuit, local_srs
+from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import ProverError
 from zkapex.proofs.chunk import challenge, complete, leading_points, verify_raw
 from zkapex.proofs.commitment import commit

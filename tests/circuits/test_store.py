@@ -15,8 +15,10 @@ import onnx
 import pytest
 from tiny import SRS_FILE, spec, srs, tiny
 
+from zkapex.circuits.cache import sha256_file
+from zkapex.circuits.srs import Srs, find_srs, import_srs, local_srs
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import Circuit, Srs, circuit, find_srs, import_srs, local_srs, sha256_file
+from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
 
 SMALL = StatementSpec(

@@ -12,7 +12,8 @@ import torch
 from bench import LIMIT, Bench
 from federation import TOUCHED, Federation, perceptron
 
-from zkapex.circuits.store import Circuit, find_srs
+from zkapex.circuits.srs import find_srs
+from zkapex.circuits.store import Circuit
 from zkapex.client.agent import DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
 from zkapex.errors import ProofError, ProtocolError

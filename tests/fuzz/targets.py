@@ -15,7 +15,8 @@ from pathlib import Path
 import conformance
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from zkapex.circuits.store import import_srs, sha256_file
+from zkapex.circuits.cache import sha256_file
+from zkapex.circuits.srs import import_srs
 from zkapex.errors import Error
 from zkapex.proofs.bundle import Bundle, read_bundle
 from zkapex.proofs.chunk import leading_points

@@ -10,7 +10,8 @@ import pytest
 from federation import Altered, Federation, SmallTask
 from flwr.app import RecordDict
 
-from zkapex.circuits.store import Circuit, find_srs
+from zkapex.circuits.srs import find_srs
+from zkapex.circuits.store import Circuit
 from zkapex.client.agent import DeviceAgent
 from zkapex.client.app import Agent
 from zkapex.client.holdings import Holdings

@@ -17,10 +17,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from zkapex.circuits.build import build_graph
+from zkapex.circuits.cache import sha256_file
 from zkapex.circuits.field import random_elements
 from zkapex.circuits.profiles import profile
+from zkapex.circuits.srs import Srs, import_srs
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
-from zkapex.circuits.store import Circuit, Srs, circuit, import_srs, sha256_file
+from zkapex.circuits.store import Circuit, circuit
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, encode
 from zkapex.client.group_obs import GUARD_BITS, solve, tolerances
 from zkapex.proofs.chunk import Expected, prove_chunk
