@@ -115,9 +115,11 @@ def pack_guards(manifest: ModelManifest, guards: Mapping[tuple[str, int], Int16A
     Raises
     ------
     InputError
-        A guard is for no block of the manifest, or has the wrong shape or dtype.
+        A guard is for no block of the manifest, has the wrong shape or dtype, or is not zero where the layer has no
+        columns.
     """
     order = _block_order(manifest)
+    columns = {layer.name: layer.cols for layer in manifest.layers}
     packed = []
     for key in sorted(guards, key=lambda key: order.get(key, -1)):
         guard = guards[key]
@@ -128,6 +130,8 @@ def pack_guards(manifest: ModelManifest, guards: Mapping[tuple[str, int], Int16A
                 f"the guard of {key} is {guard.dtype}{list(guard.shape)}",
                 why=f"it must be int16[{manifest.block_width}, 1..{manifest.guard_rank}]",
             )
+        if guard[columns[key[0]] - key[1] * manifest.block_width :].any():
+            raise InputError(f"the guard of {key} reaches beyond the layer's last column", fix="set it to zero there")
         values = np.ascontiguousarray(guard, dtype="<i2").tobytes()
         packed.append(GuardBlock(layer=key[0], block=key[1], width=guard.shape[0], rank=guard.shape[1], values=values))
     return tuple(packed)

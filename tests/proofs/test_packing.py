@@ -96,6 +96,7 @@ def test_bad_masks_are_not_unpacked() -> None:
 
 @given(arrays(np.int16, (4, 2)), arrays(np.int16, (4, 1)))
 def test_guards_round_trip(first: np.ndarray, second: np.ndarray) -> None:
+    second[1:] = 0  # the layer has five columns, so its second block has one
     guards = {(FC2.name, 1): second, (FC1.name, 0): first}
     packed = pack_guards(MANIFEST, guards)
     assert [guard.layer for guard in packed] == [FC1.name, FC2.name]
@@ -103,6 +104,18 @@ def test_guards_round_trip(first: np.ndarray, second: np.ndarray) -> None:
     for key, guard in guards.items():
         np.testing.assert_array_equal(again[key], guard)
         assert again[key].dtype == np.int16
+
+
+@pytest.mark.parametrize("row", [1, 2, 3])
+def test_a_guard_beyond_the_last_column_is_refused_on_both_sides(row: int) -> None:
+    guard = np.zeros((4, 1), np.int16)
+    (packed,) = pack_guards(MANIFEST, {(FC2.name, 1): guard})
+    guard[row] = 1
+    with pytest.raises(InputError, match="last column"):
+        pack_guards(MANIFEST, {(FC2.name, 1): guard})
+    beyond = packed.model_copy(update={"values": guard.astype("<i2").tobytes()})
+    with pytest.raises(ProtocolError, match="last column"):
+        unpack_guards(MANIFEST, (beyond,))
 
 
 def test_guards_are_little_endian_whatever_the_memory_layout() -> None:
