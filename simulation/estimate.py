@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
-from zkapex.proofs.audit import detection_probability
+from zkapex.proofs.audit import assumed_bad, detection_probability, draws_for
 from zkapex.proofs.calibration import Rates
 from zkapex.simulation.shapes import ModelShapes
 from zkapex.simulation.workload import Shape
@@ -69,7 +69,7 @@ def estimate(model: ModelShapes, spec: StatementSpec, rates: Rates, question: Qu
         touched = max(1, round(expected_touched(chunks, masked / question.concentration)))
     proved = touched
     if question.audit == "sampled":
-        proved = sample_size(touched, question.cheated, question.detection)
+        proved = draws_for(touched, question.cheated, question.detection)
     blocks = sum(-(-layer.cols // spec.block_width) for layer in model.layers)
     prove_cpu_s = proved * rates.prove_cpu_s
     return {
@@ -82,7 +82,7 @@ def estimate(model: ModelShapes, spec: StatementSpec, rates: Rates, question: Qu
         "touched_fraction": touched / total,
         "audit": question.audit,
         "chunks_proved": proved,
-        "detection_probability": detection_probability(touched, proved, math.ceil(question.cheated * touched)),
+        "detection_probability": detection_probability(touched, proved, assumed_bad(touched, question.cheated)),
         "weights_proved": proved * spec.weights,
         "enrol_cpu_s": (total + blocks) * rates.commit_cpu_s,
         "commit_cpu_s": touched * rates.commit_cpu_s,
@@ -115,19 +115,6 @@ def expected_touched(chunks: Counter[int], masked: float) -> float:
     """
     weights = sum(size * count for size, count in chunks.items())
     return sum(count * (1 - _untouched(weights, size, masked)) for size, count in chunks.items())
-
-
-def sample_size(touched: int, cheated: float, detection: float) -> int:
-    """The fewest chunks to prove that catch a cheater on ``ceil(cheated * touched)`` of them with that probability."""
-    bad = math.ceil(cheated * touched)
-    low, high = 1, touched
-    while low < high:
-        middle = (low + high) // 2
-        if detection_probability(touched, middle, bad) >= detection:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def _parts(length: int, size: int) -> Counter[int]:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tiny import spec, tiny
 
 from zkapex.errors import InputError
-from zkapex.proofs.audit import detection_probability
+from zkapex.proofs.audit import assumed_bad, detection_probability, draws_for
 from zkapex.proofs.calibration import Rates
 from zkapex.proofs.packing import touched_chunks
 from zkapex.proofs.pool import prove_all
 from zkapex.proofs.worker import finished
 from zkapex.simulation.bench import prove_and_verify
-from zkapex.simulation.estimate import Question, chunk_sizes, estimate, expected_touched, sample_size
+from zkapex.simulation.estimate import Question, chunk_sizes, estimate, expected_touched
 from zkapex.simulation.shapes import ModelShapes, model_shapes
 from zkapex.simulation.workload import Shape, random_mask, random_workload
 
@@ -61,7 +61,7 @@ def test_clusters_touch_fewer_chunks() -> None:
 @given(st.integers(1, 3000), st.floats(0.001, 1), st.floats(0.01, 0.999))
 @settings(deadline=None, max_examples=50)
 def test_a_sample_is_as_small_as_it_can_be(touched: int, cheated: float, detection: float) -> None:
-    count, bad = sample_size(touched, cheated, detection), math.ceil(cheated * touched)
+    count, bad = draws_for(touched, cheated, detection), assumed_bad(touched, cheated)
     assert detection_probability(touched, count, bad) >= detection
     assert count == 1 or detection_probability(touched, count - 1, bad) < detection
 
