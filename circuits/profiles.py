@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast, get_args
 
-from zkapex.circuits.statement import AnyKind, StatementSpec
+from zkapex.circuits.statement import AnyKind, Kind, StatementSpec
 from zkapex.errors import InputError
 
 RIDGE = 192
 """The ridge of every profile: with curvature of Frobenius norm up to 2^15, relative damping from 0.03 upwards."""
+
+CurvatureKind = Literal["kfac", "block-fisher"]
+KINDS, CURVATURES = get_args(Kind), get_args(CurvatureKind)
 
 FISHER_RANK = 4
 """Rows of each weight row's factor for block-fisher."""
@@ -52,7 +55,7 @@ class Profile:
     def statement(
         self,
         kind: AnyKind = "guarded-group-obs",
-        curvature: Literal["kfac", "block-fisher"] = "kfac",
+        curvature: CurvatureKind = "kfac",
         guard_rank: int | None = None,
         freivalds: bool = True,
     ) -> StatementSpec:
@@ -106,3 +109,22 @@ def profile(name: str) -> Profile:
         return PROFILES[name]
     except KeyError:
         raise InputError(f"unknown profile {name!r}", fix=f"choose one of {', '.join(PROFILES)}") from None
+
+
+def named_statement(
+    name: str, kind: str, curvature: str, guard_rank: int | None = None, freivalds: bool = True
+) -> StatementSpec:
+    """The statement of a profile. Curvature, guard and products are those of guarded-group-obs alone.
+
+    Raises
+    ------
+    InputError
+        There is no such profile, statement or curvature, or they do not go together.
+    """
+    for what, value, known in (("statement", kind, KINDS), ("curvature", curvature, CURVATURES)):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}", fix=f"choose one of {', '.join(known)}")
+    try:
+        return profile(name).statement(cast(Kind, kind), cast(CurvatureKind, curvature), guard_rank, freivalds)
+    except ValueError as e:
+        raise InputError(f"profile {name} has no statement of guard rank {guard_rank}", why=str(e)) from e

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,9 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
-from zkapex.circuits.profiles import profile
+from zkapex.circuits.profiles import CURVATURES, KINDS, named_statement, profile
 from zkapex.circuits.srs import local_srs
-from zkapex.circuits.statement import Kind, StatementSpec
+from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import circuit
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
@@ -50,8 +50,6 @@ from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
 
 AUDITS = ("full", "sampled")
-OPERATORS: tuple[str, ...] = get_args(Kind)
-CURVATURES = ("kfac", "block-fisher")
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix="give a number above 0, and at most 1",
                 )
-        for name, choices in (("audit", AUDITS), ("operator", OPERATORS), ("curvature", CURVATURES)):
+        for name, choices in (("audit", AUDITS), ("operator", KINDS), ("curvature", CURVATURES)):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
@@ -200,11 +198,8 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     )
     events.emit("keys.started", profile=settings.profile)
     chosen = profile(settings.profile)
-    statement = chosen.statement(
-        kind=settings.operator,  # type: ignore[arg-type]
-        curvature=settings.curvature,  # type: ignore[arg-type]
-        guard_rank=None if settings.guard_rank < 0 else settings.guard_rank,
-    )
+    rank = None if settings.guard_rank < 0 else settings.guard_rank
+    statement = named_statement(chosen.name, settings.operator, settings.curvature, rank)
     built = circuit(statement, local_srs(chosen.log2_rows))
     check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)

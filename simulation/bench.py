@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, cast, get_args
 
 import numpy as np
 
 from zkapex.circuits.cache import cache_root
-from zkapex.circuits.profiles import profile
+from zkapex.circuits.profiles import named_statement
 from zkapex.circuits.srs import local_srs
-from zkapex.circuits.statement import Kind, StatementSpec
+from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import InputError
 from zkapex.proofs.batch import BatchVerifier
@@ -27,8 +26,6 @@ from zkapex.proofs.resources import affordable_workers
 from zkapex.proofs.worker import Cost, finished
 from zkapex.simulation.workload import Shape, random_workload
 
-CURVATURES = ("kfac", "block-fisher")
-KINDS = get_args(Kind)
 _SEED = 1
 
 
@@ -42,7 +39,7 @@ class BenchSettings:
     kind : str
         Of the statement, see `zkapex.circuits.statement.Kind`.
     curvature : str
-        One of `CURVATURES`; statements other than guarded-group-obs have none.
+        One of `zkapex.circuits.profiles.CURVATURES`; statements other than guarded-group-obs have none.
     guard_rank : int
     freivalds : bool
         See `zkapex.circuits.statement.StatementSpec`.
@@ -79,7 +76,7 @@ class BenchSettings:
         """The statement to prove."""
         given = {name: getattr(self, name) for name in ("rows_per_chunk", "block_width", "log2_rows")}
         changes = {name: value for name, value in given.items() if value is not None}
-        spec = statement(self.profile, self.kind, self.curvature, self.guard_rank, self.freivalds)
+        spec = named_statement(self.profile, self.kind, self.curvature, self.guard_rank, self.freivalds)
         try:
             return StatementSpec.model_validate({**spec.model_dump(), **changes})
         except ValueError as e:
@@ -115,25 +112,6 @@ class Proofs:
     def peak_rss_mb(self) -> float:
         """The largest prover's peak memory, in 10^6 bytes."""
         return max(cost.peak_rss_mb for cost in self.costs)
-
-
-def statement(name: str, kind: str, curvature: str, guard_rank: int, freivalds: bool) -> StatementSpec:
-    """The statement of a profile. Curvature, guard and products are those of guarded-group-obs alone.
-
-    Raises
-    ------
-    InputError
-        There is no such profile, statement or curvature, or they do not go together.
-    """
-    for what, value, known in (("statement", kind, KINDS), ("curvature", curvature, CURVATURES)):
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}", fix=f"choose one of {', '.join(known)}")
-    try:
-        return profile(name).statement(
-            cast(Kind, kind), cast(Literal["kfac", "block-fisher"], curvature), guard_rank, freivalds
-        )
-    except ValueError as e:
-        raise InputError(f"profile {name} has no statement of guard rank {guard_rank}", why=str(e)) from e
 
 
 def bench(settings: BenchSettings, on_progress: OnProgress = ignore_progress) -> dict[str, str | int | float]:

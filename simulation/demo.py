@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
+from zkapex.circuits.profiles import CURVATURES, KINDS
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
-from zkapex.server.run import AUDITS, CURVATURES, OPERATORS, check_operator
+from zkapex.server.run import AUDITS, check_operator
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.adversaries import CHEATS, check_cheat
 from zkapex.simulation.digits import scenario
@@ -83,7 +84,7 @@ class DemoSettings:
             raise InputError(f"--dishonest is {self.dishonest}", fix=f"choose a number from 0 to {self.clients}")
         if self.cheat not in CHEATS:
             raise InputError(f"--cheat is {self.cheat!r}", fix=f"choose one of {', '.join(CHEATS)}")
-        for name, choices in (("operator", OPERATORS), ("curvature", CURVATURES)):
+        for name, choices in (("operator", KINDS), ("curvature", CURVATURES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
         check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)

@@ -9,12 +9,13 @@ import pytest
 from commands import here, zkapex
 from tiny import spec, tiny
 
+from zkapex.circuits.profiles import named_statement
 from zkapex.cli.progress import duration
 from zkapex.errors import InputError
 from zkapex.proofs.witness import square_sums
 from zkapex.proofs.worker import Cost
 from zkapex.simulation import bench
-from zkapex.simulation.bench import BenchSettings, Proofs, cells_per_weight, rates, statement
+from zkapex.simulation.bench import BenchSettings, Proofs, cells_per_weight, rates
 from zkapex.simulation.workload import Shape, random_mask, random_workload
 
 WANTED = {
@@ -88,14 +89,14 @@ def test_rates_are_measured_once(tmp_path_factory: pytest.TempPathFactory, monke
 
 def test_statements_are_those_of_the_profiles() -> None:
     solve = "guarded-group-obs"
-    assert statement("tiny", solve, "kfac", 4, True) == spec()
-    assert statement("tiny", solve, "kfac", 0, True) == spec(guard_rank=0)
-    assert statement("tiny", solve, "block-fisher", 4, False).curvature == "block-fisher"
-    assert statement("edge", "mask-only", "kfac", 4, True).curvature == "none"
+    assert named_statement("tiny", solve, "kfac", 4, True) == spec()
+    assert named_statement("tiny", solve, "kfac", 0, True) == spec(guard_rank=0)
+    assert named_statement("tiny", solve, "block-fisher", 4, False).curvature == "block-fisher"
+    assert named_statement("edge", "mask-only", "kfac", 4, True).curvature == "none"
     with pytest.raises(InputError, match="unknown profile"):
-        statement("none", solve, "kfac", 4, True)
+        named_statement("none", solve, "kfac", 4, True)
     with pytest.raises(InputError, match="unknown statement"):
-        statement("tiny", "none", "kfac", 4, True)
+        named_statement("tiny", "none", "kfac", 4, True)
     assert BenchSettings().statement().log2_rows == 15
 
 

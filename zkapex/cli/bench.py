@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zkapex.cli import options
 from zkapex.cli.progress import following
 
 app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -22,24 +23,20 @@ def root() -> None:
 
 @app.command("proof")
 def proof(
-    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    kind: Annotated[
-        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
-    ] = "guarded-group-obs",
-    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
-    freivalds: Annotated[
-        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
-    ] = True,
+    profile: options.Profile = "server",
+    kind: options.Kind = "guarded-group-obs",
+    curvature: options.Curvature = "kfac",
+    guard_rank: options.GuardRank = 4,
+    freivalds: options.Freivalds = True,
     chunks: Annotated[int, typer.Option(help="Proofs to make.")] = 4,
-    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    workers: options.Workers = None,
     memory_mb: Annotated[
         float | None, typer.Option(help="What they may take together, in 10^6 bytes; default: all that is free.")
     ] = None,
     rows_per_chunk: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
     block_width: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
     log2_rows: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: options.JsonTable = False,
 ) -> None:
     """Build a circuit's keys, prove random chunks in worker processes, verify them, and print what it took.
 
@@ -73,22 +70,18 @@ def proof(
 
 @app.command("stages")
 def stages(
-    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    kind: Annotated[
-        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
-    ] = "guarded-group-obs",
-    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
-    freivalds: Annotated[
-        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    profile: options.Profile = "server",
+    kind: options.Kind = "guarded-group-obs",
+    curvature: options.Curvature = "kfac",
+    guard_rank: options.GuardRank = 4,
+    freivalds: options.Freivalds = True,
+    as_json: options.JsonTable = False,
 ) -> None:
     """Prove and verify one random chunk in this process and print the CPU seconds of each stage."""
-    from zkapex.simulation.bench import statement
+    from zkapex.circuits.profiles import named_statement
     from zkapex.simulation.stages import stages
 
-    spent = stages(statement(profile, kind, curvature, guard_rank, freivalds))
+    spent = stages(named_statement(profile, kind, curvature, guard_rank, freivalds))
     if as_json:
         print(json.dumps(spent))
         return
@@ -103,14 +96,14 @@ def stages(
 def request(
     model: Annotated[str, typer.Argument(help="As for zkapex estimate; only the shapes are taken.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; run again with the same one to resume.")],
-    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "edge",
+    profile: options.Profile = "edge",
     density: Annotated[float, typer.Option(help="Masked fraction of the weights, scattered uniformly.")] = 0.0005,
     guard_rank: Annotated[int, typer.Option(help="Columns of the guard; 0 is plain Group-OBS.")] = 4,
     audit: Annotated[str, typer.Option(help="What is proved of the touched chunks: full or sampled.")] = "sampled",
     audit_detect: Annotated[float, typer.Option(help="Probability with which a sample finds a cheat out.")] = 0.99,
     audit_cheating: Annotated[float, typer.Option(help="Fraction of the chunks the cheat leaves undone.")] = 0.01,
-    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    workers: options.Workers = None,
+    as_json: options.JsonTable = False,
 ) -> None:
     """Carry out one deletion request on random weights of a model's shapes, from enrolment to the verified receipt.
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zkapex.cli import options
 from zkapex.cli.progress import duration
 
 
@@ -27,31 +28,28 @@ def estimate(
     touched: Annotated[
         float | None, typer.Option(help="Fraction of the chunks a mask touches, where it is known.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")] = "server",
-    kind: Annotated[
-        str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")
-    ] = "guarded-group-obs",
-    curvature: Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")] = "kfac",
-    guard_rank: Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")] = 4,
-    freivalds: Annotated[
-        bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")
-    ] = True,
+    profile: options.Profile = "server",
+    kind: options.Kind = "guarded-group-obs",
+    curvature: options.Curvature = "kfac",
+    guard_rank: options.GuardRank = 4,
+    freivalds: options.Freivalds = True,
     audit: Annotated[
         str, typer.Option(help="full: every touched chunk is proved; sampled: some, drawn after all are committed to.")
     ] = "full",
     cheated: Annotated[float, typer.Option(help="Fraction of the chunks a cheat is about (sampled).")] = 0.01,
     detection: Annotated[float, typer.Option(help="With what probability it must be caught (sampled).")] = 0.99,
-    workers: Annotated[int | None, typer.Option(help="Proofs made at a time; default: one per core.")] = None,
+    workers: options.Workers = None,
     recalibrate: Annotated[
         bool,
         typer.Option("--recalibrate", help="Measure this machine again, even if it was before."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: options.JsonTable = False,
 ) -> None:
     """Estimate what a deletion request will cost a client and its provider, before anything runs.
 
     The first estimate for a circuit measures what one of its proofs costs on this machine (under a minute).
     """
+    from zkapex.circuits.profiles import named_statement
     from zkapex.proofs.resources import cores
     from zkapex.simulation import bench
     from zkapex.simulation.estimate import Question, estimate
@@ -59,7 +57,7 @@ def estimate(
 
     question = Question(density, concentration, touched, audit, cheated, detection, workers or cores())
     shapes = model_shapes(model)
-    spec = shapes.statement or bench.statement(profile, kind, curvature, guard_rank, freivalds)
+    spec = shapes.statement or named_statement(profile, kind, curvature, guard_rank, freivalds)
     console = Console(stderr=True, highlight=False)
     rates = bench.rates(spec, recalibrate, lambda: console.print("Measuring what a proof costs on this machine ..."))
     figures = estimate(shapes, spec, rates, question)
