@@ -24,7 +24,17 @@ from zkapex.circuits.srs import find_srs, import_srs
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import circuit
 from zkapex.errors import Error, ProverError, ResourceError
-from zkapex.proofs.jobs import RESULT, OnDone, OnProgress, OnStart, Work, ignore_done, ignore_progress, ignore_start
+from zkapex.proofs.jobs import (
+    RESULT,
+    JobKind,
+    OnDone,
+    OnProgress,
+    OnStart,
+    Work,
+    ignore_done,
+    ignore_progress,
+    ignore_start,
+)
 from zkapex.proofs.pool import ATTEMPTS_ALONE
 from zkapex.proofs.process import WorkerDiedError, WorkerProcess
 from zkapex.proofs.progress import Timeline
@@ -56,7 +66,14 @@ class NodeWorker:
     """
 
     def __init__(
-        self, kind: str, statement: str, vk_digest: str, srs_digest: str, srs: bytes, shared: bytes | None, threads: int
+        self,
+        kind: JobKind,
+        statement: str,
+        vk_digest: str,
+        srs_digest: str,
+        srs: bytes,
+        shared: bytes | None,
+        threads: int,
     ) -> None:
         self._given = (kind, statement, vk_digest, srs_digest)
         self._srs, self._shared, self._threads = srs, shared, threads
@@ -109,10 +126,10 @@ class NodeWorker:
         if built.vk_digest != vk_digest:
             raise ProverError("a node of the cluster builds other keys", fix="install the same release everywhere")
         if self._shared is None:
-            return Work(built, kind)  # type: ignore[arg-type]
+            return Work(built, kind)
         path = Path(self._folder.name) / "shared"
         path.write_bytes(self._shared)
-        return Work(built, kind, path)  # type: ignore[arg-type]
+        return Work(built, kind, path)
 
     def _start(self) -> WorkerProcess:
         affordable_workers(self._work.circuit, 1)

@@ -29,6 +29,7 @@ RESULT = {"prove": PROOF, "verify": VERDICT}
 OnDone = Callable[[Path, Cost], None]
 OnProgress = Callable[[Progress], None]
 OnStart = Callable[[Path], None]
+JobKind = Literal["prove", "verify"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Work:
     """
 
     circuit: Circuit
-    kind: Literal["prove", "verify"] = "prove"
+    kind: JobKind = "prove"
     shared: Path | None = None
 
     def arguments(self) -> list[str]:

@@ -10,10 +10,9 @@ import numpy.typing as npt
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.messages import GuardBlock, LayerMask, ModelManifest
+from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.record import encode_parts, sha256_hex
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 Int16Array = npt.NDArray[np.int16]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.circuits.field import MODULUS, felts
-from zkapex.circuits.slack import SLACK_LIMBS, Slack, slack_for
+from zkapex.circuits.slack import Slack, slack_for
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.errors import InputError
 from zkapex.proofs.record import encode_parts
@@ -174,7 +174,3 @@ def powers(base: int, count: int) -> list[int]:
     for _ in range(count - 1):
         values.append(values[-1] * base % MODULUS)
     return values[:count]
-
-
-LIMBS = 2 * SLACK_LIMBS
-"""Slack limbs of a chunk: for stationarity, then for the guard."""

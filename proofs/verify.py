@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -74,8 +75,8 @@ def verify_receipt(
     if not proofs:
         return Verified(bundle, 0, cpu_s)
     built = circuit_of(manifest, srs)
-    check = _one_by_one if workers == 1 else _together
-    return Verified(bundle, len(proofs), cpu_s + check(built, dossier, proofs, on_chunk, workers))
+    check = _one_by_one if workers == 1 else partial(_together, workers=workers)
+    return Verified(bundle, len(proofs), cpu_s + check(built, dossier, proofs, on_chunk))
 
 
 def _reference_string(bundle: Bundle) -> Srs:
@@ -98,9 +99,7 @@ def _claim(dossier: Dossier) -> Claim:
     return Claim(dossier.manifest, dossier.request.record, enrolled, dossier.pre, dossier.post)
 
 
-def _one_by_one(
-    built: Circuit, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk, workers: int
-) -> float:
+def _one_by_one(built: Circuit, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk) -> float:
     cpu_s, verifier = 0.0, _claim(dossier).verifier(built)
     for done, chunk in enumerate(sorted(proofs), 1):
         try:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from zkapex.simulation.baselines.base import Case, batches
+from zkapex.simulation.baselines.base import Case
+from zkapex.simulation.baselines.descent import Descent
 
 
 @dataclass(frozen=True)
-class GradientAscent:
+class GradientAscent(Descent):
     """SGD with momentum that maximises cross-entropy on the forget set, with nothing to hold the rest."""
 
     epochs: int = 5
     learning_rate: float = 1e-4
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
     name: str = "gradient-ascent"
     label: str = "gradient ascent"
     source: str = "OPTML-Group/Unlearn-Saliency, Classification/README.md: GA, lr 1e-4, 5 epochs, batch 256"
@@ -28,15 +25,8 @@ class GradientAscent:
 
     def unlearn(self, case: Case) -> nn.Module:
         """See `Method`."""
-        model = copy.deepcopy(case.before)
-        generator = torch.Generator().manual_seed(case.seed)
-        optimiser = torch.optim.SGD(
-            model.parameters(), self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-        model.train()
-        for _ in range(self.epochs):
-            for x, y in batches(case.forget, self.batch_size, generator):
-                optimiser.zero_grad()
-                (-functional.cross_entropy(model(x), y)).backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        return model.eval()
+        return self.descend(case.before, case.forget, _negative_cross_entropy, case.seed)
+
+
+def _negative_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return -functional.cross_entropy(logits, labels)
