@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.estimate import chunk_sizes
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.preparation import Shelf, federation, personalised
-from zkapex.simulation.scenarios import Bench, ScenarioConfig
+from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources
 from zkapex.simulation.training import accuracy, calibration, provider_copies
 from zkapex.simulation.workload import Shape
 
@@ -47,13 +48,13 @@ class ConcentrationStudy:
 
     def run(self, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """See `zkapex.simulation.studies.Study`."""
-        config, bench = self.base, self.base.make(seed, None)
-        world, shelf = bench.world, Shelf(config, seed, folder, on_event)
-        (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
-        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
+        config, bench = self.base, self.base.make(seed, Sources())
+        world, shelf = bench.world, Shelf(partial(config.build, bench), seed, folder, on_event)
+        (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
+        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
         ranks = config.space.guard_ranks
         statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
-        deployment = Deployment.of(model, tuple(target_layers(model)), FixedPoint(statement))
+        deployment = Deployment.of(model, tuple(target_layers(model, bench.targets)), FixedPoint(statement))
         before = [deployment.deploy(one) for one in own]
         shapes = [Shape(n, *model.get_parameter(f"{n}.weight").shape) for n in deployment.names]
         rows = []

@@ -8,6 +8,7 @@ the class that will be forgotten. Everything is a function of the seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,35 +85,44 @@ def proxy_shift(index: int) -> Shift:
     return Shift(angle, contrast=-0.5, offset=0.5) if index % 2 == 0 else Shift(angle)
 
 
+def shifted(index: int, examples: Examples) -> Examples:
+    """Examples through the shift of a proxy."""
+    return proxy_shift(index)(examples)
+
+
 @dataclass(frozen=True)
 class ClientData:
     """What one client holds.
 
-    ``train`` is its partition as it is, all classes: its contribution to the federation, and what it replays while it
-    personalises. ``personal`` is the same partition without the forget class, and ``personal_test`` the test set
-    without the forget class, both seen through ``shift``.
+    ``train`` is its contribution to the federation, and what it replays while it personalises; ``retained`` what is
+    left of it after the deletion. ``personal`` are examples of its own domain, and ``personal_test`` unseen ones,
+    neither with anything of what is to be forgotten. ``shift`` is how it sees the world, where that is all that its
+    domain consists of.
     """
 
     train: Examples
+    retained: Examples
     personal: Examples
     personal_test: Examples
-    shift: Shift
+    shift: Shift | None = None
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A federation about to be asked to forget one class.
+    """A federation about to be asked to forget something: ``forget_class``, or if that is None, some of its examples.
 
-    ``forget_set`` and ``retain_set`` are what the provider holds: training examples of the class, and of the others.
-    ``forget_test`` and ``retain_test`` were seen by nobody.
+    ``forget_set`` and ``retain_set`` are what the provider holds: training examples to forget, and the others.
+    ``forget_test`` and ``retain_test`` were seen by nobody; the former are of the kind that is to be forgotten.
+    ``proxy`` turns examples into those of a domain that the provider knows and no client has, by the index of a proxy.
     """
 
-    forget_class: int
+    forget_class: int | None
     clients: tuple[ClientData, ...]
     forget_set: Examples
     retain_set: Examples
     forget_test: Examples
     retain_test: Examples
+    proxy: Callable[[int, Examples], Examples] = shifted
 
 
 def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3) -> Scenario:
@@ -144,7 +154,7 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
     for index in range(clients):
         part = train.take(torch.arange(index * size, (index + 1) * size))
         shift, kept = client_shift(index), part.without(forget_class)
-        held.append(ClientData(part, shift(kept), shift(test.without(forget_class)), shift))
+        held.append(ClientData(part, kept, shift(kept), shift(test.without(forget_class)), shift))
     used = train.take(torch.arange(clients * size))
     return Scenario(
         forget_class,

@@ -29,7 +29,7 @@ from zkapex.simulation.metrics import METRICS, measure
 from zkapex.simulation.preparation import Prepared, prepare
 from zkapex.simulation.provenance import source_commit
 from zkapex.simulation.report import assemble, write_report
-from zkapex.simulation.scenarios import ScenarioConfig
+from zkapex.simulation.scenarios import ScenarioConfig, Sources
 
 MARKER, FORMAT = "evaluation.json", 1
 MAX_SEEDS = 100
@@ -40,7 +40,7 @@ def evaluate(
     seeds: int,
     out: Path,
     *,
-    data: Path | None = None,
+    sources: Sources = Sources(),  # noqa: B008 - frozen
     methods: Sequence[str] = (),
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def evaluate(
     config : ScenarioConfig
     seeds : int
     out : Path
-    data : Path, optional
-        The file a scenario reads.
+    sources : Sources, optional
+        What a scenario reads.
     methods : sequence of str
         Names of methods, all by default. The original model and the oracle always take part: the others are measured
         against them.
@@ -69,8 +69,8 @@ def evaluate(
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
     chosen = methods_called([*methods, "original", "retrain"] if methods else [])
-    config.make(0, data)  # what is wrong with the data is said before anything is written
-    _claim(config, data, out)
+    config.make(0, sources)  # what is wrong with the data is said before anything is written
+    _claim(config, sources, out)
     torch.set_num_threads(1)
     commit = source_commit()
     on_event({"event": "start", "seeds": seeds, "methods": len(chosen)})
@@ -81,7 +81,7 @@ def evaluate(
             on_event({"event": "kept", "seed": seed})
         if not todo:
             continue
-        bench = config.make(seed, data)
+        bench = config.make(seed, sources)
         prepared = prepare(config, bench, seed, folder, on_event)
         for method in todo:
             on_event({"event": "method", "method": method.name, "seed": seed})
@@ -113,21 +113,32 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
     return {"metrics": {**mean, "seconds": spent}, "clients": rows}
 
 
-def _claim(config: ScenarioConfig, data: Path | None, out: Path) -> None:
+def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
     """Mark the folder as one of this evaluation; refuse one of another."""
     settings = {k: v for k, v in asdict(config).items() if k != "make"}
-    try:
-        file = hashlib.sha256(data.read_bytes()).hexdigest() if config.needs_data and data is not None else None
-    except OSError as e:
-        raise StorageError(f"cannot read {data}", why=str(e), fix="give another --data") from e
     marker = {
         "format": FORMAT,
         "scenario": config.name,
         "settings": settings,
         "methods": {name: _parameters(method) for name, method in METHODS.items()},
-        "data_sha256": file,
+        "data_sha256": _digest(sources.data) if config.needs_data and sources.data else None,
+        "model": (_digest(Path(sources.model)) or sources.model) if config.needs_model and sources.model else None,
     }
     claim(out, marker)
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of the names and sizes of all files in a folder; None if there is neither."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        if path.is_dir():
+            found = sorted(f"{p.relative_to(path)} {p.stat().st_size}" for p in path.rglob("*") if p.is_file())
+            return hashlib.sha256("\n".join(found).encode()).hexdigest()
+        return None
+    except OSError as e:
+        raise StorageError(f"cannot read {path}", why=str(e), fix="give another --data or --model") from e
 
 
 def claim(out: Path, marker: Mapping[str, Any]) -> None:

@@ -37,8 +37,7 @@ def oracle(
     models = []
     for index, client in enumerate(scenario.clients):
         model = copy.deepcopy(base)
-        replay = client.train.without(scenario.forget_class)
-        personalise(model, client.personal, replay, seed * 100 + index, personal_settings)
+        personalise(model, client.personal, client.retained, seed * 100 + index, personal_settings)
         models.append(model)
     return models
 

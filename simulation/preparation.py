@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from zkapex.simulation.data import ClientData, Examples, concatenate
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.metrics import Yardstick
 from zkapex.simulation.metrics.membership import confidence, difficulty, shadow_halves
-from zkapex.simulation.models import target_layers, vision_transformer
+from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
 from zkapex.simulation.training import calibration, federated_averaging, provider_copies
 
@@ -79,12 +80,12 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
-    shelf = Shelf(config, seed, folder, on_event)
+    shelf = Shelf(partial(config.build, bench), seed, folder, on_event)
     world = bench.world
-    (model,) = shelf.models("train", lambda: [federation(config, seed, [c.train for c in world.clients])])
-    own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients, None))
+    (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
+    own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
-    names = tuple(target_layers(model))
+    names = tuple(target_layers(model, bench.targets))
     ranks = config.space.guard_ranks
     statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
     deployment = Deployment.of(model, names, FixedPoint(statement))
@@ -95,7 +96,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             before=deployment.deploy(before),
             retrained=deployment.deploy(oracle),
             forget=world.forget_set,
-            retain=concatenate(client.personal, client.train.without(world.forget_class)),
+            retain=concatenate(client.personal, client.retained),
             calibration=calibration(client.personal, client.train, config.replay_share),
             plan=plan,
             deployment=deployment,
@@ -111,8 +112,8 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
 class Shelf:
     """Results of stages, made once and kept on disk with the time they took."""
 
-    def __init__(self, config: ScenarioConfig, seed: int, folder: Path, on_event: OnEvent) -> None:
-        self._config, self._seed, self._folder, self._on_event = config, seed, folder, on_event
+    def __init__(self, build: Callable[[int], nn.Module], seed: int, folder: Path, on_event: OnEvent) -> None:
+        self._build, self._seed, self._folder, self._on_event = build, seed, folder, on_event
         self.seconds: dict[str, float] = {}
 
     def arrays(
@@ -132,26 +133,32 @@ class Shelf:
         return found
 
     def models(self, stage: str, make: Callable[[], Sequence[nn.Module]]) -> list[nn.Module]:
-        """Models of a stage, in order. Raises StorageError if its file is damaged."""
+        """Models of a stage, in order. Raises StorageError if its file is damaged.
+
+        Only what training changed is kept: most of a pretrained model may be frozen.
+        """
+        fresh = self._build(self._seed)
 
         def states() -> dict[str, npt.NDArray[np.generic]]:
-            return {
+            start, made = fresh.state_dict(), make()
+            changed = {
                 f"{index}/{name}": value.numpy()
-                for index, model in enumerate(make())
+                for index, model in enumerate(made)
                 for name, value in model.state_dict().items()
+                if not torch.equal(value, start[name])
             }
+            return {**changed, "models": np.array(len(made))}
 
         found = self.arrays(stage, states)
         models: list[nn.Module] = []
+        path = self._folder / f"{stage}.npz"
         try:
-            for index in range(len({name.partition("/")[0] for name in found})):
-                model = vision_transformer(self._seed, self._config.model)
-                prefix = f"{index}/"
+            for index in range(int(found.pop("models"))):
+                model, prefix = copy.deepcopy(fresh), f"{index}/"
                 state = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in found.items() if n.startswith(prefix)}
-                model.load_state_dict(state)
+                model.load_state_dict({**model.state_dict(), **state})
                 models.append(model.eval())
-        except RuntimeError as e:
-            path = self._folder / f"{stage}.npz"
+        except (KeyError, RuntimeError) as e:
             raise StorageError(f"{path} is damaged", why=str(e)[:300], fix="delete it and run again") from e
         return models
 
@@ -170,30 +177,30 @@ class Shelf:
         return plan
 
 
-def federation(config: ScenarioConfig, seed: int, parts: Sequence[Examples]) -> nn.Module:
+def federation(config: ScenarioConfig, bench: Bench, seed: int, parts: Sequence[Examples]) -> nn.Module:
     """A global model, by federated averaging over clients with these examples."""
-    model = vision_transformer(seed, config.model)
+    model = config.build(bench, seed)
     federated_averaging(model, parts, seed, config.rounds, config.local)
     return model
 
 
 def personalised(
-    config: ScenarioConfig, seed: int, model: nn.Module, clients: Sequence[ClientData], leave_out: int | None
+    config: ScenarioConfig, seed: int, model: nn.Module, clients: Sequence[ClientData], *, deleted: bool = False
 ) -> list[nn.Module]:
-    """A global model personalised on every client, without a class if one is left out."""
+    """A global model personalised on every client, before or after the deletion."""
     models = []
     for index, client in enumerate(clients):
-        replay = client.train if leave_out is None else client.train.without(leave_out)
         own = copy.deepcopy(model)
+        replay = client.retained if deleted else client.train
         personalise(own, client.personal, replay, seed * 100 + index, config.personal)
         models.append(own)
     return models
 
 
 def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
-    world, label = bench.world, bench.world.forget_class
-    model = federation(config, seed, [client.train.without(label) for client in world.clients])
-    return personalised(config, seed, model, world.clients, label)
+    world = bench.world
+    model = federation(config, bench, seed, [client.retained for client in world.clients])
+    return personalised(config, seed, model, world.clients, deleted=True)
 
 
 def _plan(
@@ -214,7 +221,7 @@ def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[
     confidences, trained_on = [], []
     for index, half in enumerate(shadow_halves(len(contested.labels), config.shadows, seed)):
         data = concatenate(bench.world.retain_set, contested.take(torch.from_numpy(half)))
-        shadow = vision_transformer(seed * 100 + index + 1, config.model)
+        shadow = config.build(bench, seed * 100 + index + 1)
         fit(shadow, data.inputs, data.labels, config.shadow, seed * 100 + index)
         confidences.append(confidence(shadow, contested))
         trained_on.append(half)

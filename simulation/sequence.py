@@ -28,12 +28,12 @@ from zkapex.circuits.profiles import profile
 from zkapex.client.personalise import FitSettings, personalise
 from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, search
 from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
-from zkapex.simulation.data import CLASSES, Examples, Shift, concatenate, digits_scenario, proxy_shift
+from zkapex.simulation.data import CLASSES, Examples, Shift, client_shift, concatenate, digits_scenario, proxy_shift
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.metrics.membership import confidence, separation
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.preparation import Shelf, federation
-from zkapex.simulation.scenarios import ScenarioConfig
+from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.simulation.training import accuracy, calibration
 
 BoolArray = npt.NDArray[np.bool_]
@@ -72,9 +72,10 @@ class SequenceStudy:
 
     def run(self, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """See `zkapex.simulation.studies.Study`."""
-        world = World.make(self, seed)
-        shelf = Shelf(self.base, seed, folder, on_event)
-        (theta_0,) = shelf.models("train", lambda: [federation(self.base, seed, world.train(0))])
+        world, bench = World.make(self, seed), self.base.make(seed, Sources())
+        build = partial(self.base.build, bench)
+        shelf = Shelf(build, seed, folder, on_event)
+        (theta_0,) = shelf.models("train", lambda: [federation(self.base, bench, seed, world.train(0))])
         own = shelf.models("personalise", lambda: self._personalised(world, theta_0, seed, 0))
         proxies = shelf.models("proxies", lambda: self._proxies(world, theta_0, seed))
         names = tuple(target_layers(theta_0))
@@ -97,7 +98,7 @@ class SequenceStudy:
             steps.append(load_json(advance.text))
 
         def oracle() -> list[nn.Module]:
-            model = federation(self.base, seed, world.train(last))
+            model = federation(self.base, bench, seed, world.train(last))
             return self._personalised(world, model, seed, last)
 
         retrained = [deployment.deploy(m) for m in shelf.models("retrain", oracle)]
@@ -167,7 +168,7 @@ class World:
             images[staying[number * study.images : (number + 1) * study.images]] = True
             requests += [torch.tensor_split(labels == label, ends), torch.tensor_split(images, ends)]
         orders = tuple(torch.randperm(len(labels), generator=generator) for _ in range(study.base.proxies))
-        shifts = tuple(client.shift for client in scenario.clients)
+        shifts = tuple(client_shift(index) for index in range(len(clients)))
         test = concatenate(scenario.retain_test, scenario.forget_test)
         return cls(clients, shifts, test, deleted, tuple(requests), orders)
 

@@ -11,7 +11,7 @@ from torch import nn
 from zkapex.client.personalise import PERSONALISE, FitSettings, fit, personalise
 from zkapex.errors import InputError
 from zkapex.server.search import Copy
-from zkapex.simulation.data import Examples, Scenario, concatenate, proxy_shift
+from zkapex.simulation.data import Examples, Scenario, concatenate
 
 #: One client's share of a federated round.
 LOCAL = FitSettings(epochs=8, learning_rate=2e-3)
@@ -108,21 +108,21 @@ def provider_copies(
     """What the provider searches on: the global model, then proxies of clients nobody may look at.
 
     A proxy is made like a client, from as many public examples as a client has: fitted to examples as they are and,
-    without the forget class, seen through a shift of its own. It is judged on shifted examples it was not fitted to.
+    without what is to be forgotten, in a domain of its own. It is judged on examples of that it was not fitted to.
     """
-    public = concatenate(scenario.retain_set, scenario.forget_set)
+    public, kept = concatenate(scenario.retain_set, scenario.forget_set), len(scenario.retain_set.labels)
     retain = scenario.retain_set.take(_shuffled(len(scenario.retain_set.labels), seed)[:retain_size])
     size = min(len(public.labels) // 2, len(scenario.clients[0].train.labels))
     half = retain.take(torch.arange(len(retain.labels) // 2))
     copies = [Copy(model, scenario.retain_set.inputs, retain)]
     for index in range(proxies):
         order = _shuffled(len(public.labels), seed * 100 + index)
-        replay, held_out = public.take(order[:size]), public.take(order[size : 2 * size])
-        shift = proxy_shift(index)
-        personal = shift(replay.without(scenario.forget_class))
+        mine, others = order[:size], order[size : 2 * size]
+        replay = public.take(mine)
+        personal = scenario.proxy(index, public.take(mine[mine < kept]))
         fitted = copy.deepcopy(model)
         personalise(fitted, personal, replay, seed * 100 + index, settings)
-        judged = shift(held_out.without(scenario.forget_class))
+        judged = scenario.proxy(index, public.take(others[others < kept]))
         copies.append(Copy(fitted, calibration(personal, replay, share), half, judged))
     return copies
 

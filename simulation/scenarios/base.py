@@ -6,32 +6,56 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import Examples, Scenario
-from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.models import ViTConfig, vision_transformer
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the user brings to a scenario.
+
+    Attributes
+    ----------
+    data : Path or None
+        A data file or folder.
+    model : str or None
+        A file or folder with a pretrained model, or its name on a model hub.
+    """
+
+    data: Path | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The data of one seed.
+    """The data of one seed, and where models of it start from.
 
     Attributes
     ----------
     world : Scenario
-        The federation that is asked to forget a class.
+        The federation that is asked to forget something.
     test : Examples
-        Nobody trained on these; without the class.
+        Nobody trained on these; nothing of the kind that is to be forgotten.
     non_members : Examples
-        Of the class, and nobody trained on these: the other side of the membership game. Drawn like `world.forget_set`.
+        Like `world.forget_set`, and nobody trained on these: the other side of the membership game.
     note : str
         Sizes, in words.
+    build : callable (seed) -> nn.Module, or None
+        A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
+    targets : tuple of str
+        Last components of the names of the layers that unlearning acts on.
     """
 
     world: Scenario
     test: Examples
     non_members: Examples
     note: str
+    build: Callable[[int], nn.Module] | None = None
+    targets: tuple[str, ...] = ("fc1", "fc2")
 
 
 @dataclass(frozen=True)
@@ -42,10 +66,11 @@ class ScenarioConfig:
     ----------
     name, title : str
         For the command line, and for people.
-    make : callable (seed, data path or None) -> Bench
-    needs_data : bool
-        Whether `make` reads a file the user brings.
+    make : callable (seed, Sources) -> Bench
+    needs_data, needs_model : bool
+        Whether `make` reads data, or a pretrained model, that the user brings.
     model : ViTConfig
+        For scenarios whose models start from random weights.
     rounds, local : int, FitSettings
         Federated averaging, for the original model and for the retrained one.
     personal : FitSettings
@@ -72,7 +97,7 @@ class ScenarioConfig:
 
     name: str
     title: str
-    make: Callable[[int, Path | None], Bench]
+    make: Callable[[int, Sources], Bench]
     needs_data: bool
     model: ViTConfig
     rounds: int
@@ -88,3 +113,8 @@ class ScenarioConfig:
     search_forget: int = 10_000
     search_retain: int = 500
     retain_cap: int = 2000
+    needs_model: bool = False
+
+    def build(self, bench: Bench, seed: int) -> nn.Module:
+        """A model before any training; the same seed gives the same weights."""
+        return bench.build(seed) if bench.build else vision_transformer(seed, self.model)

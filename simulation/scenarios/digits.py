@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zkapex.client.personalise import PERSONALISE, FitSettings
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import digits_scenario
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.oracle import RETRAIN
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig
+from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.training import LOCAL, ROUNDS
 
 FORGET_CLASSES = (3, 8, 5)
 """The digit that is deleted, by seed."""
 
 
-def make(seed: int, data: Path | None) -> Bench:
-    """Four clients share 70 % of the images; `data` is not used, the images come with scikit-learn."""
+def make(seed: int, sources: Sources) -> Bench:
+    """Four clients share 70 % of the images; no source is used, the images come with scikit-learn."""
     world = digits_scenario(4, FORGET_CLASSES[seed % len(FORGET_CLASSES)], seed)
     sizes = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
     note = f"digit {world.forget_class}: 4 clients, {sizes}; {len(world.forget_test.labels)} non-members"

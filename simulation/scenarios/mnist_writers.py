@@ -24,7 +24,7 @@ from zkapex.server.search import SearchSpace
 from zkapex.server.storage import load_arrays
 from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig
+from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 
 FORGET_CLASSES = (3, 8, 5)
 """The digit that is deleted, by seed."""
@@ -35,7 +35,7 @@ FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
 COLUMNS = ("x", "y", "writer", "hsf")
 
 
-def make(seed: int, data: Path | None) -> Bench:
+def make(seed: int, sources: Sources) -> Bench:
     """The federation of a seed: which writers take part, and which digit is forgotten, depends on it.
 
     Raises
@@ -43,13 +43,13 @@ def make(seed: int, data: Path | None) -> Bench:
     InputError
         There is no file, or it does not hold what it should.
     """
-    arrays = read(data)
+    arrays = read(sources.data)
     label = FORGET_CLASSES[seed % len(FORGET_CLASSES)]
     generator = np.random.default_rng(seed)
     writers = generator.permutation(np.unique(arrays["writer_train"]))
     taking_part = CLIENTS * WRITERS_PER_CLIENT
     if len(writers) < 2 * taking_part:
-        raise InputError(f"{data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
+        raise InputError(f"{sources.data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
     others = generator.permutation(np.flatnonzero(arrays["y_test"] != label))[:TEST_CAP]
     test = _examples(arrays, "test", others)
     clients, held = [], []
@@ -60,7 +60,8 @@ def make(seed: int, data: Path | None) -> Bench:
         train, unseen = _examples(arrays, "train", chosen[cut:]), _examples(arrays, "train", chosen[:cut])
         shift = client_shift(index)
         judged = shift(concatenate(unseen.without(label), test))
-        clients.append(ClientData(train, shift(train.without(label)), judged, shift))
+        kept = train.without(label)
+        clients.append(ClientData(train, kept, shift(kept), judged, shift))
         held.append(unseen)
     strangers = np.isin(arrays["writer_train"], writers[taking_part:]) & (arrays["y_train"] == label)
     non_members = generator.permutation(np.flatnonzero(strangers))[:NON_MEMBER_CAP]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.scenarios import Bench, ScenarioConfig, scenario_config
+from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario_config
 
 
-def make(seed: int, data: Path | None) -> Bench:
+def make(seed: int, sources: Sources) -> Bench:
     """Two clients."""
     world = digits_scenario(2, 3, seed)
     return Bench(world, world.retain_test, world.forget_test, f"two clients, seed {seed}")

@@ -34,7 +34,12 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results, tables, plots and what can be resumed.")] = Path(
         "zkapex-evaluation"
     ),
-    data: Annotated[Path | None, typer.Option(envvar="ZKAPEX_DATA", help="The .npz that mnist-writers reads.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="ZKAPEX_DATA", help="The file or folder of data that the scenario reads.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(envvar="ZKAPEX_MODEL", help="The pretrained model it starts from: a path, or a name.")
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="Names of methods, separated by commas; original and retrain always take part.")
     ] = "all",
@@ -53,7 +58,7 @@ def evaluate(
     """
     from zkapex.errors import InputError
     from zkapex.simulation.evaluate import evaluate as run
-    from zkapex.simulation.scenarios import ScenarioConfig
+    from zkapex.simulation.scenarios import ScenarioConfig, Sources
     from zkapex.simulation.studies import run_study, what_is_called
 
     config = what_is_called(scenario)
@@ -65,8 +70,8 @@ def evaluate(
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         follower = Follower(progress, console)
         if isinstance(config, ScenarioConfig):
-            source = data if config.needs_data else None
-            results = run(config, seeds, out, data=source, methods=names, on_event=follower.on_event)
+            sources = Sources(data if config.needs_data else None, model if config.needs_model else None)
+            results = run(config, seeds, out, sources=sources, methods=names, on_event=follower.on_event)
         else:
             results = run_study(config, seeds, out, follower.on_event)
     if as_json:
