@@ -5,11 +5,15 @@ left to the mask. With steering c the unmasked change d of a row satisfies ``V^T
 same for all clients, and is otherwise still the one that disturbs the layer's outputs least under the client's own
 curvature. d is affine in c, so c can be fitted by gradient descent through the operator itself: away from what the
 forget set's labels need, and towards what each copy answered before on examples that it is to keep.
+
+A client that trains on may bring back what was only just forgotten. So on the way each copy is trained further, on what
+it is to keep, and the forget set has to stay forgotten with the weights shifted by as much (*rehearsal*).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from zkapex.client.group_obs import response
+from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.saliency import margins
 from zkapex.server.trials import Examples, FixedPoint, Target, Trial
@@ -29,6 +34,8 @@ Key = tuple[str, int]
 
 _EXPRESSIBLE = 0.05
 """A row is steered only if what is unmasked of each direction in the guard's span has at least this squared length."""
+REHEARSED = (0.3, 0.6)
+REHEARSAL = FitSettings(epochs=5, learning_rate=1e-3, decay=False)
 _CHECK, _PROBED = 5, 64
 
 
@@ -47,6 +54,8 @@ class Steer:
         In units of the largest integer weight.
     forget_batch, retain_batch : int
         Examples per step and copy.
+    rehearsal : FitSettings or None
+        Further training of each copy, after each share `REHEARSED` of the steps.
     stop_at_target : bool
         Whether to stop as soon as every copy has reached the search's target: for targets that are not close to zero.
     """
@@ -57,6 +66,7 @@ class Steer:
     step_size: float = 0.004
     forget_batch: int = 64
     retain_batch: int = 128
+    rehearsal: FitSettings | None = REHEARSAL
     stop_at_target: bool = False
 
     def __post_init__(self) -> None:
@@ -99,15 +109,21 @@ def fit_steering(
     unit = settings.step_size * encoding.weight_limit
     optimiser = torch.optim.Adam(list(values.values()), lr=unit)
     generator = torch.Generator().manual_seed(0)
+    rehearsed = {int(share * settings.steps) for share in REHEARSED}
     for step in range(settings.steps):
         optimiser.param_groups[0]["lr"] = unit * (1 - step / settings.steps) ** 0.5
         optimiser.zero_grad()
         for copy, trial in zip(copies, trials, strict=True):
             keep = trial.source.kept()[0]
+            if settings.rehearsal and step in rehearsed:
+                copy.rehearse(values, trial.source.kept(), settings.rehearsal)
             f = torch.randperm(len(forget_set[1]), generator=generator)[: settings.forget_batch]
             k = torch.randperm(len(keep), generator=generator)[: settings.retain_batch]
             logits = copy.logits(values, torch.cat([forget_set[0][f], keep[k]]))
             missing = functional.relu(settings.margin - margins(logits[: len(f)], forget_set[1][f])).mean()
+            if copy.shift:
+                again = copy.logits(values, forget_set[0][f], shifted=True)
+                missing = missing + functional.relu(settings.margin - margins(again, forget_set[1][f])).mean()
             now = logits[len(f) :].log_softmax(-1).flatten(0, -2)
             with torch.no_grad():
                 before = trial.deployed(keep[k]).log_softmax(-1).flatten(0, -2)
@@ -127,6 +143,8 @@ class _Steered:
     parts : dict of (layer, block) to tensors int64 [n], float32 [n, B], float32 [n, B, r]
         Rows with a masked weight; their change without steering, and its derivative by the steering in units of one
         integer weight along the guard. Both at the model's own scale.
+    shift : dict of str to tensor
+        What rehearsal did to each parameter; empty before the first.
     """
 
     def __init__(
@@ -137,6 +155,7 @@ class _Steered:
         encoding: FixedPoint,
     ) -> None:
         self.model = trial.deployed
+        self.shift: dict[str, torch.Tensor] = {}
         self.parts: dict[Key, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._base: dict[str, torch.Tensor] = {}
         self._frozen = {k: v.detach() for k, v in [*self.model.named_parameters(), *self.model.named_buffers()]}
@@ -156,8 +175,27 @@ class _Steered:
                 floats = (torch.from_numpy(x * scale).float() for x in (change, push))
                 self.parts[name, block] = (torch.from_numpy(rows), *floats)  # type: ignore[assignment]
 
-    def logits(self, steering: Mapping[Key, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """The copy's logits after the operator with this steering, unrounded."""
+    def logits(
+        self, steering: Mapping[Key, torch.Tensor], inputs: torch.Tensor, *, shifted: bool = False
+    ) -> torch.Tensor:
+        """The copy's logits after the operator with this steering, unrounded; with the shift of rehearsal if asked."""
+        state = {**self._frozen, **self._weights(steering)}
+        if shifted:
+            state = {name: value + self.shift[name] if name in self.shift else value for name, value in state.items()}
+        result: torch.Tensor = functional_call(self.model, state, (inputs,))
+        return result
+
+    def rehearse(self, steering: Mapping[Key, torch.Tensor], keep: Examples, settings: FitSettings) -> None:
+        """Train the steered copy further, and keep what that did to its parameters."""
+        model = deepcopy(self.model)
+        start = {name: value.detach() for name, value in {**self._frozen, **self._weights(steering)}.items()}
+        kept = model.state_dict()
+        model.load_state_dict({name: start[name] for name in kept})
+        fit(model, *keep, settings, seed=0)
+        self.shift = {name: (value - start[name]).detach() for name, value in model.named_parameters()}
+
+    def _weights(self, steering: Mapping[Key, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The target layers' weights under this steering."""
         weights = {}
         for name, base in self._base.items():
             blocks = [key for key in self.parts if key[0] == name]
@@ -167,8 +205,7 @@ class _Steered:
                 moved = change + (push @ steering[key][:, :, None])[:, :, 0]
                 changes.append(torch.zeros(len(base), change.shape[1]).index_add(0, rows, moved))
             weights[f"{name}.weight"] = base + torch.cat(changes, 1)[:, : base.shape[1]]
-        result: torch.Tensor = functional_call(self.model, {**self._frozen, **weights}, (inputs,))
-        return result
+        return weights
 
 
 def _expressible(mask: BoolArray, guard: IntArray) -> npt.NDArray[np.bool_]:
