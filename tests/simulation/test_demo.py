@@ -20,7 +20,8 @@ from zkapex.simulation.demo import ARTEFACTS, DemoSettings, run_demo, summarise
 
 SMALL = DemoSettings(clients=2, dishonest=1)
 SETTINGS = {
-    "clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0,
+    "clients": 2, "dishonest": 1, "cheat": "half",
+    "delete": "class", "forget_class": 3, "holder": -1, "forget_samples": 30, "seed": 0,
     "operator": "guarded-group-obs", "curvature": "kfac",
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
     "prove_curvature": False,
