@@ -78,6 +78,6 @@ class Delegation:
 class Delegating(Protocol):
     """What a `Provider` offers beyond the rest if what is to be forgotten may sit with a client."""
 
-    def delegate(self, model: nn.Module) -> Delegation | None:
+    def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
         """Whom to ask for mask and guard, once clients have enrolled; None if the provider is to `plan` itself."""
         ...

@@ -318,7 +318,9 @@ def _plan(
     coordinator.emit("search.started")
     plan = load_plan(folder)
     if plan is None:
-        delegation = provider.delegate(model) if isinstance(provider, Delegating) else None
+        delegation = (
+            provider.delegate(model, coordinator.manifest.statement) if isinstance(provider, Delegating) else None
+        )
         if delegation is None:
             found = provider.plan(model, coordinator.manifest.statement)
         else:

@@ -191,7 +191,7 @@ class DigitsProvider:
         copies = provider_copies(model, self._world, self._seed)
         return search(copies, self.target_layers(model), self._world.forget_set, FixedPoint(statement), space)
 
-    def delegate(self, model: nn.Module) -> Delegation | None:
+    def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
         """See `zkapex.server.provider.Delegating`."""
         if self._request.holder < 0 or self._devices is None:
             return None
@@ -199,7 +199,9 @@ class DigitsProvider:
         space, world = SearchSpace(forget_target=self._forget_target, retain_cost=self._retain_cost), self._world
         if self._request.delete != "class":
             unseen = accuracy(model, world.retain_test)
-            space = replace(space, forget_target=unseen, margin=0.0, fractions=HELD_FRACTIONS)
+            # What stays looks like what goes: of two masks the one that looks beyond the repair costs the rest less.
+            scorers = ("taylor",) if statement.curvature == "none" else ("aware",)
+            space = replace(space, scorers=scorers, forget_target=unseen, margin=0.0, fractions=HELD_FRACTIONS)
             world = replace(world, forget_set=world.forget_set.take(torch.arange(0)))
         return Delegation(
             key_id(key.public_key()),
