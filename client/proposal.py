@@ -39,7 +39,7 @@ class HoldsForgetSet(Protocol):
         ...
 
     def personal_examples(self) -> Examples | None:
-        """Examples of the device's own domain that stay, if there are any."""
+        """Examples of the device's own domain that stay; None if nothing does, because all its own is to be forgotten."""
         ...
 
 
@@ -108,7 +108,9 @@ def propose(
 ) -> Proposal:
     """Answer a request with what the planner finds on this device's data.
 
-    It is tried on the global model, with curvature from what stays on the device, and on the personal one.
+    It is tried on the global model, with curvature from what stays on the device, and on the personal one, unless all
+    that was ever personal is to be forgotten: such a model has no future, and it remembers its data better than any other
+    client's, so that what makes it forget would cost the others more than it need.
 
     Raises
     ------
@@ -136,10 +138,10 @@ def propose(
         raise ProtocolError(
             "this device has nothing to compare with what is to be forgotten", fix="bring public examples with the task"
         )
-    candidates = (
-        Candidate(global_model, retained[0], retained),
-        Candidate(personal_model, task.curvature_inputs(), retained, task.personal_examples()),
-    )
+    candidates = [Candidate(global_model, retained[0], retained)]
+    personal = task.personal_examples()
+    if personal is not None:
+        candidates.append(Candidate(personal_model, task.curvature_inputs(), retained, personal))
     draft = planner(candidates, forget, manifest, request)
     return Proposal(
         request_id=request.request_id,

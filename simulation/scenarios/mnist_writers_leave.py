@@ -24,7 +24,7 @@ from zkapex.simulation.scenarios.mnist_writers import (
     take_part,
 )
 
-FRACTIONS = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08)
+FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
 
 
 def make(seed: int, sources: Sources) -> Bench:
@@ -60,5 +60,5 @@ MNIST_WRITERS_LEAVE: ScenarioConfig = replace(
     name="mnist-writers-leave",
     title="MNIST by writer: 64 of 539 writers in four clients, one writer of each leaves",
     make=make,
-    space=SearchSpace(("aware",), fractions=FRACTIONS, retain_cost=0.03),
+    space=SearchSpace(("aware",), guard_ranks=(1,), fractions=FRACTIONS, retain_cost=0.03),
 )

@@ -119,6 +119,22 @@ def test_a_task_of_before_says_what_it_lacks(bench: Bench) -> None:
     assert "without a planner" in error.why
 
 
+class Leaving(HoldingTask):
+    def personal_examples(self) -> Examples | None:
+        return None
+
+
+def test_a_model_that_has_no_future_is_not_tried(bench: Bench) -> None:
+    tried: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        tried.append(len(arguments[0]))
+        return plan_for_holder(*arguments)
+
+    holder(bench, Leaving(0), counted).answer("propose", content(bench))
+    assert tried == [1]
+
+
 class Nothing(HoldingTask):
     def forget_examples(self) -> Examples:
         return torch.zeros(0, 64), torch.zeros(0, dtype=torch.int64)
