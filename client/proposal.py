@@ -39,7 +39,7 @@ class HoldsForgetSet(Protocol):
         ...
 
     def personal_examples(self) -> Examples | None:
-        """Examples of the device's own domain that stay; None if nothing does, because all its own is to be forgotten."""
+        """Examples of the device's own domain that stay; None if nothing does: all its own is to be forgotten."""
         ...
 
 
@@ -109,8 +109,8 @@ def propose(
     """Answer a request with what the planner finds on this device's data.
 
     It is tried on the global model, with curvature from what stays on the device, and on the personal one, unless all
-    that was ever personal is to be forgotten: such a model has no future, and it remembers its data better than any other
-    client's, so that what makes it forget would cost the others more than it need.
+    of its own is to be forgotten: such a model has no future, and it remembers its data better than any other client's,
+    so that what makes it forget would cost the others more than it need.
 
     Raises
     ------
