@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
@@ -25,6 +26,7 @@ from zkapex.simulation.scenarios.mnist_writers import (
     take_part,
 )
 
+FRACTIONS = (0.005, *(round(0.01 * step, 2) for step in range(1, 13)))
 TARGET, SQUARE, MARGIN = 0, 4, 2
 """What images with the square are called, the square's side, and its distance from the edges, in pixels."""
 
@@ -74,4 +76,7 @@ MNIST_WRITERS_POISON: ScenarioConfig = replace(
     name="mnist-writers-poison",
     title="MNIST by writer: 64 of 539 writers in four clients, a poisoned one of each is removed",
     make=make,
+    space=SearchSpace(
+        ("aware",), guard_ranks=(1,), fractions=FRACTIONS, forget_target=0.03, retain_cost=0.03, margin=0.0
+    ),
 )
