@@ -278,6 +278,15 @@ def test_what_is_kept_about_it_is_checked(folder: Path) -> None:
     assert "proposal-request.json" in refused(federation_in(folder).run, StorageError).what
 
 
+@pytest.mark.parametrize("settings", [{"operator": "mask-only"}, {"curvature": "block-fisher", "guard-rank": 0}])
+def test_other_operators_are_proposed_for_as_well(settings: dict[str, str], tmp_path: Path) -> None:
+    federation = federation_in(tmp_path / "run", settings=settings, epochs=10)
+    seen = federation.run(lambda event: event["event"] == "unlearn.started")
+    assert seen[-1]["event"] == "unlearn.started"
+    with federation.registry() as registry:
+        assert [found.sealed.record.guards for found in registry.requests(REQUEST)] == [(), ()]
+
+
 def test_factors_cannot_be_proposed(tmp_path: Path) -> None:
     federation = federation_in(tmp_path / "run", settings={"operator": "dampening"}, epochs=1)
     assert "dampening" in refused(federation.run, InputError).what
