@@ -239,6 +239,6 @@ def test_a_client_deletes_data_that_only_it_has(tmp_path: Path, delete: str) -> 
     accuracy = summary["accuracy"]
     assert accuracy["after"]["forget"] < accuracy["before"]["forget"]
     assert accuracy["after"]["retain"] > accuracy["before"]["retain"] - 0.1
-    assert 0.8 < summary["oracle"]["forget"] <= accuracy["before"]["forget"]
+    assert summary["oracle"]["forget"] > 0.8
     row = next(row for row in summary["clients"] if row["client_id"] == holder)
     verify_receipt(out / row["receipt"], [load_public_key(out / "key.pub")])
