@@ -95,6 +95,8 @@ def check_proposal(manifest: ModelManifest, proposal: Proposal, budget: float) -
     found = unpack_masks(manifest, proposal.mask)
     if any(mask.factors for mask in proposal.mask):
         raise ProtocolError("a proposal carries dampening factors")
+    if any(guard.steering for guard in proposal.guards):
+        raise ProtocolError("a proposal steers along its guard", why="how far is not bounded by the guard's range")
     total = sum(layer.rows * layer.cols for layer in manifest.layers)
     masked = sum(int(mask.sum()) for mask in found.values())
     if masked > round(budget * total):

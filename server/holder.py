@@ -34,6 +34,7 @@ def plan_for_holder(
         retain_cost=request.retain_cost,
         margin=request.margin,
         concentration=request.concentration,
+        steer=None,  # proposals carry mask and guard only
     )
     copies = [Copy(c.model, c.calibration, c.retain, c.personal) for c in candidates]
     encoding = FixedPoint(manifest.statement, manifest.curvature_bits)

@@ -187,6 +187,11 @@ REFUSED: dict[str, tuple[Callable[[Scene], RecordDict], type[Error], str]] = {
         "empty",
     ),
     "factors": (lambda s: s.sign(mask=s.first_mask(factors=b"\x01")), ProtocolError, "factors"),
+    "steering": (
+        lambda s: s.sign(guards=s.first_guard(steering=bytes(2 * s.proposal.guards[0].rank))),
+        ProtocolError,
+        "steers",
+    ),
     "a guard of no block": (lambda s: s.sign(guards=s.first_guard(block=99)), ProtocolError, "unknown blocks"),
     "a guard too narrow": (
         lambda s: s.sign(guards=s.first_guard(width=4, rank=1, values=bytes(8))),
