@@ -135,6 +135,30 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
     """
     if not 0 <= forget_class < CLASSES:
         raise InputError(f"there is no digit {forget_class}", fix="choose a forget class from 0 to 9")
+    parts, test = digits_partition(clients, seed, test_fraction)
+    held = []
+    for index, part in enumerate(parts):
+        shift, kept = client_shift(index), part.without(forget_class)
+        held.append(ClientData(part, kept, shift(kept), shift(test.without(forget_class)), shift))
+    used = concatenate(*parts)
+    return Scenario(
+        forget_class,
+        tuple(held),
+        used.only(forget_class),
+        used.without(forget_class),
+        test.only(forget_class),
+        test.without(forget_class),
+    )
+
+
+def digits_partition(clients: int, seed: int, test_fraction: float = 0.3) -> tuple[tuple[Examples, ...], Examples]:
+    """Equally large, disjoint partitions of the digits, one per client, and a test set.
+
+    Raises
+    ------
+    InputError
+        If there are too few examples for so many clients, or the fraction makes no sense.
+    """
     if not 0.05 <= test_fraction <= 0.8:
         raise InputError(f"a test fraction of {test_fraction} leaves too little to train or to test on")
     images, labels = load_digits(return_X_y=True)
@@ -150,17 +174,4 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
             f"{clients} clients cannot share {len(train.labels)} training images",
             fix=f"ask for 1 to {len(train.labels) // 20} clients",
         )
-    held = []
-    for index in range(clients):
-        part = train.take(torch.arange(index * size, (index + 1) * size))
-        shift, kept = client_shift(index), part.without(forget_class)
-        held.append(ClientData(part, kept, shift(kept), shift(test.without(forget_class)), shift))
-    used = train.take(torch.arange(clients * size))
-    return Scenario(
-        forget_class,
-        tuple(held),
-        used.only(forget_class),
-        used.without(forget_class),
-        test.only(forget_class),
-        test.without(forget_class),
-    )
+    return tuple(train.take(torch.arange(index * size, (index + 1) * size)) for index in range(clients)), test

@@ -9,10 +9,14 @@ from zkapex.errors import InputError
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
+from zkapex.simulation.scenarios.mnist_writers_leave import MNIST_WRITERS_LEAVE
+from zkapex.simulation.scenarios.mnist_writers_poison import MNIST_WRITERS_POISON
 
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
-SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType({config.name: config for config in (DIGITS, MNIST_WRITERS)})
+SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType(
+    {config.name: config for config in (DIGITS, MNIST_WRITERS, MNIST_WRITERS_LEAVE, MNIST_WRITERS_POISON)}
+)
 """Every scenario."""
 
 

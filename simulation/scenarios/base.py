@@ -48,6 +48,9 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
+    unseen : Examples or None
+        Unseen examples of the kind that is to be forgotten, where others of that kind stay: then the search is to bring
+        forget accuracy down to the global model's accuracy on these, without a margin.
     """
 
     world: Scenario
@@ -56,6 +59,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
+    unseen: Examples | None = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def evaluate(
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
 
-    In digits and mnist-writers one class is deleted, and methods are compared.
+    In digits and mnist-writers one class is deleted, in mnist-writers-leave all data of some writers, in
+    mnist-writers-poison those of writers who planted a backdoor, and methods are compared.
 
     In digits-sequence ten deletion requests come in a row.
 
