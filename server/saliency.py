@@ -76,11 +76,13 @@ def statistics(
 def margin_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean of ``logsumexp(other logits) - logit of the label``, for logits [n, classes] and int64 labels [n].
 
+    Of logits [n, T, classes] and labels [n, T] it is the mean over all tokens: an example's is the mean over its own.
+
     Cross-entropy saturates: on a forget set that the model has learned well its gradient vanishes but for a few hard
     examples, and saliency would rest on those alone. The margin weighs every example alike.
     """
-    own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
-    return (logits.masked_fill(own, -torch.inf).logsumexp(1) - (logits * own).sum(1)).mean()
+    own = torch.arange(logits.shape[-1], device=logits.device) == labels[..., None]
+    return (logits.masked_fill(own, -torch.inf).logsumexp(-1) - (logits * own).sum(-1)).mean()
 
 
 def gradient_moments(

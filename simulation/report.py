@@ -46,8 +46,10 @@ representation with the oracle's. `seconds` is what the deletion took on one cor
 the provider's search, or the oracle's training."""
 
 
-def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The contents of ``results.json`` from the results of every method and seed.
+def assemble(
+    scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95
+) -> dict[str, Any]:
+    """The contents of ``results.json`` from the results of every method and seed; `recovery` as in `judge`.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> di
         "seeds": seeds,
         "methods": methods,
     }
-    return {**results, "targets": [target.as_object() for target in judge(methods)]}
+    return {**results, "targets": [target.as_object() for target in judge(methods, recovery)]}
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:

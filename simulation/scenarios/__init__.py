@@ -7,12 +7,13 @@ from types import MappingProxyType
 
 from zkapex.errors import InputError
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.code_lm import CODE_LM
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
 
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
-SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType({config.name: config for config in (DIGITS, MNIST_WRITERS)})
+SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType({config.name: config for config in (DIGITS, MNIST_WRITERS, CODE_LM)})
 """Every scenario."""
 
 

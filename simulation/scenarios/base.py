@@ -10,6 +10,7 @@ from torch import nn
 
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
+from zkapex.simulation.baselines import CLASSIFICATION
 from zkapex.simulation.data import Examples, Scenario
 from zkapex.simulation.models import ViTConfig, vision_transformer
 
@@ -48,6 +49,9 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
+    forget_target : float or None
+        Forget accuracy that the provider's search is to reach, without a margin, where the data decides it. None: the
+        configuration's.
     """
 
     world: Scenario
@@ -56,6 +60,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
+    forget_target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,10 @@ class ScenarioConfig:
         Examples the search looks at, at most.
     retain_cap : int
         Retain examples that accuracy is measured on, at most.
+    methods : tuple of str
+        What is compared.
+    recovery : float
+        Share that is aimed at of the personal accuracy that the mask alone loses.
     """
 
     name: str
@@ -114,6 +123,8 @@ class ScenarioConfig:
     search_retain: int = 500
     retain_cap: int = 2000
     needs_model: bool = False
+    methods: tuple[str, ...] = CLASSIFICATION
+    recovery: float = 0.95
 
     def build(self, bench: Bench, seed: int) -> nn.Module:
         """A model before any training; the same seed gives the same weights."""
