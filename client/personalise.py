@@ -38,7 +38,7 @@ PERSONALISE = FitSettings(epochs=15, learning_rate=1e-3)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of logits ``[n, classes]`` and int64 labels ``[n]``, or per token ``[n, T, classes]``, ``[n, T]``."""
+    """Mean cross-entropy of logits ``[n, classes]`` and int64 labels ``[n]``, or ``[n, T, classes]`` and ``[n, T]``."""
     return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 

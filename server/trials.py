@@ -297,7 +297,7 @@ def _preference(outcome: Outcome) -> tuple[bool, bool, float, float]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, examples: Examples, raised: float = 0.0) -> float:
-    """Accuracy with the logit of each example's own label raised by ``raised``; where every token has one, over tokens."""
+    """Accuracy, over tokens where each has a label, with the logits of the right labels raised by ``raised``."""
     inputs, labels = examples
     size = max(1, 512 // labels[0].numel())  # bounds the memory of logits
     hits = 0

@@ -100,9 +100,7 @@ def split_by_file(windows: Windows, sizes: Sequence[int], seed: int) -> list[Int
     return parts
 
 
-def _read(
-    folder: Path, count: int, length: int, per_file: int, encode: Callable[[str], Sequence[int]]
-) -> Windows:
+def _read(folder: Path, count: int, length: int, per_file: int, encode: Callable[[str], Sequence[int]]) -> Windows:
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -137,10 +135,10 @@ def _text(path: Path) -> str:
 
 
 def _cut(text: str, length: int, per_file: int, encode: Callable[[str], Sequence[int]]) -> list[Sequence[int]]:
-    if not text:
-        return []
-    tokens = encode(text)
+    tokens = encode(text) if text else []
     whole = len(tokens) // (length + 1)
+    if not whole:
+        return []
     first = 1 if whole > 1 else 0
-    chosen = np.unique(np.linspace(first, whole - 1, min(per_file, whole - first)).round().astype(int)) if whole else []
+    chosen = np.linspace(first, whole - 1, min(per_file, whole - first)).round().astype(int)
     return [tokens[i * (length + 1) : (i + 1) * (length + 1)] for i in chosen]

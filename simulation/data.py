@@ -114,8 +114,8 @@ class Scenario:
     ``forget_set`` and ``retain_set`` are what the provider holds: training examples to forget, and the others.
     ``forget_test`` and ``retain_test`` were seen by nobody; the former are of the kind that is to be forgotten.
     ``proxy`` turns examples into those of a domain that the provider knows and no client has, by the index of a proxy.
-    Where no example can be turned into another domain's, ``proxies`` holds for each proxy what it is fitted to, and what
-    it is judged on.
+    Where no example can be turned into another domain's, ``proxies`` holds for each proxy what it is fitted to, and
+    what it is judged on.
     """
 
     forget_class: int | None

@@ -54,8 +54,8 @@ def evaluate(
     sources : Sources, optional
         What a scenario reads.
     methods : sequence of str
-        Names of methods, all of the scenario's by default. The original model and the oracle always take part: the others are measured
-        against them.
+        Names of methods, all of the scenario's by default. The original model and the oracle always take part: the
+        others are measured against them.
     on_event : callable
         Told of every stage and result.
 

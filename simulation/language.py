@@ -1,7 +1,7 @@
 """Causal language models of Hugging Face transformers, cut in two: a trunk that is run once, and a tail that learns.
 
-The trunk is the embedding and all but the last few decoder layers. What it makes of a text is the tail's input. The tail
-is the last layers, the final norm and the output matrix, which is frozen. Its layers are those of transformers.
+The trunk is the embedding and all but the last few decoder layers. What it makes of a text is the tail's input. The
+tail is the last layers, the final norm and the output matrix, which is frozen. Its layers are those of transformers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CausalTail(nn.Module):
         for targets in _TARGETS:
             if names.issuperset(targets):
                 return targets
-        raise InputError("the model's MLPs are of a kind that is not known", fix="choose a model of the Llama or OPT type")
+        raise InputError("the model's MLPs are of an unknown kind", fix="choose a model of the Llama or OPT type")
 
     def train(self, mode: bool = True) -> CausalTail:
         """Stay in evaluation mode: dropout would draw from torch's global generator."""
@@ -162,10 +162,12 @@ def load_language_model(name: str) -> LanguageModel:
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as e:
         raise InputError(
             "language models need transformers", why=str(e), fix="pip install 'zkapex[lm]', without torchvision"
         ) from e
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     path, options = Path(name), {}
     if path.is_dir() and not (path / "config.json").exists():
         found = sorted(path.glob("*.gguf"))
@@ -178,9 +180,7 @@ def load_language_model(name: str) -> LanguageModel:
         name, options = str(path.parent), {"gguf_file": path.name}
     try:
         tokeniser = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation="eager", **options
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="eager", **options)
     except Exception as e:  # whatever transformers, or a reader of one of its formats, stumbles over
         why = str(e).strip().splitlines()
         raise InputError(

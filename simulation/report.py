@@ -46,9 +46,7 @@ representation with the oracle's. `seconds` is what the deletion took on one cor
 the provider's search, or the oracle's training."""
 
 
-def assemble(
-    scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95
-) -> dict[str, Any]:
+def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95) -> dict[str, Any]:
     """The contents of ``results.json`` from the results of every method and seed; `recovery` as in `judge`.
 
     Raises

@@ -1,4 +1,4 @@
-"""Negative preference optimisation: the forget set as answers that nobody preferred (Zhang et al., arXiv 2404.05868)."""
+"""Negative preference optimisation: the forget set as answers nobody preferred (Zhang et al., arXiv 2404.05868)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class NegativePreference:
     name: str = "npo"
     label: str = "NPO"
     source: str = (
-        "licong-lin/negative-preference-optimization, config/forget.yaml: npo_grad_diff, beta 0.1, both coefficients 1, "
-        "lr 1e-5, weight decay 0.01, 10 epochs, one of warm-up, batch 2 x 4 x 4"
+        "licong-lin/negative-preference-optimization, config/forget.yaml: npo_grad_diff, beta 0.1, coefficients 1, "
+        "lr 1e-5, weight decay 0.01, 10 epochs, one of them warm-up, batch 2 GPUs x 4 x 4"
     )
     stage: str | None = None
 
@@ -56,7 +56,7 @@ class NegativePreference:
                 retain = next(kept, None)
                 if retain is not None:
                     loss = loss + cross_entropy(model(retain.inputs), retain.labels)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
         return model.eval()
@@ -82,6 +82,6 @@ def npo_loss(ours: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.
 
 
 def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of whole sequences, [n], from logits [n, T, vocabulary] and int64 labels [n, T]; of examples with one label, its."""
+    """Of all labels of each example, [n], from logits [n, T, vocabulary] and int64 labels [n, T]."""
     own = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
     return own.reshape(len(labels), -1).sum(-1)

@@ -13,7 +13,9 @@ from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
 
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
-SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType({config.name: config for config in (DIGITS, MNIST_WRITERS, CODE_LM)})
+SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType(
+    {config.name: config for config in (DIGITS, MNIST_WRITERS, CODE_LM)}
+)
 """Every scenario."""
 
 

@@ -78,10 +78,17 @@ class CodeTask:
     proxy_train: int = 48
     proxy_test: int = 24
 
+    def __post_init__(self) -> None:
+        languages = [self.forget, *self.retain, self.personal, self.proxy]
+        if len(set(languages)) < len(languages) or not self.retain:
+            raise InputError(
+                f"code-lm cannot use the languages {', '.join(languages)}", fix="name different ones, one to retain"
+            )
+
     @property
     def sizes(self) -> dict[str, list[int]]:
         """For every language, the windows of each part that its files are split into."""
-        federation = dict.fromkeys((self.forget, *self.retain), [self.train, self.held_out])
+        federation = {name: [self.train, self.held_out] for name in (self.forget, *self.retain)}
         personal = [self.personal_train] * CLIENTS + [self.personal_test]
         return {**federation, self.personal: personal, self.proxy: [self.proxy_train, self.proxy_test]}
 
@@ -155,9 +162,7 @@ def _material(task: CodeTask, data: Path, model: str) -> _Material:
     inputs, tail = language.split(torch.from_numpy(tokens[:, :-1]), task.layers, torch.from_numpy(vocabulary))
     whole = Examples(inputs, torch.from_numpy(labels.reshape(len(tokens), task.length).astype(np.int64)))
     bounds = np.cumsum([0, *(len(windows[name].tokens) for name in wanted)])
-    examples = {
-        name: whole.take(torch.arange(int(bounds[i]), int(bounds[i + 1]))) for i, name in enumerate(wanted)
-    }
+    examples = {name: whole.take(torch.arange(int(bounds[i]), int(bounds[i + 1]))) for i, name in enumerate(wanted)}
     return _Material({name: windows[name] for name in wanted}, examples, tail)
 
 
