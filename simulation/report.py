@@ -39,11 +39,13 @@ COLUMNS = {
 LEGEND = """\
 `forget` is accuracy on the training images of the deleted class, `forget, unseen` on images of it that nobody trained
 on; `retain` on training images of the others, `test` on unseen ones, `personal` on unseen images of the client's own
-domain. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on the deleted class against images nobody trained on; what
-counts is the distance to the oracle, from above or below. `relearned` is forget accuracy after one more epoch on retain
-data alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `CKA` compares the last
-representation with the oracle's. `seconds` is what the deletion took on one core: all clients one after the other, and
-the provider's search, or the oracle's training."""
+domain. In `code-lm` the class is a programming language, an image is a window of its tokens, and accuracy is the share
+of tokens that are the model's first guess; the oracle, too, knows the language from pretraining. `MIA AUC` and `TPR at
+0.1 % FPR` are offline LiRA on the deleted class against images nobody trained on; what counts is the distance to the
+oracle, from above or below. `relearned` is forget accuracy after one more epoch on retain data alone with nothing held
+at zero, `INT8` and `INT4` after rounding all linear layers. `CKA` compares the last representation with the oracle's.
+`seconds` is what the deletion took on one core: all clients one after the other, and the provider's search, or the
+oracle's training."""
 
 
 def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95) -> dict[str, Any]:

@@ -171,7 +171,8 @@ LOCAL = FitSettings(epochs=2, learning_rate=3e-4, batch_size=8)
 
 CODE_LM = ScenarioConfig(
     name="code-lm",
-    title="Code by a pretrained language model: one language forgotten, another personalised with LoRA",
+    title="A pretrained language model forgets what a federation taught it of a programming language, and keeps what "
+    "its clients adapted to with LoRA; pretraining had seen every language, the oracle's included",
     make=CodeTask(),
     needs_data=True,
     needs_model=True,
