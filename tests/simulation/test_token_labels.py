@@ -78,11 +78,11 @@ def test_features_are_of_tokens(model: Tokens, tokens: Examples) -> None:
 
 
 def test_gradients_are_of_examples(model: Tokens, tokens: Examples) -> None:
-    """Their squares would be larger if each token counted as one."""
+    """And their squares are multiplied by the tokens that each is a mean of."""
     mean, square = gradient_moments(model, ["head"], *tokens)["head"]
     each = [gradient_moments(model, ["head"], *tokens.take(torch.tensor([i])))["head"][0] for i in range(N)]
     assert np.allclose(mean, np.mean(each, 0), atol=1e-7)
-    assert np.allclose(square, np.mean(np.square(each), 0), atol=1e-7)
+    assert np.allclose(square, T * np.mean(np.square(each), 0), atol=1e-6)
 
 
 def test_training_is_that_of_the_flattened_tokens(model: Tokens, tokens: Examples, flat: Examples) -> None:

@@ -28,7 +28,7 @@ TINY_CODE: ScenarioConfig = replace(
     relearn=FitSettings(1, 1e-3, batch_size=4, decay=False),
     shadow=_FIT,
     profile="tiny",
-    space=SearchSpace(("aware",), guard_ranks=(2,), fractions=(0.02, 0.05), margin=0.0),
+    space=SearchSpace(("selective",), guard_ranks=(2,), fractions=(0.02, 0.05), margin=0.0),
     search_forget=8,
     search_retain=8,
 )

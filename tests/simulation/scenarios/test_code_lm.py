@@ -49,7 +49,7 @@ def test_the_whole_scenario(sources: Sources, tmp_path: Path) -> None:
     assert any("90 %" in target["description"] for target in results["targets"])
     found = results["seeds"][0]
     chosen, target = found["plan"]["chosen"], TASK(0, sources).forget_target
-    assert chosen["scorer"] == "aware"
+    assert chosen["scorer"] == "selective"
     assert target is not None
     assert chosen["reaches_target"] == (chosen["forget"] <= target), "no margin, and the pretrained model's accuracy"
     assert "the pretrained model predicts" in found["note"]
