@@ -185,7 +185,7 @@ CODE_LM = ScenarioConfig(
     shadows=2,
     profile="server",
     proxies=1,
-    space=SearchSpace(("selective",), fractions=(0.001, 0.002, 0.004, 0.006, 0.01, 0.015), margin=0.0),
+    space=SearchSpace(("selective",), fractions=(0.001, 0.002, 0.004, 0.006, 0.01, 0.015), margin=0.0, steer=None),
     replay_share=0.25,
     search_forget=48,
     search_retain=32,
