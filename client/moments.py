@@ -189,7 +189,7 @@ def fisher_moments(
     Raises
     ------
     InputError
-        If there are no inputs, or a name is not a linear layer.
+        If there are no inputs, a name is not a linear layer, or the model is no classifier.
     """
     if len(inputs) == 0 or block_width < 1:
         raise InputError("curvature needs at least one example and a positive block width")
@@ -198,7 +198,12 @@ def fisher_moments(
     frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in weights}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        chances = torch.cat([model(batch).softmax(1) for batch in torch.split(inputs, 256)]).cpu()
+        logits = [model(batch) for batch in torch.split(inputs, 256)]
+    if logits[0].ndim != 2:
+        raise InputError(
+            "block-fisher curvature is of classifiers, and this model labels every token", fix="use kfac curvature"
+        )
+    chances = torch.cat([part.softmax(1) for part in logits]).cpu()
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(inputs.device)
 
     def loss(targets: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ CLASSES = 10
 
 
 class Examples(NamedTuple):
-    """Images float32 ``[n, 1, 8, 8]`` in [0, 1] and labels int64 ``[n]``."""
+    """Inputs, such as images float32 ``[n, 1, 8, 8]`` in [0, 1], and labels int64 ``[n]``, or ``[n, T]`` of tokens."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -114,6 +114,8 @@ class Scenario:
     ``forget_set`` and ``retain_set`` are what the provider holds: training examples to forget, and the others.
     ``forget_test`` and ``retain_test`` were seen by nobody; the former are of the kind that is to be forgotten.
     ``proxy`` turns examples into those of a domain that the provider knows and no client has, by the index of a proxy.
+    Where no example can be turned into another domain's, ``proxies`` holds for each proxy what it is fitted to, and
+    what it is judged on.
     """
 
     forget_class: int | None
@@ -123,6 +125,7 @@ class Scenario:
     forget_test: Examples
     retain_test: Examples
     proxy: Callable[[int, Examples], Examples] = shifted
+    proxies: tuple[tuple[Examples, Examples], ...] = ()
 
 
 def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3) -> Scenario:

@@ -37,19 +37,20 @@ COLUMNS = {
     "seconds": "seconds",
 }
 LEGEND = """\
-`forget` is accuracy on the training images that are deleted, a class or some people's, `forget, unseen` on images of
-the same kind that nobody trained on; `retain` on training images of the others, `test` on unseen ones, `personal` on
-unseen images of the client's own domain. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what is deleted against
-images of its kind nobody trained on; what counts is the distance to the oracle, from above or below. Where people
-leave and others like them stay, to forget is to come down to the oracle, not to 0. Of a backdoor `forget` is the
-attack's success. `relearned` is forget accuracy after one more epoch on retain data alone with nothing held at zero,
-`INT8` and `INT4` after rounding all linear layers. `CKA` compares the last representation with the oracle's. `seconds`
-is what the deletion took on one core: all clients one after the other, and the provider's search, or the oracle's
-training."""
+`forget` is accuracy on the training examples that are deleted, a class or some people's, `forget, unseen` on examples of
+the same kind that nobody trained on; `retain` on training examples of the others, `test` on unseen ones, `personal` on
+unseen examples of the client's own domain. In `code-lm` the class is a programming language, an example is a window of
+its tokens, and accuracy is the share of tokens that are the model's first guess; the oracle, too, knows the language
+from pretraining. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what is deleted against examples of its kind that
+nobody trained on; what counts is the distance to the oracle, from above or below. Where people leave and others like
+them stay, to forget is to come down to the oracle, not to 0. Of a backdoor `forget` is the attack's success.
+`relearned` is forget accuracy after one more epoch on retain data alone with nothing held at zero, `INT8` and `INT4`
+after rounding all linear layers. `CKA` compares the last representation with the oracle's. `seconds` is what the
+deletion took on one core: all clients one after the other, and the provider's search, or the oracle's training."""
 
 
-def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The contents of ``results.json`` from the results of every method and seed.
+def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95) -> dict[str, Any]:
+    """The contents of ``results.json`` from the results of every method and seed; `recovery` as in `judge`.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> di
         "seeds": seeds,
         "methods": methods,
     }
-    return {**results, "targets": [target.as_object() for target in judge(methods)]}
+    return {**results, "targets": [target.as_object() for target in judge(methods, recovery)]}
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:

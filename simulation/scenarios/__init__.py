@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from zkapex.errors import InputError
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.code_lm import CODE_LM
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
 from zkapex.simulation.scenarios.mnist_writers_leave import MNIST_WRITERS_LEAVE
@@ -15,7 +16,7 @@ from zkapex.simulation.scenarios.mnist_writers_poison import MNIST_WRITERS_POISO
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
 SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType(
-    {config.name: config for config in (DIGITS, MNIST_WRITERS, MNIST_WRITERS_LEAVE, MNIST_WRITERS_POISON)}
+    {config.name: config for config in (DIGITS, MNIST_WRITERS, MNIST_WRITERS_LEAVE, MNIST_WRITERS_POISON, CODE_LM)}
 )
 """Every scenario."""
 

@@ -50,6 +50,8 @@ def evaluate(
     In digits and mnist-writers one class is deleted, in mnist-writers-leave all data of some writers, in
     mnist-writers-poison those of writers who planted a backdoor, and methods are compared.
 
+    In code-lm, too, where a language model forgets a programming language.
+
     In digits-sequence ten deletion requests come in a row.
 
     In digits-chunks masks keep to fewer chunks, so that less has to be proved.
