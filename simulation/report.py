@@ -37,7 +37,7 @@ COLUMNS = {
     "seconds": "seconds",
 }
 LEGEND = """\
-`forget` is accuracy on the training examples that are deleted, a class or some people's, `forget, unseen` on examples of
+`forget` is accuracy on the training examples that are deleted, a class or some people's, `forget, unseen` on others of
 the same kind that nobody trained on; `retain` on training examples of the others, `test` on unseen ones, `personal` on
 unseen examples of the client's own domain. In `code-lm` the class is a programming language, an example is a window of
 its tokens, and accuracy is the share of tokens that are the model's first guess; the oracle, too, knows the language

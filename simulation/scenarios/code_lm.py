@@ -138,7 +138,7 @@ class CodeTask:
         def build(_: int) -> CausalTail:
             return copy.deepcopy(made.tail)
 
-        return Bench(world, test, unseen, note, build, made.tail.targets, target)
+        return Bench(world, test, unseen, note, build, made.tail.targets, forget_target=target)
 
 
 @dataclass(frozen=True)
