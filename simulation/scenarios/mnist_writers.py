@@ -22,6 +22,7 @@ import torch
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.server.storage import load_arrays
 from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.models import ViTConfig
@@ -32,7 +33,7 @@ FORGET_CLASSES = (3, 8, 5)
 CLIENTS, WRITERS_PER_CLIENT = 4, 16
 HELD_OUT = 0.2
 TEST_CAP, NON_MEMBER_CAP = 2000, 1200
-FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
+FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
 COLUMNS = ("x", "y", "writer", "hsf")
 
 IndexArray = npt.NDArray[np.integer]
@@ -194,9 +195,17 @@ MNIST_WRITERS = ScenarioConfig(
     shadows=4,
     profile="server",
     proxies=2,
-    space=SearchSpace(("aware",), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=1.0),
+    space=SearchSpace(
+        ("aware",),
+        fractions=FRACTIONS,
+        least=0.04,
+        forget_target=0.02,
+        retain_cost=0.03,
+        margin=1.0,
+        steer=Steer(steps=120, margin=5.0),
+    ),
     replay_share=0.25,
-    search_forget=200,
-    search_retain=300,
+    search_forget=600,
+    search_retain=1000,
     retain_cap=1000,
 )
