@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def evaluate(
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
     chosen = methods_called([*methods, "original", "retrain"] if methods else [])
+    sources = replace(sources, on_stage=lambda stage: on_event({"event": "stage", "stage": stage, "seed": 0}))
     config.make(0, sources)  # what is wrong with the data is said before anything is written
     _claim(config, sources, out)
     torch.set_num_threads(1)

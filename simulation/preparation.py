@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from zkapex.simulation.metrics import Yardstick
 from zkapex.simulation.metrics.membership import confidence, difficulty, shadow_halves
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
-from zkapex.simulation.training import calibration, federated_averaging, provider_copies
+from zkapex.simulation.training import accuracy, calibration, federated_averaging, provider_copies
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -212,7 +212,10 @@ def _plan(
     )
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
-    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
+    space = config.space
+    if bench.unseen is not None:
+        space = replace(space, forget_target=accuracy(model, bench.unseen), margin=0.0)
+    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, space))
 
 
 def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[np.float64]:

@@ -9,10 +9,13 @@ from zkapex.errors import InputError
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
+from zkapex.simulation.scenarios.pacs import PACS, PACS_SAMPLES
 
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
-SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType({config.name: config for config in (DIGITS, MNIST_WRITERS)})
+SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType(
+    {config.name: config for config in (DIGITS, MNIST_WRITERS, PACS, PACS_SAMPLES)}
+)
 """Every scenario."""
 
 

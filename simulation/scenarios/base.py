@@ -24,10 +24,13 @@ class Sources:
         A data file or folder.
     model : str or None
         A file or folder with a pretrained model, or its name on a model hub.
+    on_stage : callable
+        Told the name of anything that takes long.
     """
 
     data: Path | None = None
     model: str | None = None
+    on_stage: Callable[[str], None] = lambda stage: None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
+    unseen : Examples or None
+        Unseen examples of the kind that is to be forgotten, where others of that kind stay: then the search is to bring
+        forget accuracy down to the global model's accuracy on these, without a margin.
     """
 
     world: Scenario
@@ -56,6 +62,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
+    unseen: Examples | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 STAGES = {
+    "features": "running the frozen blocks on every image, once",
     "train": "training the global model",
     "personalise": "personalising",
     "retrain": "retraining the oracle",
