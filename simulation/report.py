@@ -124,8 +124,8 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
         "than these, and are given the raw examples to forget, which no client has. The operator sees only mask and "
         "guard, but the settings of the search that makes them (scorer, guard rank, margin) were chosen while looking "
-        "at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers`. Plain Group-OBS and the mask "
-        "alone use the mask that was chosen for the guarded operator.\n",
+        "at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers` and `pacs`. Plain Group-OBS and "
+        "the mask alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]
     compared = [results for results in all_results if "kind" not in results]

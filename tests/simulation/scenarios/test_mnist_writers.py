@@ -120,7 +120,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_scenarios_by_name() -> None:
-    assert {scenario_config(name).name for name in SCENARIOS} == {"digits", "mnist-writers"}
+    assert {scenario_config(name).name for name in SCENARIOS} == {"digits", "mnist-writers", "pacs", "pacs-samples"}
     with pytest.raises(InputError, match="no scenario 'letters'"):
         scenario_config("letters")
 
