@@ -37,13 +37,14 @@ COLUMNS = {
     "seconds": "seconds",
 }
 LEGEND = """\
-`forget` is accuracy on the training images of the deleted class, `forget, unseen` on images of it that nobody trained
-on; `retain` on training images of the others, `test` on unseen ones, `personal` on unseen images of the client's own
-domain. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on the deleted class against images nobody trained on; what
-counts is the distance to the oracle, from above or below. `relearned` is forget accuracy after one more epoch on retain
-data alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `CKA` compares the last
-representation with the oracle's. `seconds` is what the deletion took on one core: all clients one after the other, and
-the provider's search, or the oracle's training."""
+`forget` is accuracy on the training images that are to be forgotten, a class or single images of all classes; `forget,
+unseen` on images of the same kind that nobody trained on; `retain` on the other training images, `test` on other unseen
+ones, `personal` on unseen images of the client's own domain. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what
+is to be forgotten against images of its kind that nobody trained on; what counts is the distance to the oracle, from
+above or below. `relearned` is forget accuracy after one more epoch on retain data alone with nothing held at zero,
+`INT8` and `INT4` after rounding all linear layers. `CKA` compares the last representation with the oracle's. `seconds`
+is what the deletion took on one core: all clients one after the other, and the provider's search, or the oracle's
+training."""
 
 
 def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ HELD_OUT = 0.4
 SAMPLE = 0.03
 """Share of the training photographs that are forgotten in ``pacs-samples``."""
 FRACTIONS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01)
-"""Mask sizes the search tries. These, scorer and guard rank were chosen on seed 0."""
+"""Mask sizes the search tries. These, scorer, guard rank and margin were chosen on seed 0."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ PACS = ScenarioConfig(
     shadows=2,
     profile="server",
     proxies=2,
-    space=SearchSpace(("taylor",), (4,), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=1.0),
+    space=SearchSpace(("taylor",), (4,), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=2.0),
     search_forget=120,
     search_retain=300,
     retain_cap=500,
