@@ -13,12 +13,13 @@ Public outputs, each of which must equal a constant the verifier knows:
 
 1. ``sum_ij m_ij a_i b_j theta_u_ij == 0``: masked weights are zero.
 2. ``sum((E * keep)^2) + slack_s == c_s``: stationarity on the unmasked weights.
-3. ``sum(L^2) + slack_g == c_g``: the unmasked change is orthogonal to the guard.
-4. ``a^T (delta H - mu V^T - E) b + a^T ((delta * keep) V - L) c == 0``: E and L are the residuals they claim to be.
+3. ``sum(L^2) + slack_g == c_g``: the unmasked change has the steering C along the guard, none if C is zero.
+4. ``a^T (delta H - mu V^T - E) b + a^T ((delta * keep) V - L) c == a^T C c``: E and L are the residuals they claim to
+   be, of stationarity and of ``(delta * keep) V == C``. C is public and so is the right side: it costs nothing.
 
 **Why outputs 1 and 4 suffice.** a, b and c hold powers of a challenge: ``a_i = z^(i (B + r))``, ``b_j = z^j``,
 ``c_k = z^(B + k)``. Both outputs are polynomials in z of degree below ``R (B + r)``, whose coefficients are the masked
-weights, and the errors in E and L. z is a hash of the commitments to all that is in them
+weights, and the errors in E and L, C being fixed before z. z is a hash of the commitments to all that is in them
 (`zkapex.proofs.chunk.challenge`): they vanish with probability below ``R (B + r) / 2^253`` unless every coefficient is
 zero. This is Freivalds' argument made non-interactive by Fiat and Shamir. Ezkl has one of its own, which must never be
 enabled: in 23.0.5 it checks a product in cells that nothing ties to the ones used afterwards, so a prover may claim any

@@ -2,11 +2,12 @@
 
 Per row of a column block, with S the masked and U the unmasked columns, ``u`` the indicator of U:
 
-    minimise 1/2 d^T H d   subject to   d_S = -theta_S   and   V^T (u * d) = 0.
+    minimise 1/2 d^T H d   subject to   d_S = -theta_S   and   V^T (u * d) = c.
 
 Its Karush-Kuhn-Tucker conditions are ``(H d - V mu)_U = 0``. The first constraint is Group-OBS (ZK-APEX,
-arXiv 2512.09953; Optimal Brain Surgeon for a group of weights), the second keeps the repair out of the directions the
-forget set's gradient lives in. Rows without a masked weight do not change.
+arXiv 2512.09953; Optimal Brain Surgeon for a group of weights). The second keeps the repair out of the directions the
+forget set's gradient lives in, or with steering c, which is public and differs by row, moves it along them by as much
+as the provider prescribes. Rows without a masked weight do not change.
 
 Everything goes in and comes out as integers. The solution is rounded, so both conditions hold up to rounding only;
 `tolerances` says how far honest rounding can be off, `zkapex.proofs.witness.square_sums` how far a given one is.
@@ -63,7 +64,9 @@ class LayerSolution:
     mu: IntArray
 
 
-def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: int) -> Solution:
+def solve(
+    theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: int, steering: IntArray | None = None
+) -> Solution:
     """Guarded Group-OBS on one column block.
 
     Parameters
@@ -78,6 +81,8 @@ def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: i
         Encoded guard; r = 0 is plain Group-OBS. Zero columns and linear dependence are allowed.
     limit : int
         Largest absolute value of theta_u, delta and mu the circuit admits.
+    steering : int64 array [rows, r], optional
+        c of every row, at the scale of weights times ``v``; only that of rows with a masked weight is looked at.
 
     Raises
     ------
@@ -87,13 +92,17 @@ def solve(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray, limit: i
         If a result exceeds ``limit``.
     """
     _check_shapes(theta_p, mask, h, v)
+    if steering is None:
+        steering = np.zeros((len(theta_p), v.shape[1]), np.int64)
+    if steering.shape != (len(theta_p), v.shape[1]):
+        raise InputError(f"the steering has shape {steering.shape}, not {(len(theta_p), v.shape[1])}")
     delta, mu = np.zeros_like(theta_p), np.zeros((len(theta_p), v.shape[1]), np.int64)
     touched = np.flatnonzero(mask.any(1))
     hf, vf = h.astype(np.float64), v.astype(np.float64)
     for start in range(0, len(touched), _ROWS_PER_BATCH):
         rows = touched[start : start + _ROWS_PER_BATCH]
         own = hf if h.ndim == 2 else hf[rows]
-        delta[rows] = _solve_rows(theta_p[rows], mask[rows], own, vf)
+        delta[rows] = _solve_rows(theta_p[rows], mask[rows], own, vf, steering[rows])
         mu[rows] = _multipliers(delta[rows], mask[rows], own, vf)
     _check_range(theta_p, delta, mu, limit)
     return Solution(delta, mu)
@@ -107,7 +116,12 @@ def mask_only(theta_p: IntArray, mask: BoolArray, guard_rank: int = 0) -> Soluti
 
 
 def solve_layer(
-    theta_p: IntArray, mask: BoolArray, curvature: Sequence[IntArray], guard: Sequence[IntArray], limit: int
+    theta_p: IntArray,
+    mask: BoolArray,
+    curvature: Sequence[IntArray],
+    guard: Sequence[IntArray],
+    limit: int,
+    steering: Sequence[IntArray | None] | None = None,
 ) -> LayerSolution:
     """`solve` on every column block of a layer.
 
@@ -121,6 +135,8 @@ def solve_layer(
         One per column block, the last padded to B.
     limit : int
         As in `solve`.
+    steering : sequence of int64 arrays [out, r] or None, optional
+        One per column block.
 
     Raises
     ------
@@ -131,16 +147,17 @@ def solve_layer(
         raise InputError(f"weights {theta_p.shape} and mask {mask.shape} are not matrices of one shape")
     width = curvature[0].shape[-1] if curvature else 0
     blocks = -(-theta_p.shape[1] // width) if width else 0
-    if blocks != len(curvature) or blocks != len(guard):
+    steering = steering or [None] * blocks
+    if not blocks == len(curvature) == len(guard) == len(steering):
         raise InputError(
             f"{theta_p.shape[1]} columns in blocks of {width} need {blocks} curvature matrices and guards",
-            why=f"got {len(curvature)} and {len(guard)}",
+            why=f"got {len(curvature)} and {len(guard)}, and {len(steering)} of steering",
         )
     pad = ((0, 0), (0, blocks * width - theta_p.shape[1]))
     theta_padded, mask_padded = np.pad(theta_p, pad), np.pad(mask, pad)
     solutions = [
-        solve(theta_padded[:, start : start + width], mask_padded[:, start : start + width], h, v, limit)
-        for start, h, v in zip(range(0, blocks * width, width), curvature, guard, strict=True)
+        solve(theta_padded[:, start : start + width], mask_padded[:, start : start + width], h, v, limit, c)
+        for start, h, v, c in zip(range(0, blocks * width, width), curvature, guard, steering, strict=True)
     ]
     delta = np.concatenate([s.delta for s in solutions], 1)[:, : theta_p.shape[1]]
     return LayerSolution(delta, np.stack([s.mu for s in solutions]))
@@ -197,8 +214,32 @@ def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_b
     return math.ceil(tau_s), math.ceil(tau_g)
 
 
-def _solve_rows(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray) -> IntArray:
+def response(theta_p: IntArray, mask: BoolArray, h: IntArray, v: IntArray) -> tuple[FloatArray, FloatArray]:
+    """How rows that each have a masked weight change without steering, and by how much more for each unit of it.
+
+    Parameters
+    ----------
+    theta_p, mask, h, v
+        As in `solve`.
+
+    Returns
+    -------
+    float64 arrays [rows, B] and [rows, B, r]
+        ``change`` and ``push``: with steering c the exact change is ``change + push @ c``.
+    """
+    _check_shapes(theta_p, mask, h, v)
+    return _response(theta_p, mask, h.astype(np.float64), v.astype(np.float64))
+
+
+def _solve_rows(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray, steering: IntArray) -> IntArray:
     """Rounded delta [n, B] of rows that each have a masked weight."""
+    change, push = _response(theta_p, mask, h, v)
+    rounded: IntArray = np.rint(change + (push @ steering[:, :, None])[:, :, 0]).astype(np.int64)
+    return rounded
+
+
+def _response(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """See `response`."""
     u = (~mask).astype(np.float64)
     fixed = np.where(mask, -theta_p, 0).astype(np.float64)
     pulled = _times(fixed, h)
@@ -209,12 +250,13 @@ def _solve_rows(theta_p: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray
     vu = u[:, :, None] * v
     solved = np.linalg.solve(system, np.concatenate([(-u * pulled)[:, :, None], vu], 2))
     free, z = solved[:, :, 0], solved[:, :, 1:]
-    if v.shape[1]:
-        # Move along H_UU^-1 V_U until V_U^T d = 0; dependent or vanished guard columns drop out of the pseudo-inverse.
-        vt = vu.transpose(0, 2, 1)
-        free = free - (z @ (_pseudo_inverse(vt @ z) @ (vt @ free[:, :, None])))[:, :, 0]
-    rounded: IntArray = np.rint(fixed + u * free).astype(np.int64)
-    return rounded
+    if not v.shape[1]:
+        return fixed + u * free, z
+    # Move along H_UU^-1 V_U until V_U^T d = c; dependent or vanished guard columns drop out of the pseudo-inverse.
+    vt = vu.transpose(0, 2, 1)
+    push = z @ _pseudo_inverse(vt @ z)
+    free = free - (push @ (vt @ free[:, :, None]))[:, :, 0]
+    return fixed + u * free, u[:, :, None] * push
 
 
 def _multipliers(delta: IntArray, mask: BoolArray, h: FloatArray, v: FloatArray) -> IntArray:

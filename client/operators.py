@@ -39,11 +39,15 @@ class Terms:
         Per layer one per column block, for every masked layer; for guarded-group-obs.
     factors : mapping of str to int64 [rows, cols]
         In units of ``1 / FACTOR_UNIT``, for every masked layer; for dampening.
+    steering : mapping of (str, int) to int64 [rows, r]
+        By layer and column block: what the unmasked change must be along the guard, in the guard's units; zero in rows
+        without a masked weight there. Blocks may be left out. For guarded-group-obs.
     """
 
     masks: Mapping[str, BoolArray]
     guards: Mapping[str, Sequence[IntArray]] = field(default_factory=dict)
     factors: Mapping[str, IntArray] = field(default_factory=dict)
+    steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, instance: Instance) -> Terms:
@@ -54,7 +58,7 @@ class Terms:
             for layer in manifest.layers
             if layer.name in instance.masks
         }
-        return cls(instance.masks, guards, instance.dampening)
+        return cls(instance.masks, guards, instance.dampening, instance.steering)
 
 
 class Operator(ABC):
@@ -82,7 +86,7 @@ class Operator(ABC):
 
 
 class GuardedGroupObs(Operator):
-    """Zero the masked weights and repair each touched row with Group-OBS, orthogonally to the guard (rank 0: plain)."""
+    """Zero the masked weights and repair each touched row with Group-OBS, steered along the guard (rank 0: plain)."""
 
     name = "guarded-group-obs"
 
@@ -92,7 +96,9 @@ class GuardedGroupObs(Operator):
         mu: dict[str, IntArray] = {}
         for name, mask in terms.masks.items():
             if mask.any():
-                solution = solve_layer(weights[name], mask, curvature(name), terms.guards[name], limit)
+                guards = terms.guards[name]
+                steering = [terms.steering.get((name, block)) for block in range(len(guards))]
+                solution = solve_layer(weights[name], mask, curvature(name), guards, limit, steering)
                 after[name] = weights[name] + solution.delta
                 mu[name] = solution.mu
         return after, mu

@@ -101,10 +101,11 @@ def prove_chunk(circuit: Circuit, public: PublicInputs, witness: Witness) -> byt
     """
     private = witness.private(circuit.spec, public)
     proof, outputs = prove_vectors(circuit, complete(circuit, public, private))
-    if outputs != public.outputs(circuit.spec):
+    expected = public.outputs(circuit.spec, challenge(circuit, public, leading_points(circuit.spec, proof)))
+    if outputs != expected:
         raise ProverError(
             "the witness does not satisfy the statement",
-            why=f"public outputs are {outputs}, expected {public.outputs(circuit.spec)}",
+            why=f"public outputs are {outputs}, expected {expected}",
             fix="recompute the change for this mask and guard",
         )
     return proof
@@ -165,11 +166,12 @@ def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, pro
         raise ProofError(f"a proof has {len(proof)} bytes, this circuit's have {circuit.proof_bytes}")
     spec = circuit.spec
     points = leading_points(spec, proof)
+    z = challenge(circuit, public, points)
     wanted = {
         "theta_u": expected.theta_u,
         "delta": None if expected.theta_p is None else expected.theta_u - expected.theta_p + empty,
         "factor": expected.factor,
-        "public": commit(circuit, public.vector(spec, challenge(circuit, public, points))),
+        "public": commit(circuit, public.vector(spec, z)),
     }
     meaning = {
         "theta_u": "the weights after unlearning that were announced",
@@ -182,7 +184,7 @@ def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, pro
             continue
         if points[name] != wanted[name]:
             raise CommitmentError(f"the proof does not commit to {meaning[name]}", why=f"commitment {name!r} differs")
-    verify_raw(circuit, public.outputs(spec), proof)
+    verify_raw(circuit, public.outputs(spec, z), proof)
 
 
 def verify_raw(circuit: Circuit, outputs: list[str], proof: bytes) -> None:

@@ -11,7 +11,14 @@ from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import ProtocolError
 from zkapex.proofs.context import context_element
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
-from zkapex.proofs.packing import locate_chunk, touched_chunks, unpack_factors, unpack_guards, unpack_masks
+from zkapex.proofs.packing import (
+    locate_chunk,
+    touched_chunks,
+    unpack_factors,
+    unpack_guards,
+    unpack_masks,
+    unpack_steering,
+)
 from zkapex.proofs.public import BoolArray, IntArray, PublicInputs
 
 
@@ -87,6 +94,7 @@ class Instance:
             raise ProtocolError("a request carries dampening factors", why=f"its operator is {request.operator!r}")
         self.dampening = unpack_factors(request.mask, self.masks) if dampens else {}
         self.guards = unpack_guards(manifest, request.guards)
+        self.steering = unpack_steering(manifest, request.guards, self.masks)
         self.touched = touched_chunks(manifest, self.masks)
         self._manifest_digest = manifest.digest()
 
@@ -117,4 +125,9 @@ class Instance:
         factors = self.dampening.get(where.layer)
         if factors is not None:  # one, not zero, beyond the layer's edge
             factors = FACTOR_UNIT + cut(self.manifest, where, factors - FACTOR_UNIT).astype(np.int64)
-        return PublicInputs(mask, guard, self.request.tau_s, self.request.tau_g, context, factors)
+        steering = self.steering.get((where.layer, where.block))
+        if steering is not None:
+            height = self.manifest.rows_per_chunk
+            band = steering[where.band * height : (where.band + 1) * height]
+            steering = np.pad(band, ((0, height - len(band)), (0, 0)))
+        return PublicInputs(mask, guard, self.request.tau_s, self.request.tau_g, context, factors, steering)

@@ -33,6 +33,7 @@ MAX_CHUNKS = 2**18
 MAX_BATCH = 64
 MAX_PROOF_BYTES = 2**18
 MAX_GUARD_BYTES = 2**20
+MAX_STEERING_BYTES = 2**25
 MAX_MASK_BYTES = 2**25
 
 Dimension = Annotated[int, Field(ge=1, le=2**20)]
@@ -232,18 +233,25 @@ class LayerMask(Part):
 
 
 class GuardBlock(Part):
-    """The guard V_b of one column block: row-major little-endian int16 of shape ``[width, rank]``."""
+    """The guard V_b of one column block: row-major little-endian int16 of shape ``[width, rank]``.
+
+    `steering` is what the unmasked change must be along it, in units of the statement's ``guard_limit``: int16 of shape
+    ``[rows, rank]``, rows being those with a masked weight in this block, ascending; or empty, for none.
+    """
 
     layer: Name
     block: Count
     width: Dimension
     rank: Annotated[int, Field(ge=1, le=64)]
     values: Annotated[Blob, Field(min_length=2, max_length=MAX_GUARD_BYTES)]
+    steering: Annotated[Blob, Field(max_length=MAX_STEERING_BYTES)] = b""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.values) != 2 * self.width * self.rank:
             raise ValueError(f"{len(self.values)} bytes are not a [{self.width}, {self.rank}] array of int16")
+        if len(self.steering) % (2 * self.rank):
+            raise ValueError(f"{len(self.steering)} bytes are no [rows, {self.rank}] array of int16")
         return self
 
 

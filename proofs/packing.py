@@ -108,17 +108,29 @@ def unpack_factors(masks: Sequence[LayerMask], arrays: Mapping[str, BoolArray]) 
     return factors
 
 
-def pack_guards(manifest: ModelManifest, guards: Mapping[tuple[str, int], Int16Array]) -> tuple[GuardBlock, ...]:
+def pack_guards(
+    manifest: ModelManifest,
+    guards: Mapping[tuple[str, int], Int16Array],
+    steering: Mapping[tuple[str, int], Int16Array] | None = None,
+) -> tuple[GuardBlock, ...]:
     """Pack guards V_b, int16 ``[block_width, rank]`` by (layer name, column block), in the manifest's order.
+
+    Parameters
+    ----------
+    steering : mapping of (str, int) to int16 ``[n, rank]``, optional
+        Along the guards, in units of the statement's ``guard_limit``, of the n rows with a masked weight in the block.
 
     Raises
     ------
     InputError
         A guard is for no block of the manifest, has the wrong shape or dtype, or is not zero where the layer has no
-        columns.
+        columns; or steering has the wrong shape or dtype, or no guard to go along.
     """
     order = _block_order(manifest)
     columns = {layer.name: layer.cols for layer in manifest.layers}
+    steering = steering or {}
+    if set(steering) - set(guards):
+        raise InputError(f"{sorted(set(steering) - set(guards))[0]} is steered, and has no guard to be steered along")
     packed = []
     for key in sorted(guards, key=lambda key: order.get(key, -1)):
         guard = guards[key]
@@ -131,8 +143,15 @@ def pack_guards(manifest: ModelManifest, guards: Mapping[tuple[str, int], Int16A
             )
         if guard[columns[key[0]] - key[1] * manifest.block_width :].any():
             raise InputError(f"the guard of {key} reaches beyond the layer's last column", fix="set it to zero there")
-        values = np.ascontiguousarray(guard, dtype="<i2").tobytes()
-        packed.append(GuardBlock(layer=key[0], block=key[1], width=guard.shape[0], rank=guard.shape[1], values=values))
+        given = steering.get(key, np.empty((0, guard.shape[1]), np.int16))
+        if given.ndim != 2 or given.dtype != np.int16 or given.shape[1] != guard.shape[1]:
+            raise InputError(
+                f"the steering of {key} is {given.dtype}{list(given.shape)}",
+                why=f"it must be int16[n, {guard.shape[1]}]",
+            )
+        values, along = (np.ascontiguousarray(array, dtype="<i2").tobytes() for array in (guard, given))
+        width, rank = guard.shape
+        packed.append(GuardBlock(layer=key[0], block=key[1], width=width, rank=rank, values=values, steering=along))
     return tuple(packed)
 
 
@@ -165,6 +184,44 @@ def unpack_guards(manifest: ModelManifest, guards: Sequence[GuardBlock]) -> dict
                 why="padding is not committed to after a change, so such a change could not be proved",
             )
         arrays[guard.layer, guard.block] = values
+    return arrays
+
+
+def unpack_steering(
+    manifest: ModelManifest, guards: Sequence[GuardBlock], masks: Mapping[str, BoolArray]
+) -> dict[tuple[str, int], IntArray]:
+    """Return the steering C of the blocks that have one, int64 ``[rows of the layer, rank of the circuit]``.
+
+    Parameters
+    ----------
+    guards : sequence of GuardBlock
+        As `unpack_guards` has accepted them.
+    masks : mapping
+        What `unpack_masks` made of the request's mask.
+
+    Raises
+    ------
+    ProtocolError
+        A block is steered by a circuit that cannot show it, or has not one row of steering per row it masks.
+    """
+    arrays = {}
+    for guard in guards:
+        if not guard.steering:
+            continue
+        if not manifest.statement.freivalds:
+            raise ProtocolError(f"block {guard.block} of {guard.layer!r} is steered, which this circuit does not prove")
+        start = guard.block * guard.width
+        mask = masks.get(guard.layer)
+        rows = np.empty(0, np.int64) if mask is None else np.flatnonzero(mask[:, start : start + guard.width].any(1))
+        given = np.frombuffer(guard.steering, dtype="<i2").astype(np.int64).reshape(-1, guard.rank)
+        if mask is None or len(given) != len(rows):
+            raise ProtocolError(
+                f"block {guard.block} of {guard.layer!r} has {len(given)} rows of steering",
+                why=f"{len(rows)} rows have a masked weight there",
+            )
+        full = np.zeros((len(mask), manifest.guard_rank), np.int64)
+        full[rows, : guard.rank] = given * manifest.statement.guard_limit
+        arrays[guard.layer, guard.block] = full
     return arrays
 
 
@@ -210,8 +267,8 @@ def mask_digest(masks: Sequence[LayerMask]) -> str:
 
 def guard_digest(guards: Sequence[GuardBlock]) -> str:
     """Return SHA-256, as hex, over the guards of a request."""
-    parts = [part for g in guards for part in (g.layer, g.block, g.width, g.rank, g.values)]
-    return sha256_hex(encode_parts("zkapex:guard:v1", *parts))
+    parts = [part for g in guards for part in (g.layer, g.block, g.width, g.rank, g.values, g.steering)]
+    return sha256_hex(encode_parts("zkapex:guard:v2", *parts))
 
 
 def _block_order(manifest: ModelManifest) -> dict[tuple[str, int], int]:

@@ -18,6 +18,9 @@ from zkapex.proofs.record import encode_parts
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+MAX_STEERING = 2**31
+"""Largest entry of the steering: far beyond what weights in range can reach, and no danger to exact arithmetic."""
+
 
 @dataclass(frozen=True)
 class PublicInputs:
@@ -34,6 +37,9 @@ class PublicInputs:
         Field element binding the proof to its request, client, chunk, circuit and nonce.
     dampening : int64 [R, B], optional
         Factors of the weights in multiples of ``1 / FACTOR_UNIT``; for dampening only.
+    steering : int64 [R, r], optional
+        C: what the unmasked change must be along the guard; zero in rows without a masked weight, and all zero if left
+        out. For guarded-group-obs only.
     """
 
     mask: BoolArray
@@ -42,6 +48,7 @@ class PublicInputs:
     tau_guard: int
     context: int
     dampening: IntArray | None = None
+    steering: IntArray | None = None
 
     def check(self, spec: StatementSpec) -> None:
         """Raise InputError if a shape or range does not fit the statement."""
@@ -56,6 +63,7 @@ class PublicInputs:
             raise InputError(f"a guard entry exceeds {spec.guard_limit}")
         if not 0 <= self.context < MODULUS:
             raise InputError("the context is not a field element")
+        self._check_steering(spec)
         if (self.dampening is not None) != (spec.kind == "dampening"):
             raise InputError("dampening factors belong to the dampening statement, and to no other")
         if self.dampening is not None:
@@ -63,6 +71,18 @@ class PublicInputs:
                 raise InputError(f"dampening factors must have shape {shape} and lie between 0 and {FACTOR_UNIT}")
             if (self.dampening[~self.mask] != FACTOR_UNIT).any():
                 raise InputError("a weight outside the mask has a dampening factor other than one")
+
+    def _check_steering(self, spec: StatementSpec) -> None:
+        if self.steering is None:
+            return
+        if spec.kind != "guarded-group-obs" or not spec.freivalds:
+            raise InputError("steering belongs to guarded-group-obs with product checks, and to no other statement")
+        if self.steering.shape != (spec.rows_per_chunk, spec.guard_rank) or self.steering.dtype != np.int64:
+            raise InputError(f"steering must be int64 of shape {(spec.rows_per_chunk, spec.guard_rank)}")
+        if self.steering[~self.mask.any(1)].any():
+            raise InputError("a row without a masked weight is steered", why="such rows do not change")
+        if self.steering.size and max(int(self.steering.max()), -int(self.steering.min())) > MAX_STEERING:
+            raise InputError(f"steering exceeds {MAX_STEERING}")
 
     def slacks(self, spec: StatementSpec) -> tuple[Slack, Slack]:
         """Both tolerances in the circuit's form."""
@@ -83,16 +103,45 @@ class PublicInputs:
         arrays = [np.packbits(self.mask), self.guard.astype("<i4")]
         if self.dampening is not None:
             arrays.append(self.dampening.astype("<i4"))
+        if self.steering is not None:
+            arrays.append(self.steering.astype("<i8"))
         numbers = [str(self.tau_stationarity), str(self.tau_guard), str(self.context)]
         message = encode_parts("zkapex:chunk:v2", *numbers, *(a.tobytes() for a in arrays))
         return hashlib.sha256(message).hexdigest()
 
-    def outputs(self, spec: StatementSpec) -> list[str]:
-        """The circuit's public outputs, as field elements."""
+    def outputs(self, spec: StatementSpec, challenge: int | None = None) -> list[str]:
+        """The circuit's public outputs, as field elements.
+
+        Raises
+        ------
+        InputError
+            If there is steering, and no challenge.
+        """
         if spec.kind != "guarded-group-obs":
             return felts([0])
         stationarity, guard = self.slacks(spec)
-        return felts([0, stationarity.half, guard.half] + [0] * spec.freivalds)
+        return felts([0, stationarity.half, guard.half] + [self._steered(spec, challenge)] * spec.freivalds)
+
+    def _steered(self, spec: StatementSpec, challenge: int | None) -> int:
+        """``a^T C c``, see `zkapex.circuits.group_obs`."""
+        if self.steering is None:
+            return 0
+        if challenge is None:
+            raise InputError("the outputs of a steered statement depend on its challenge")
+        a, _, c = self._powers(spec, challenge)
+        rows: list[list[int]] = self.steering.tolist()
+        terms = (
+            x * sum(y * z for y, z in zip(row, c, strict=True)) for x, row in zip(a, rows, strict=True) if any(row)
+        )
+        return sum(terms) % MODULUS
+
+    @staticmethod
+    def _powers(spec: StatementSpec, challenge: int) -> tuple[list[int], list[int], list[int]]:
+        """a, b and c of `zkapex.circuits.group_obs`."""
+        width, rank = spec.block_width, spec.guard_rank
+        across = powers(challenge, width + rank)
+        a = powers(pow(challenge, width + rank, MODULUS), spec.rows_per_chunk)
+        return a, across[:width], across[width:]
 
     def vector(self, spec: StatementSpec, challenge: int) -> list[str]:
         """The public committed vector, complete with what is derived from the challenge.
@@ -126,10 +175,8 @@ class PublicInputs:
         if not spec.freivalds:
             transposed = felts(np.ascontiguousarray(self.guard.T))
             return {**common, "mask": felts(self.mask.astype(np.int64)), "guard": transposed}
-        width, rank = spec.block_width, spec.guard_rank
-        a = powers(pow(challenge, width + rank, MODULUS), spec.rows_per_chunk)
-        across = powers(challenge, width + rank)
-        b, c = across[:width], across[width:]
+        rank = spec.guard_rank
+        a, b, c = self._powers(spec, challenge)
         derived = {**common, "mask_powers": self._outer(a, b), "a": felts(a), "b": felts(b)}
         if rank:
             v = self.guard.tolist()

@@ -89,7 +89,7 @@ class Witness:
         return self.with_limbs(spec, residuals, limbs)
 
     def residuals(self, spec: StatementSpec, public: PublicInputs) -> tuple[IntArray, IntArray]:
-        """``E = delta H - mu V^T``, int64 [R, B], and ``L = (delta * keep) V``, int64 [R, r], exactly."""
+        """``E = delta H - mu V^T``, int64 [R, B], and ``L = (delta * keep) V - C``, int64 [R, r], exactly."""
         if self.delta is None or self.factor is None or self.mu is None:
             raise ProverError("guarded-group-obs needs delta, factor and multipliers")
         delta, factor, guard = self.delta.values, self.factor.values.reshape(spec.factor_shape), public.guard
@@ -97,7 +97,10 @@ class Witness:
             product = (delta @ factor.T) @ factor
         else:
             product = np.einsum("ik,ikj->ij", np.einsum("ij,ikj->ik", delta, factor), factor)
-        return product + spec.ridge * delta - self.mu @ guard.T, (delta * ~public.mask) @ guard
+        leak = (delta * ~public.mask) @ guard
+        if public.steering is not None:
+            leak = leak - public.steering
+        return product + spec.ridge * delta - self.mu @ guard.T, leak
 
     def with_limbs(
         self, spec: StatementSpec, residuals: tuple[IntArray, IntArray], limbs: Sequence[int]

@@ -41,7 +41,8 @@ def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
     """Put a job where a worker finds it; the folder is made private to its owner."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     salted = witness.salted()
-    arrays = {"mask": public.mask, "guard": public.guard, "dampening": public.dampening, "mu": witness.mu}
+    arrays = {"mask": public.mask, "guard": public.guard, "dampening": public.dampening, "steering": public.steering}
+    arrays["mu"] = witness.mu
     given = {name: array for name, array in arrays.items() if array is not None}
     with _private(folder / "job.npz").open("wb") as f:
         np.savez(f, **given, **{name: vector.values for name, vector in salted.items()})  # type: ignore[arg-type]
@@ -61,7 +62,8 @@ def read_job(folder: Path) -> tuple[PublicInputs, Witness]:
         a = {k: arrays[k] for k in arrays.files}
     salted = {n: SaltedVector(a[n], tuple(int(s) for s in salts)) for n, salts in scalars["salts"].items()}
     tolerances = scalars["tau_stationarity"], scalars["tau_guard"]
-    public = PublicInputs(a["mask"], a["guard"], *tolerances, int(scalars["context"]), a.get("dampening"))
+    optional = a.get("dampening"), a.get("steering")
+    public = PublicInputs(a["mask"], a["guard"], *tolerances, int(scalars["context"]), *optional)
     return public, Witness(salted["theta_u"], salted.get("delta"), salted.get("factor"), a.get("mu"))
 
 

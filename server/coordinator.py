@@ -91,6 +91,8 @@ class Deletion:
     request_id : str
     masks : mapping of str to bool [rows, cols]
     guards : mapping of (layer, block) to int16 [B, r]
+    steering : mapping of (layer, block) to int16 [n, r]
+        Along the guards, in units of the statement's ``guard_limit``, of the n rows with a masked weight in the block.
     operator : str
     tau_s, tau_g : int
         Tolerances.
@@ -117,6 +119,7 @@ class Deletion:
     cheating: float | None = None
     detect: float = 0.99
     factors: Mapping[str, npt.NDArray[np.int64]] | None = None
+    steering: Mapping[tuple[str, int], npt.NDArray[np.int16]] | None = None
 
 
 @dataclass
@@ -286,7 +289,7 @@ class Coordinator:
     def open(self, deletion: Deletion) -> None:
         """Sign a request to every enrolled client that has none of this id yet and may be asked."""
         mask = pack_masks(self.manifest, deletion.masks, deletion.factors)
-        guards = pack_guards(self.manifest, deletion.guards)
+        guards = pack_guards(self.manifest, deletion.guards, deletion.steering)
         for client_id in self.clients.values():
             client = self.registry.client(client_id)
             if client is None or self.registry.request(client_id, deletion.request_id) is not None:

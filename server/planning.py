@@ -37,6 +37,8 @@ class StoredPlan:
         Every setting tried.
     factors : mapping of str to int64 [rows, cols]
         For dampening, in units of ``1 / FACTOR_UNIT``; else empty.
+    steering : mapping of (str, int) to int64 [rows, r]
+        By layer and column block; see `zkapex.client.operators.Terms`.
     """
 
     masks: Mapping[str, npt.NDArray[np.bool_]]
@@ -44,11 +46,14 @@ class StoredPlan:
     chosen: dict[str, Any]
     curve: tuple[dict[str, Any], ...]
     factors: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    steering: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
         """The plan as operators take it."""
-        return Terms(self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors)
+        return Terms(
+            self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
+        )
 
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
@@ -59,12 +64,22 @@ class StoredPlan:
             if block.any()
         }
 
+    def steering_map(self, unit: int) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
+        """Steering by (layer, block), int16 [n, r] in multiples of `unit`, of the n rows with a masked weight there."""
+        found = {}
+        for (name, block), values in self.steering.items():
+            width = self.guards[name].shape[1]
+            rows = self.masks[name][:, block * width : (block + 1) * width].any(1)
+            found[name, block] = (values[rows] // unit).astype(np.int16)
+        return found
+
 
 def save_plan(folder: Path, plan: Plan) -> StoredPlan:
     """Write a plan; arrays first, so that a plan whose text exists is complete."""
     arrays: dict[str, npt.NDArray[np.generic]] = {f"mask/{name}": mask for name, mask in plan.masks.items()}
     arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
     arrays |= {f"factor/{name}": factors for name, factors in plan.factors.items()}
+    arrays |= {f"steering/{block}/{name}": values for (name, block), values in plan.steering.items()}
     save_arrays(folder / ARRAYS, arrays)
     text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
     save_text(folder / TEXT, json.dumps(text, indent=1))
@@ -93,7 +108,12 @@ def load_plan(folder: Path) -> StoredPlan | None:
         {k.removeprefix(kind): v.astype(np.int64) for k, v in arrays.items() if k.startswith(kind)}
         for kind in ("guard/", "factor/")
     )
-    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors)
+    steering = {}
+    for key, values in arrays.items():
+        if key.startswith("steering/"):
+            _, block, name = key.split("/", 2)
+            steering[name, int(block)] = values.astype(np.int64)
+    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, steering)
 
 
 def unlearn_global(

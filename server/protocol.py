@@ -47,7 +47,7 @@ from zkapex.errors import CommitmentError, IllegalTransitionError, ProtocolError
 from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import ModelManifest, UnlearnResponse
-from zkapex.proofs.packing import touched_chunks, unpack_guards, unpack_masks
+from zkapex.proofs.packing import touched_chunks, unpack_guards, unpack_masks, unpack_steering
 from zkapex.proofs.record import sha256_hex
 from zkapex.proofs.sealed import Sealed
 from zkapex.server.states import (
@@ -165,6 +165,7 @@ def _open(scope: Scope, event: Opened, now: datetime) -> Scope:
         raise CommitmentError("a request does not start from the client's current commitments")
     masks = unpack_masks(manifest, asked.mask)
     unpack_guards(manifest, asked.guards)
+    unpack_steering(manifest, asked.guards, masks)
     touched = touched_chunks(manifest, masks)
     if asked.audit.count is not None and asked.audit.count > len(touched):
         raise ProtocolError(f"a sample of {asked.audit.count} cannot be drawn from {len(touched)} touched chunks")

@@ -251,6 +251,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             cheating=settings.audit_cheating if settings.audit == "sampled" else None,
             detect=settings.audit_detect,
             factors=plan.factors or None,
+            steering=plan.steering_map(statement.guard_limit),
         )
         coordinator.open(deletion)
         coordinator.give_up_absent(settings.request_id)

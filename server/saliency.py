@@ -79,8 +79,13 @@ def margin_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Cross-entropy saturates: on a forget set that the model has learned well its gradient vanishes but for a few hard
     examples, and saliency would rest on those alone. The margin weighs every example alike.
     """
-    own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
-    return (logits.masked_fill(own, -torch.inf).logsumexp(1) - (logits * own).sum(1)).mean()
+    return margins(logits, labels).mean()
+
+
+def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """``logsumexp(other logits) - logit of the label`` of each label, for logits [..., classes] and labels [...]."""
+    own = torch.arange(logits.shape[-1], device=logits.device) == labels[..., None]
+    return logits.masked_fill(own, -torch.inf).logsumexp(-1) - (logits * own).sum(-1)
 
 
 def gradient_moments(

@@ -7,7 +7,9 @@ personalised itself on shifted public data. What is tried is what will run: the 
 For ``guarded-group-obs`` and ``mask-only`` the mask is grown in steps. After each, every copy goes through the operator
 with the mask and guard so far, and the next weights are chosen by their saliency in the models that result: saliency is
 a first-order promise, which a mask chosen in one go at theta_0 does not keep. The guard is built from the forget
-gradients met on the way. For ``dampening`` see `zkapex.server.dampening`.
+gradients met on the way. After each step the repair is also steered along the guard (`zkapex.server.steering`), and
+what comes of that is judged; the mask grows on the models without it, since one that is steered to forget no longer
+tells which weights matter. For ``dampening`` see `zkapex.server.dampening`.
 
 Two things make the plan hold on models nobody has looked at: a step must succeed on *all* copies, and forgetting is
 judged with the forget logit raised by a margin.
@@ -16,9 +18,10 @@ judged with the forget logit raised by a margin.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.client.group_obs import RangeExceededError
@@ -28,12 +31,14 @@ from zkapex.server.dampening import ALPHAS, STRENGTHS, dampenings
 from zkapex.server.guard import gradient_gram, guard_blocks
 from zkapex.server.mask import concentrated
 from zkapex.server.saliency import score, statistics
+from zkapex.server.steering import STEER, Steer, fit_steering
 from zkapex.server.trials import (
     BoolArray,
     Copy,
     Examples,
     FixedPoint,
     FloatArray,
+    IntArray,
     Outcome,
     Plan,
     Setting,
@@ -46,6 +51,7 @@ from zkapex.server.trials import (
 
 __all__ = ["FRACTIONS", "Copy", "FixedPoint", "Outcome", "Plan", "SearchSpace", "Setting", "search"]
 
+_HEADROOM, _WEAKER, _WEAKENINGS = 0.8, 0.75, 8
 FRACTIONS = (0.0025, 0.005, *(round(0.005 * step, 3) for step in range(2, 21)))
 
 
@@ -73,6 +79,9 @@ class SearchSpace:
     concentration : float
         From 0, the most salient weights wherever they are, to 1, as few chunks as can hold the mask:
         `zkapex.server.mask.concentrated`. Not for dampening.
+    steer : Steer or None
+        How the steering along the guard is fitted; None for none. Only where there is a guard and the circuit's
+        products are checked at a challenge.
     """
 
     scorers: tuple[str, ...] | None = None
@@ -85,6 +94,7 @@ class SearchSpace:
     retain_cost: float = 0.05
     margin: float = 3.0
     concentration: float = 0.0
+    steer: Steer | None = STEER
 
     def __post_init__(self) -> None:
         if self.scorers == () or self.guard_ranks == () or not self.fractions:
@@ -199,8 +209,34 @@ def _grow(
             masks = concentrated(scores, more / total, encoding.chunk, space.concentration, masks)
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names if guarded}
         models = [trial.unlearn(Terms(masks, guards)) for trial in trials]
+        after = models
+        steering: dict[tuple[str, int], IntArray] = {}
+        if space.steer and guarded and rank and encoding.statement.freivalds:
+            fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, space.target)
+            steering, after = _within_range(trials, Terms(masks, guards, steering=fitted), encoding)
         setting = Setting(scorer, fraction, rank, concentration=space.concentration)
-        outcome = judge(trials, models, forget_set, space.target, setting, masks, encoding.chunk)
-        yield Plan(outcome, masks, guards, ())
+        outcome = judge(trials, after, forget_set, space.target, setting, masks, encoding.chunk)
+        yield Plan(outcome, masks, guards, (), steering=steering)
         if outcome.reaches_target:
             return
+
+
+def _within_range(
+    trials: Sequence[Trial], terms: Terms, encoding: FixedPoint
+) -> tuple[dict[tuple[str, int], IntArray], list[nn.Module]]:
+    """The steering, weakened until every copy stays well within the circuit's range, and the copies that it makes.
+
+    Raises
+    ------
+    RangeExceededError
+        Not even next to no steering does.
+    """
+    unit, steering = encoding.statement.guard_limit, dict(terms.steering)
+    for _ in range(_WEAKENINGS):
+        try:
+            return steering, [trial.unlearn(replace(terms, steering=steering), _HEADROOM) for trial in trials]
+        except RangeExceededError:
+            steering = {
+                key: np.rint(values * _WEAKER / unit).astype(np.int64) * unit for key, values in steering.items()
+            }
+    return {}, [trial.unlearn(replace(terms, steering={})) for trial in trials]

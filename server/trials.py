@@ -176,6 +176,8 @@ class Plan:
     curve : tuple of Outcome
     factors : mapping of str to int64 array [out, in]
         For dampening, in units of ``1 / FACTOR_UNIT``, one (`FACTOR_UNIT`) where unmasked; else empty.
+    steering : mapping of (str, int) to int64 array [out, r]
+        By layer and column block, see `zkapex.client.operators.Terms`.
     """
 
     chosen: Outcome
@@ -183,6 +185,7 @@ class Plan:
     guards: Mapping[str, tuple[IntArray, ...]]
     curve: tuple[Outcome, ...]
     factors: Mapping[str, IntArray] = field(default_factory=dict)
+    steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
 
 class Trial:
@@ -209,10 +212,17 @@ class Trial:
         self.retain = accuracy(self.deployed, source.retain)
         self.personal = None if source.personal is None else accuracy(self.deployed, source.personal)
 
-    def unlearn(self, terms: Terms) -> nn.Module:
-        """The copy after the operator. Raises RangeExceededError if a result leaves the circuit's range."""
+    def unlearn(self, terms: Terms, headroom: float = 1.0) -> nn.Module:
+        """The copy after the operator.
+
+        Raises
+        ------
+        RangeExceededError
+            A result leaves that share of the circuit's range.
+        """
+        limit = int(self.limit * headroom)
         after, _ = self._operator.change(
-            self.weights, terms, lambda name: [block.matrix for block in self.curvature[name]], self.limit
+            self.weights, terms, lambda name: [block.matrix for block in self.curvature[name]], limit
         )
         return self._with(after)
 
@@ -283,7 +293,7 @@ def choose(found: Sequence[Plan]) -> Plan:
     Each of `found` carries its own outcome only; the choice carries all of them as its curve.
     """
     best = min(found, key=lambda plan: _preference(plan.chosen))
-    return Plan(best.chosen, best.masks, best.guards, tuple(plan.chosen for plan in found), best.factors)
+    return Plan(best.chosen, best.masks, best.guards, tuple(plan.chosen for plan in found), best.factors, best.steering)
 
 
 def _preference(outcome: Outcome) -> tuple[bool, bool, float, float]:

@@ -88,6 +88,7 @@ class Deployment:
         masks: Mapping[str, BoolArray],
         guards: Mapping[str, Sequence[IntArray]],
         calibration: torch.Tensor,
+        steering: Mapping[tuple[str, int], IntArray] | None = None,
     ) -> nn.Module:
         """A copy of a deployed model after guarded Group-OBS; guards of rank 0 make it the plain one.
 
@@ -100,6 +101,8 @@ class Deployment:
             Per layer, one per column block.
         calibration : tensor [n, ...]
             Inputs the curvature is taken from.
+        steering : mapping of (str, int) to int64 array [out, r], optional
+            By layer and column block.
 
         Raises
         ------
@@ -111,7 +114,8 @@ class Deployment:
         weights = self.encode(model)
         for name, theta in weights.items():
             matrices = [block.matrix for block in curvature[name]]
-            solution = solve_layer(theta, masks[name], matrices, list(guards[name]), encoding.weight_limit)
+            along = [(steering or {}).get((name, block)) for block in range(len(matrices))]
+            solution = solve_layer(theta, masks[name], matrices, list(guards[name]), encoding.weight_limit, along)
             weights[name] = theta + solution.delta
         return self._with(model, weights)
 

@@ -11,7 +11,7 @@ from zkapex.simulation.baselines.base import Case
 
 @dataclass(frozen=True)
 class GuardedGroupObs:
-    """Zero the masked weights and repair orthogonally to the guard."""
+    """Zero the masked weights and repair, steered along the guard."""
 
     name: str = "guarded-group-obs"
     label: str = "guarded Group-OBS"
@@ -21,4 +21,5 @@ class GuardedGroupObs:
     def unlearn(self, case: Case) -> nn.Module:
         """See `Method`."""
         guards = {name: list(blocks) for name, blocks in case.plan.guards.items()}
-        return case.deployment.unlearned(case.before, case.plan.masks, guards, case.calibration)
+        plan = case.plan
+        return case.deployment.unlearned(case.before, plan.masks, guards, case.calibration, plan.steering)

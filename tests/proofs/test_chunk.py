@@ -76,8 +76,10 @@ def forced(name: str, chunk: Chunk) -> dict[str, list[str]]:
 def failing(name: str, chunk: Chunk, vectors: list[list[str]] | None = None) -> set[int]:
     """Which of the equations a chunk's vectors do not satisfy."""
     made = built(name)
-    outputs = witness_outputs(made, vectors or complete(made, chunk.public, forced(name, chunk)))
-    wanted = chunk.public.outputs(made.spec)
+    given = vectors or complete(made, chunk.public, forced(name, chunk))
+    points = {n: commit(made, vector) for n, vector in zip(made.spec.inputs, given, strict=True)}
+    outputs = witness_outputs(made, given)
+    wanted = chunk.public.outputs(made.spec, challenge(made, chunk.public, points))
     return {i for i, (is_, ought) in enumerate(zip(outputs, wanted, strict=True)) if is_ != ought}
 
 

@@ -65,7 +65,8 @@ def test_the_plan_makes_the_deployed_model_forget(
     after.load_state_dict(model.state_dict())
     for name in names:
         matrices = [block.matrix for block in curvature[name]]
-        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], 8000).delta
+        steering = [plan.steering.get((name, block)) for block in range(len(matrices))]
+        delta = solve_layer(weights[name], plan.masks[name], matrices, plan.guards[name], 8000, steering).delta
         values = dequantise(weights[name] + delta, exponents[name])
         with torch.no_grad():
             after.get_parameter(f"{name}.weight").copy_(torch.from_numpy(values))
@@ -74,6 +75,7 @@ def test_the_plan_makes_the_deployed_model_forget(
     assert accuracy(after, scenario.forget_test) < 0.1
     assert accuracy(after, scenario.retain_test) > accuracy(model, scenario.retain_test) - 0.06
     assert plan.chosen.reaches_target
+    assert plan.steering
 
 
 def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:

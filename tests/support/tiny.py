@@ -107,8 +107,10 @@ def guard(rng: np.random.Generator, width: int, rank: int) -> IntArray:
     return encoded
 
 
-def make_chunk(spec: StatementSpec, seed: int, density: float = 0.05, context: int = 7) -> Chunk:
-    """An honest chunk with random weights."""
+def make_chunk(
+    spec: StatementSpec, seed: int, density: float = 0.05, context: int = 7, *, steered: bool = False
+) -> Chunk:
+    """An honest chunk with random weights, moved along its guard if it is to be steered."""
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     rng = np.random.default_rng(seed)
     largest = spec.weight_limit // 4
@@ -125,12 +127,15 @@ def make_chunk(spec: StatementSpec, seed: int, density: float = 0.05, context: i
         public = PublicInputs(mask, nothing, 0, 0, context, factors)
         return Chunk(public, theta_p, Witness.build(theta_p, dampened))
     h, v = curvature(rng, spec), guard(rng, width, rank)
-    solution = solve(theta, mask, h.matrix, v, spec.weight_limit)
+    steering = None
+    if steered:
+        steering = rng.integers(-300, 301, (rows, rank)) * mask.any(1)[:, None] * spec.guard_limit
+    solution = solve(theta, mask, h.matrix, v, spec.weight_limit, steering)
     tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
     theta_u = SaltedVector(theta + solution.delta)
     factor = SaltedVector(h.factor, random_elements(spec.parts("factor")["salts"]))
     witness = Witness.build(theta_p, theta_u, factor, solution.mu)
-    return Chunk(PublicInputs(mask, v, tau_s, tau_g, context), theta_p, witness)
+    return Chunk(PublicInputs(mask, v, tau_s, tau_g, context, steering=steering), theta_p, witness)
 
 
 def honest(name: str = "kfac") -> Chunk:

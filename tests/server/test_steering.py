@@ -1,0 +1,143 @@
+"""Steering on a provider's copies: what is fitted, that the operator does it, and that plans and requests carry it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zkapex.circuits.statement import StatementSpec
+from zkapex.client.group_obs import response, solve
+from zkapex.client.operators import Terms
+from zkapex.client.personalise import FitSettings, fit
+from zkapex.errors import InputError
+from zkapex.server.guard import gradient_gram, guard_blocks
+from zkapex.server.mask import top_fraction
+from zkapex.server.planning import load_plan, save_plan
+from zkapex.server.saliency import score, statistics
+from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.steering import Steer, fit_steering
+from zkapex.server.trials import Target, Trial, accuracy, trials_of
+from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
+
+STATEMENT = StatementSpec(
+    rows_per_chunk=32, block_width=32, weight_limit=8000, log2_rows=14, curvature_rank=32, ridge=192, guard_rank=2
+)
+ENCODING = FixedPoint(STATEMENT)
+QUICK = Steer(steps=40, forget_batch=32, retain_batch=64)
+TARGET = Target(0.02, 0.05, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One trained copy, a small mask and its guard."""
+
+    trials: list[Trial]
+    terms: Terms
+    forget: tuple[torch.Tensor, torch.Tensor]
+
+    def steering(self, steer: Steer = QUICK, target: Target = TARGET) -> dict[tuple[str, int], np.ndarray]:
+        return fit_steering(self.trials, self.terms.masks, self.terms.guards, self.forget, ENCODING, steer, target)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    world = digits_scenario(seed=0)
+    model: nn.Module = vision_transformer(0, ViTConfig(depth=1))
+    fit(model, *(torch.cat(p) for p in zip(world.forget_set, world.retain_set, strict=True)), FitSettings(10, 4e-3), 0)
+    names = tuple(target_layers(model))
+    copies = [Copy(model, world.retain_set.inputs, world.retain_set.take(torch.arange(200)))]
+    trials = trials_of(copies, names, ENCODING)
+    layers = statistics(model, names, world.forget_set, copies[0].retain, trials[0].curvature)
+    masks = top_fraction(score("aware", layers), 0.01)
+    guards = {n: guard_blocks(gradient_gram(layers[n].forget_gradient, 32), 2, 13) for n in names}
+    return Scene(trials, Terms(masks, guards), world.forget_set)
+
+
+def test_a_steered_copy_forgets_what_the_mask_alone_leaves_and_keeps_the_rest(scene: Scene) -> None:
+    (trial,) = scene.trials
+    plain = trial.unlearn(scene.terms)
+    steered = trial.unlearn(dataclasses.replace(scene.terms, steering=scene.steering()))
+    assert accuracy(plain, scene.forget) > 0.5
+    assert accuracy(steered, scene.forget) < 0.1
+    assert accuracy(steered, trial.source.retain) > trial.retain - 0.05
+
+
+def test_steering_is_deterministic_and_only_of_rows_with_a_masked_weight(scene: Scene) -> None:
+    first, second = scene.steering(), scene.steering()
+    assert first
+    assert first.keys() == second.keys()
+    for (name, block), values in first.items():
+        assert np.array_equal(values, second[name, block])
+        assert values.shape == (len(scene.terms.masks[name]), STATEMENT.guard_rank)
+        assert not (values % STATEMENT.guard_limit).any()
+        masked = scene.terms.masks[name][:, block * 32 : (block + 1) * 32].any(1)
+        assert not values[~masked].any()
+
+
+def test_it_stops_once_the_target_is_reached(scene: Scene) -> None:
+    stopping = dataclasses.replace(QUICK, stop_at_target=True)
+    near, far = (scene.steering(stopping, Target(forget, 0.05, 0.0)) for forget in (0.6, 0.02))
+    size = [sum(float(np.abs(v).sum()) for v in found.values()) for found in (near, far)]
+    assert 0 < size[0] < size[1]
+
+
+def test_a_guard_whose_columns_are_masked_away_is_not_steered(scene: Scene) -> None:
+    """What is left of the row cannot express the direction: asking it to would push its weights out of range."""
+    name = next(iter(scene.terms.masks))
+    mask = np.zeros_like(scene.terms.masks[name])
+    mask[0, :8], mask[1, 20] = True, True
+    guard = np.zeros((32, 2), np.int64)
+    guard[[2, 5], [0, 1]] = STATEMENT.guard_limit
+    guards = {n: tuple(np.zeros_like(b) for b in blocks) for n, blocks in scene.terms.guards.items()}
+    guards[name] = (guard, *guards[name][1:])
+    masks = {n: np.zeros_like(m) for n, m in scene.terms.masks.items()} | {name: mask}
+    found = fit_steering(scene.trials, masks, guards, scene.forget, ENCODING, QUICK, TARGET)
+    assert set(found) == {(name, 0)}
+    assert not found[name, 0][0].any()
+    assert found[name, 0][1].any()
+
+
+def test_the_response_is_the_solution_before_rounding() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 12))
+    h = np.rint(x.T @ x * 100).astype(np.int64) + 50 * np.eye(12, dtype=np.int64)
+    v = np.rint(np.linalg.qr(rng.normal(size=(12, 2)))[0] * 8192).astype(np.int64)
+    theta, mask = rng.integers(-4000, 4000, (6, 12)), rng.random((6, 12)) < 0.2
+    mask[:, 0] = True
+    steering = rng.integers(-200, 200, (6, 2)) * 8192
+    change, push = response(theta, mask, h, v)
+    wanted = change + (push @ steering[:, :, None])[:, :, 0]
+    assert np.abs(solve(theta, mask, h, v, 30000, steering).delta - wanted).max() <= 0.5
+    assert np.allclose((wanted * ~mask) @ v, steering)
+
+
+def test_a_plan_keeps_its_steering_on_disk_and_gives_it_to_requests(scene: Scene, tmp_path: Path) -> None:
+    space = SearchSpace(("aware",), fractions=(0.01,), forget_target=0.02, margin=1.0, steer=QUICK)
+    names = tuple(scene.terms.masks)
+    found = search([scene.trials[0].source], names, scene.forget, ENCODING, space)
+    assert isinstance(found, Plan)
+    assert found.steering
+    stored = save_plan(tmp_path, found)
+    again = load_plan(tmp_path)
+    assert again is not None
+    assert again.terms.steering.keys() == found.steering.keys()
+    for (name, block), small in stored.steering_map(STATEMENT.guard_limit).items():
+        assert small.dtype == np.int16
+        rows = found.masks[name][:, block * 32 : (block + 1) * 32].any(1)
+        assert np.array_equal(small.astype(np.int64) * STATEMENT.guard_limit, found.steering[name, block][rows])
+        assert np.array_equal(again.steering[name, block], found.steering[name, block])
+    without = search([scene.trials[0].source], names, scene.forget, ENCODING, dataclasses.replace(space, steer=None))
+    assert not without.steering
+    assert without.chosen.forget > found.chosen.forget
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"margin": 0.0}, {"retain_weight": -1.0}, {"step_size": 1.0}])
+def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]
