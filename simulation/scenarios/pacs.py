@@ -250,7 +250,9 @@ PACS = ScenarioConfig(
     shadows=2,
     profile="server",
     proxies=2,
-    space=SearchSpace(("taylor",), (4,), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=2.0),
+    space=SearchSpace(
+        ("taylor",), (4,), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=2.0, steer=None
+    ),
     search_forget=120,
     search_retain=300,
     retain_cap=500,
