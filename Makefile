@@ -53,7 +53,7 @@ results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 lock: ## Write constraints.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,vision]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,lm,vision]'
 	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
 	rm -rf $(VENV)-lock

@@ -24,6 +24,7 @@ from zkapex.client.attest import curvature_from, drawn_activations, encode_for_p
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import operator
+from zkapex.client.proposal import Planner, propose
 from zkapex.client.salts import SaltLedger, opened_by
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
@@ -43,6 +44,8 @@ from zkapex.proofs.messages import (
     ModelManifest,
     PersonaliseReply,
     PersonaliseRequest,
+    Proposal,
+    ProposeRequest,
     ProveRequest,
     ProveResponse,
     Score,
@@ -100,16 +103,24 @@ class DeviceAgent:
         Proving processes; default one per core.
     clock : callable
         Returns the time, timezone-aware UTC.
+    planner : Planner, optional
+        Chooses the mask if this device holds what is to be forgotten; without one it cannot be asked to.
     """
 
     def __init__(
-        self, folder: Path, task: Task, workers: int | None = None, clock: Callable[[], datetime] = utc_now
+        self,
+        folder: Path,
+        task: Task,
+        workers: int | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        planner: Planner | None = None,
     ) -> None:
         self._vault = Vault(folder)
         self._vault.create()
         self._task = task
         self._workers = workers
         self._clock = clock
+        self._planner = planner
         self._key = load_or_create_private_key(folder / "key.pem")
         self.client_id = key_id(self._key.public_key())
 
@@ -140,6 +151,7 @@ class DeviceAgent:
         steps: dict[str, Callable[[RecordDict], RecordDict]] = {
             "personalise": self.personalise,
             "enrol": self.enrol,
+            "propose": self.propose,
             "unlearn": self.unlearn,
             "prove": self.prove,
             "evaluate": self.evaluate,
@@ -172,17 +184,7 @@ class DeviceAgent:
         answered = self._vault.inner("answered")
         if answered.has(f"personalise-{request.nonce}"):
             return pack(PersonaliseReply.from_bytes(answered.get(f"personalise-{request.nonce}")))
-        model = self._task.build_model()
-        arrays = unpack_arrays(content)
-        if not hmac.compare_digest(arrays_digest(arrays), request.weights_digest):
-            raise SignatureError("the global model is not the one the provider signed", why="its digest differs")
-        if not all(np.isfinite(values).all() for values in arrays.values()):
-            raise ProtocolError("the global model has weights that are no numbers")
-        state = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as e:
-            raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
+        model = self._sent_model(content, request.weights_digest)
         start = self._clock()
         before = self._task.evaluate(model)["personal"]
         used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, self._held_zero())
@@ -255,6 +257,24 @@ class DeviceAgent:
         envelope = seal(enrolment, self._key).envelope
         self._save_model(model)
         vault.put(ENROLMENT, envelope)
+        return self._deliver(envelope)
+
+    def propose(self, content: RecordDict) -> RecordDict:
+        """Choose mask and guard for what this device holds and is to be forgotten; the data stay here."""
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
+        request = unseal(ProposeRequest, blobs.get("envelope", b""), [self._server_key()]).record
+        if request.client_id != self.client_id:
+            raise ProtocolError("a proposal is asked of another client", why=f"it names {request.client_id[:16]}...")
+        kept = self._vault.inner("proposals")
+        if kept.has(request.nonce):
+            return self._deliver(unseal(Proposal, kept.get(request.nonce), [self._key.public_key()]).envelope)
+        manifest = self._manifest()
+        if request.manifest_digest != manifest.digest():
+            raise ProtocolError("a proposal is asked for under another manifest than this device enrolled under")
+        model = self._sent_model(content, request.weights_digest)
+        proposal = propose(request, manifest, model, self._load_model(), self._task, self._planner)
+        envelope = seal(proposal, self._key).envelope
+        kept.put(request.nonce, envelope)
         return self._deliver(envelope)
 
     def unlearn(self, content: RecordDict) -> RecordDict:
@@ -501,6 +521,20 @@ class DeviceAgent:
         if not vault.has(MANIFEST):
             raise ProtocolError("this device has not enrolled yet")
         return ModelManifest.from_bytes(vault.get(MANIFEST))
+
+    def _sent_model(self, content: RecordDict, digest: str) -> nn.Module:
+        """The global model that came with a signed request."""
+        arrays = unpack_arrays(content)
+        if not hmac.compare_digest(arrays_digest(arrays), digest):
+            raise SignatureError("the global model is not the one the provider signed", why="its digest differs")
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ProtocolError("the global model has weights that are no numbers")
+        model = self._task.build_model()
+        try:
+            model.load_state_dict({name: torch.from_numpy(values) for name, values in arrays.items()})
+        except RuntimeError as e:
+            raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
+        return model
 
     def _save_model(self, model: nn.Module) -> None:
         self._vault.put_arrays(MODEL, {name: value.detach().numpy() for name, value in model.state_dict().items()})

@@ -20,7 +20,7 @@ from zkapex.errors import InputError
 AGENT_VARIABLE: Final = "ZKAPEX_AGENT"
 """Environment variable of the *device* naming its agent as ``module:factory``. A server cannot set it."""
 
-QUERIES: Final = ("identify", "personalise", "enrol", "unlearn", "prove", "evaluate", "receipt")
+QUERIES: Final = ("identify", "personalise", "enrol", "propose", "unlearn", "prove", "evaluate", "receipt")
 """Steps of the protocol beyond training; the message type of each is ``query.<step>``."""
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.client.moments import fisher_moments, second_moments
+from zkapex.client.moments import fisher_moments, weighted_moments
 from zkapex.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -99,9 +99,9 @@ def curvature_of(
     Raises
     ------
     InputError, CurvatureError
-        As `zkapex.client.moments.second_moments` and `encode`.
+        As `zkapex.client.moments.weighted_moments` and `encode`.
     """
-    find = second_moments if encoding.kind == "kfac" else fisher_moments
+    find = weighted_moments if encoding.kind == "kfac" else fisher_moments
     width = encoding.block_width
     result = {}
     for name, blocks in find(model, names, inputs, width).items():

@@ -2,7 +2,9 @@
 
 *kfac.* For a linear layer ``y = W x`` the change of the outputs under a change ``D`` of the weights is, in the mean
 over the data, ``sum_i d_i^T E[x x^T] d_i`` over the rows of D: one matrix serves every row (the structure of Optimal
-Brain Compression and SparseGPT, and the input factor of K-FAC). Needs forward passes only.
+Brain Compression and SparseGPT, and the input factor of K-FAC). Not every token's output matters alike to what the
+model answers, and some of a vision transformer's last layer not at all: `weighted_moments` weighs each by the squared
+norm of the logits' derivative. `second_moments` does not, and needs forward passes only.
 
 *block-fisher.* The mean of ``g g^T`` over examples, g the gradient of the log-likelihood with respect to B consecutive
 weights of one row (ZK-APEX, arXiv 2512.09953, section 4). The paper takes the labels of the data (empirical Fisher);
@@ -22,6 +24,9 @@ from torch import nn
 from zkapex.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
+
+_WEIGHTED_BATCH = 64
+"""Examples whose logits and activations are held at once."""
 
 _GRADIENT_BYTES = 64 * 2**20
 """Memory for the per-example gradients of one layer, at most; a batch has at least one example."""
@@ -66,6 +71,70 @@ def second_moments(
     return {name: totals[name] / counts[name] for name in names}
 
 
+def weighted_moments(
+    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, seed: int = 0
+) -> dict[str, FloatArray]:
+    """Mean of ``w x x^T`` over all tokens, with w the squared norm of what a token's output does to the logits.
+
+    For the Jacobian J of an example's logits by a layer's output at a token, ``w = |J^T r|^2`` with one standard normal
+    r per example: in expectation ``|J|_F^2``, the trace of the token's block of the Gauss-Newton matrix of squared
+    error in the logits. Scaled so that the mean of w is one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its output are logits ``[n, ...]``. Put in evaluation mode; not otherwise changed.
+    names, inputs, block_width
+        As in `second_moments`.
+    seed : int
+        Of the r.
+
+    Returns
+    -------
+    dict of str to float64 array [blocks, B, B]
+
+    Raises
+    ------
+    InputError
+        As `second_moments`; also if a layer's outputs do nothing to the logits.
+    """
+    _check_inputs(inputs, block_width)
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    handles = []
+
+    def hook(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        probe = torch.zeros_like(y, requires_grad=True)
+        seen[name] = (x.detach(), probe)
+        return y + probe
+
+    totals: dict[str, FloatArray] = {}
+    weights = dict.fromkeys(names, 0.0)
+    try:
+        for name, module in _linear_layers(model, names).items():
+            handles.append(module.register_forward_hook(lambda _, args, y, name=name: hook(name, args[0], y)))
+        model.eval()
+        generator = torch.Generator().manual_seed(seed)
+        for batch in torch.split(inputs, _WEIGHTED_BATCH):
+            seen.clear()
+            logits = model(batch)
+            direction = torch.randn(logits.shape, generator=generator).to(logits)
+            _check_used(names, set(seen))
+            gradients = torch.autograd.grad((logits * direction).sum(), [seen[name][1] for name in names])
+            for name, gradient in zip(names, gradients, strict=True):
+                w = gradient.double().square().sum(-1).reshape(-1).numpy(force=True)
+                blocks = _blocked(seen[name][0], block_width)
+                columns = blocks.transpose(1, 2, 0)
+                totals[name] = totals.get(name, 0.0) + (columns * w) @ columns.transpose(0, 2, 1)
+                weights[name] += float(w.sum())
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = [name for name in names if not weights[name] > 0]
+    if silent:
+        raise InputError(f"the logits do not depend on layers {', '.join(silent)}")
+    return {name: totals[name] / weights[name] for name in names}
+
+
 def visit_inputs(
     model: nn.Module,
     names: Sequence[str],
@@ -78,23 +147,16 @@ def visit_inputs(
 
     Parameters and errors as in `second_moments`.
     """
-    if len(inputs) == 0 or block_width < 1:
-        raise InputError("curvature needs at least one example and a positive block width")
+    _check_inputs(inputs, block_width)
     used: set[str] = set()
 
     def seen(name: str, x: torch.Tensor) -> None:
-        flat = x.detach().reshape(-1, x.shape[-1]).double().numpy(force=True)
-        blocks = -(-flat.shape[1] // block_width)
-        record(name, np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width))
+        record(name, _blocked(x.detach(), block_width))
         used.add(name)
 
     handles = []
-    modules = dict(model.named_modules())
     try:
-        for name in names:
-            module = modules.get(name)
-            if not isinstance(module, nn.Linear):
-                raise InputError(f"{name!r} is not a linear layer of the model")
+        for name, module in _linear_layers(model, names).items():
             handles.append(module.register_forward_pre_hook(lambda _, args, name=name: seen(name, args[0])))
         model.eval()
         with torch.no_grad():
@@ -103,9 +165,7 @@ def visit_inputs(
     finally:
         for handle in handles:
             handle.remove()
-    unused = [name for name in names if name not in used]
-    if unused:
-        raise InputError(f"layers {', '.join(unused)} took no part in the forward pass")
+    _check_used(names, used)
 
 
 def fisher_moments(
@@ -129,21 +189,21 @@ def fisher_moments(
     Raises
     ------
     InputError
-        If there are no inputs, or a name is not a linear layer.
+        If there are no inputs, a name is not a linear layer, or the model is no classifier.
     """
     if len(inputs) == 0 or block_width < 1:
         raise InputError("curvature needs at least one example and a positive block width")
-    modules = dict(model.named_modules())
-    weights = {}
-    for name in names:
-        if not isinstance(modules.get(name), nn.Linear):
-            raise InputError(f"{name!r} is not a linear layer of the model")
-        weights[f"{name}.weight"] = model.get_parameter(f"{name}.weight").detach()
+    weights = {f"{name}.weight": module.weight.detach() for name, module in _linear_layers(model, names).items()}
     model.eval()
     frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in weights}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        chances = torch.cat([model(batch).softmax(1) for batch in torch.split(inputs, 256)]).cpu()
+        logits = [model(batch) for batch in torch.split(inputs, 256)]
+    if logits[0].ndim != 2:
+        raise InputError(
+            "block-fisher curvature is of classifiers, and this model labels every token", fix="use kfac curvature"
+        )
+    chances = torch.cat([part.softmax(1) for part in logits]).cpu()
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(inputs.device)
 
     def loss(targets: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -163,3 +223,31 @@ def fisher_moments(
             columns = padded.reshape(*g.shape[:2], blocks, block_width).transpose(2, 1, 3, 0)
             totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 1, 3, 2)
     return {name: total / len(inputs) for name, total in totals.items()}
+
+
+def _blocked(x: torch.Tensor, block_width: int) -> FloatArray:
+    """Tokens of any shape [..., in] as float64 [tokens, blocks, B], the last block padded with zeros."""
+    flat = x.reshape(-1, x.shape[-1]).double().numpy(force=True)
+    blocks = -(-flat.shape[1] // block_width)
+    return np.pad(flat, ((0, 0), (0, blocks * block_width - flat.shape[1]))).reshape(-1, blocks, block_width)
+
+
+def _check_inputs(inputs: torch.Tensor, block_width: int) -> None:
+    if len(inputs) == 0 or block_width < 1:
+        raise InputError("curvature needs at least one example and a positive block width")
+
+
+def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Linear]:
+    modules, found = dict(model.named_modules()), {}
+    for name in names:
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear):
+            raise InputError(f"{name!r} is not a linear layer of the model")
+        found[name] = module
+    return found
+
+
+def _check_used(names: Sequence[str], used: set[str]) -> None:
+    unused = [name for name in names if name not in used]
+    if unused:
+        raise InputError(f"layers {', '.join(unused)} took no part in the forward pass")

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from zkapex.client.lora import LoRA, adapted
 from zkapex.errors import InputError
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit: AdamW with decoupled weight decay, learning rate decayed to zero along a half cosine if ``decay``."""
+    """How to fit: AdamW with decoupled weight decay, learning rate decayed to zero along a half cosine if ``decay``.
+
+    With ``lora`` the linear layers change by matrices of low rank, which are merged in the end, and nothing else does.
+    """
 
     epochs: int
     learning_rate: float
     batch_size: int = 32
     weight_decay: float = 0.01
     decay: bool = True
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or not 0 < self.learning_rate < 1 or self.weight_decay < 0:
@@ -29,6 +35,11 @@ class FitSettings:
 
 #: Fine-tuning of theta_0 on the device: strong enough to learn the shift, light enough not to leave theta_0's basin.
 PERSONALISE = FitSettings(epochs=15, learning_rate=1e-3)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of logits ``[n, classes]`` and int64 labels ``[n]``, or ``[n, T, classes]`` and ``[n, T]``."""
+    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def fit(
@@ -44,9 +55,10 @@ def fit(
     Parameters
     ----------
     model : nn.Module
-        Maps ``inputs`` batches to logits ``[n, classes]``. Left in evaluation mode.
+        Maps ``inputs`` batches to logits ``[n, classes]``, or ``[n, T, classes]`` with labels for every token. Left in
+        evaluation mode.
     inputs, labels : torch.Tensor
-        ``[n, ...]`` and int64 ``[n]``.
+        ``[n, ...]`` and int64 ``[n]`` or ``[n, T]``.
     settings : FitSettings
         Epochs, learning rate, batch size, weight decay.
     seed : int
@@ -64,24 +76,26 @@ def fit(
         raise InputError(f"cannot train on {len(inputs)} inputs with {len(labels)} labels")
     held = _held_weights(model, hold_zero or {})
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     steps = max(1, settings.epochs * -(-len(inputs) // settings.batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps) if settings.decay else None
     mean_loss = 0.0
     _zero(held)
     model.train()
-    for _ in range(settings.epochs):
-        total = 0.0
-        for batch in torch.split(torch.randperm(len(inputs), generator=generator), settings.batch_size):
-            optimiser.zero_grad()
-            loss = functional.cross_entropy(model(inputs[batch]), labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            if schedule is not None:
-                schedule.step()
-            _zero(held)
-            total += loss.item() * len(batch)
-        mean_loss = total / len(inputs)
+    lora = settings.lora
+    with adapted(model, lora, hold_zero or {}, seed) if lora else nullcontext(list(model.parameters())) as parameters:
+        optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps) if settings.decay else None
+        for _ in range(settings.epochs):
+            total = 0.0
+            for batch in torch.split(torch.randperm(len(inputs), generator=generator), settings.batch_size):
+                optimiser.zero_grad()
+                loss = cross_entropy(model(inputs[batch]), labels[batch])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                if schedule is not None:
+                    schedule.step()
+                _zero(held)
+                total += loss.item() * len(batch)
+            mean_loss = total / len(inputs)
     model.eval()
     return mean_loss
 

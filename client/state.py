@@ -7,6 +7,7 @@
 ``server.pub``             the provider's key, pinned by the first request carried out (or put there beforehand)
 ``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.salts`
 ``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
+``proposals/<nonce>``      the proposal that answered a request for one, signed
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
 ``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs;
                            scores.json; receipt.json

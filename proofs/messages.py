@@ -255,6 +255,80 @@ class GuardBlock(Part):
         return self
 
 
+class ProposeRequest(Record):
+    """Server to client, signed: choose mask and guard for what you hold and is to be forgotten, and send only these.
+
+    The global model comes with it.
+    """
+
+    kind: ClassVar[str] = "propose-request"
+
+    format: Literal["zkapex.propose-request.v1"] = "zkapex.propose-request.v1"
+    request_id: RequestId
+    client_id: ClientId
+    manifest_digest: Digest
+    """The statement, target layers and fixed point, as the client enrolled under them."""
+    weights_digest: Digest
+    """Of the global model that comes with it, see :func:`zkapex.proofs.record.arrays_digest`."""
+    scorers: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
+    fractions: Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=256)]
+    """Sizes of the growing mask, as shares of all target weights, increasing; the last one is the budget."""
+    concentration: Fraction
+    forget_target: Fraction
+    """Forget accuracy to come down to, with the forget logits raised by `margin`."""
+    margin: Annotated[float, Field(ge=0, le=100)]
+    retain_cost: Fraction
+    """Accuracy on anything else that may be lost."""
+    nonce: Nonce
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(low >= high for low, high in itertools.pairwise((0.0, *self.fractions))):
+            raise ValueError("fractions must increase, from above 0")
+        return self
+
+
+class Claims(Part):
+    """What a proposal did to the models it was tried on, as its holder says; nobody else can check it."""
+
+    scorer: Name
+    fraction: Fraction
+    forget: Fraction
+    """Worst accuracy on what is to be forgotten."""
+    forget_raised: Fraction
+    """The same with the forget logits raised by the request's margin."""
+    retain: Fraction
+    personal: Fraction
+    retain_loss: Annotated[float, Field(ge=-1, le=1)]
+    personal_loss: Annotated[float, Field(ge=-1, le=1)]
+    reaches_target: bool
+    within_cost: bool
+
+
+class Proposal(Record):
+    """Client to server, signed: mask and guard, chosen on data that stay on the device."""
+
+    kind: ClassVar[str] = "proposal"
+
+    format: Literal["zkapex.proposal.v1"] = "zkapex.proposal.v1"
+    request_id: RequestId
+    client_id: ClientId
+    manifest_digest: Digest
+    nonce: Nonce
+    """The request's."""
+    mask: Annotated[tuple[LayerMask, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    guards: Annotated[tuple[GuardBlock, ...], Field(max_length=MAX_CHUNKS)]
+    claims: Claims
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({mask.layer for mask in self.mask}) != len(self.mask):
+            raise ValueError("a layer has two masks")
+        if len({(guard.layer, guard.block) for guard in self.guards}) != len(self.guards):
+            raise ValueError("a block has two guards")
+        return self
+
+
 class Audit(Part):
     """Which touched chunks will have to be proved.
 

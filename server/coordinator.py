@@ -35,6 +35,8 @@ from zkapex.proofs.messages import (
     ModelManifest,
     PersonaliseReply,
     PersonaliseRequest,
+    Proposal,
+    ProposeRequest,
     ProveRequest,
     ProveResponse,
     UnlearnRequest,
@@ -285,6 +287,37 @@ class Coordinator:
         self.peers.ask("enrol", {node: content for node, (_, content) in contents.items()}, on_answer=on_answer)
         if not self.clients:
             raise ProtocolError("no client enrolled", fix="see the enrol.failed events for each client's reason")
+
+    def propose(
+        self, request: Sealed[ProposeRequest], weights: Mapping[str, npt.NDArray[np.float32]]
+    ) -> Sealed[Proposal]:
+        """Have the client that a signed request names choose mask and guard; the answer is signed, and to this request.
+
+        Raises
+        ------
+        ProtocolError
+            No node is that client, it did not answer, or with something else.
+        SignatureError
+            The proposal is not signed by the client.
+        """
+        asked = request.record
+        nodes = [node for node, client_id in self.clients.items() if client_id == asked.client_id]
+        if not nodes:
+            raise ProtocolError(
+                f"client {asked.client_id[:16]}... is to propose a mask, and no node of this run is this client",
+                fix="start its device, and resume",
+            )
+        content = pack_arrays(weights, pack(Delivery(), {"envelope": request.envelope}))
+        answer = self.peers.ask("propose", {nodes[0]: content})[nodes[0]]
+        if isinstance(answer, Trouble):
+            raise ProtocolError(f"client {asked.client_id[:16]}... did not propose a mask", why=answer.reason)
+        _, blobs = unpack(answer, Delivery, MAX_REPLY_BYTES)
+        key = public_key_from_hex(self._client(asked.client_id).public_key)
+        sealed = unseal(Proposal, blobs.get("envelope", b""), [key])
+        for name in ("request_id", "client_id", "manifest_digest", "nonce"):
+            if getattr(sealed.record, name) != getattr(asked, name):
+                raise ProtocolError(f"client {asked.client_id[:16]}... answered with the proposal to another request")
+        return sealed
 
     def open(self, deletion: Deletion) -> None:
         """Sign a request to every enrolled client that has none of this id yet and may be asked."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.server.trials import Plan
+from zkapex.server.search import SearchSpace
+from zkapex.server.trials import Copy, Plan
 
 Examples = tuple[torch.Tensor, torch.Tensor]
 """Inputs ``[n, ...]`` and int64 labels ``[n]``."""
@@ -46,4 +48,36 @@ class Provider(Protocol):
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Accuracy on ``forget`` and ``retain``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """A deletion whose mask and guard are chosen by the client that holds what is to be forgotten.
+
+    Attributes
+    ----------
+    holder : str
+        Client id.
+    space : SearchSpace
+        What the holder is to try and to reach; the largest fraction is its budget.
+    copies : callable
+        Makes the provider's own copies of the model, the global one first, on which the proposal's cost is checked.
+    largest_loss : float
+        Retain and personal accuracy any of them may lose before the proposal is refused. More than the holder is asked
+        to keep to: it cannot see these copies.
+    """
+
+    holder: str
+    space: SearchSpace
+    copies: Callable[[], Sequence[Copy]]
+    largest_loss: float
+
+
+@runtime_checkable
+class Delegating(Protocol):
+    """What a `Provider` offers beyond the rest if what is to be forgotten may sit with a client."""
+
+    def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
+        """Whom to ask for mask and guard, once clients have enrolled; None if the provider is to `plan` itself."""
         ...

@@ -6,6 +6,7 @@ What is finished is on disk in the work folder, and a run that finds it there do
     provider/registry.sqlite      clients, commitments, requests, proofs, receipts
     provider/global.npz           the model after federated training
     provider/plan.npz, plan.json  mask, guard or factors, and the curve they were chosen from
+    provider/proposal*.json       the signed request to the client that chose them, if one did, and its signed answer
     global-unlearned.npz          the global model after the same operator
     receipts/<client>/            one folder per client
     result.json                   what happened, for people and machines
@@ -41,10 +42,11 @@ from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
 from zkapex.server.coordinator import Coordinator, Deletion
 from zkapex.server.costs import CostBook
+from zkapex.server.delegation import delegated_plan, proposal_facts
 from zkapex.server.events import EventLog
 from zkapex.server.peers import Peers
 from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_global
-from zkapex.server.provider import Provider
+from zkapex.server.provider import Delegating, Provider
 from zkapex.server.registry import Registry
 from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
@@ -237,7 +239,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         events.emit("enrol.started")
         coordinator.enrol()
 
-        plan = _plan(provider, model, manifest, settings, folder, events)
+        plan = _plan(provider, model, coordinator, settings, folder)
         tau_s, tau_g = _tolerances(statement)
         deletion = Deletion(
             request_id=settings.request_id,
@@ -275,6 +277,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             "manifest": json.loads(manifest.to_bytes()),
             "plan": plan.chosen,
             "curve": plan.curve,
+            "proposal": proposal_facts(folder),
             "global": {"before": dict(provider.evaluate(model)), "after": dict(provider.evaluate(after))},
             "clients": [
                 _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
@@ -311,14 +314,20 @@ def _curvature(provider: Provider, model: nn.Module, manifest: ModelManifest) ->
 
 
 def _plan(
-    provider: Provider, model: nn.Module, manifest: ModelManifest, settings: RunSettings, folder: Path, events: EventLog
+    provider: Provider, model: nn.Module, coordinator: Coordinator, settings: RunSettings, folder: Path
 ) -> StoredPlan:
-    events.emit("search.started")
+    coordinator.emit("search.started")
     plan = load_plan(folder)
     if plan is None:
-        found = provider.plan(model, manifest.statement)
+        delegation = (
+            provider.delegate(model, coordinator.manifest.statement) if isinstance(provider, Delegating) else None
+        )
+        if delegation is None:
+            found = provider.plan(model, coordinator.manifest.statement)
+        else:
+            found = delegated_plan(coordinator, delegation, model, settings.request_id, folder)
         plan = save_plan(folder, found)
-    events.emit("search.done", **plan.chosen)
+    coordinator.emit("search.done", **plan.chosen)
     return plan
 
 

@@ -24,6 +24,8 @@ Scorer = Callable[["LayerStatistics"], FloatArray]
 
 #: Bytes of per-example gradients held at once.
 _GRADIENT_BYTES = 64 << 20
+#: Chosen on seed 0 of code-lm: 1 destroys the model before it forgets, 2 and 4 lose more of what is kept.
+_CAUTION = 8.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def statistics(
 def margin_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean of ``logsumexp(other logits) - logit of the label``, for logits [n, classes] and int64 labels [n].
 
+    Of logits [n, T, classes] and labels [n, T] it is the mean over all tokens: an example's is the mean over its own.
+
     Cross-entropy saturates: on a forget set that the model has learned well its gradient vanishes but for a few hard
     examples, and saliency would rest on those alone. The margin weighs every example alike.
     """
@@ -92,6 +96,9 @@ def gradient_moments(
     model: nn.Module, names: Sequence[str], inputs: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Mean and mean square of the per-example gradients of `margin_loss` with respect to the named layers' weights.
+
+    The square stands for a curvature. Where an example's loss is the mean over its T tokens, its gradient is a mean of
+    T nearly independent ones, whose square is a T-th of theirs, while curvature is not: it is multiplied by T.
 
     Per-example gradients are formed by ``torch.func`` in chunks of at most 64 MiB.
 
@@ -126,11 +133,11 @@ def gradient_moments(
         for key, gradient in per_example(targets, x, y).items():
             first[key] += gradient.sum(0, dtype=torch.float64)
             second[key] += gradient.square().sum(0, dtype=torch.float64)
-    n = len(inputs)
+    n, tokens = len(inputs), labels[0].numel()
     return {
         name: (
             (first[f"{name}.weight"] / n).numpy(force=True),
-            (second[f"{name}.weight"] / n).numpy(force=True),
+            (second[f"{name}.weight"] * tokens / n).numpy(force=True),
         )
         for name in names
     }
@@ -168,6 +175,24 @@ def aware(layer: LayerStatistics) -> FloatArray:
     return result
 
 
+def selective(layer: LayerStatistics) -> FloatArray:
+    """`aware`, but harm to the retain set weighs `_CAUTION` times as much, and its second-order part the square of it.
+
+    For sets that have much in common, as programming languages have for a language model: most weights that matter to
+    one matter to the other, and a difference of two large numbers favours those. What is masked is then more weights,
+    each of which matters less.
+
+    Raises
+    ------
+    InputError
+        There is no curvature.
+    """
+    gained = _after_compensation(layer, layer.forget_gradient)
+    lost = _CAUTION * np.abs(_after_compensation(layer, layer.retain_gradient))
+    result: FloatArray = gained - lost - _CAUTION**2 * layer.retain_fisher * layer.weight**2 / 2
+    return result
+
+
 def taylor(layer: LayerStatistics) -> FloatArray:
     """Second-order change of the forget loss minus that of the retain loss when w is zeroed and nothing compensates."""
     w = layer.weight
@@ -189,7 +214,7 @@ def magnitude(layer: LayerStatistics) -> FloatArray:
 
 
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
-    {"aware": aware, "taylor": taylor, "fisher-ratio": fisher_ratio, "magnitude": magnitude}
+    {"aware": aware, "selective": selective, "taylor": taylor, "fisher-ratio": fisher_ratio, "magnitude": magnitude}
 )
 """Scorers by the name a request carries."""
 

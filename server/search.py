@@ -66,6 +66,8 @@ class SearchSpace:
         guard rank.
     fractions : tuple of float
         Sizes of the growing mask, increasing.
+    least : float
+        Sizes below it are only passed through: they are neither steered nor judged.
     alphas, strengths : tuple of float
         For dampening, instead of all of the above.
     directed : bool
@@ -87,6 +89,7 @@ class SearchSpace:
     scorers: tuple[str, ...] | None = None
     guard_ranks: tuple[int, ...] | None = None
     fractions: tuple[float, ...] = FRACTIONS
+    least: float = 0.0
     alphas: tuple[float, ...] = ALPHAS
     strengths: tuple[float, ...] = STRENGTHS
     directed: bool = True
@@ -101,6 +104,8 @@ class SearchSpace:
             raise InputError("a search needs at least one scorer, guard rank and fraction")
         if any(a >= b for a, b in zip((0.0, *self.fractions), (*self.fractions, 1.1), strict=True)):
             raise InputError("mask fractions must increase, from above 0 to at most 1", why=repr(self.fractions))
+        if not 0 <= self.least <= self.fractions[-1]:
+            raise InputError(f"no mask is as large as the least one, {self.least}")
         if not 0 <= self.concentration <= 1:
             raise InputError(f"concentration must be from 0 to 1, not {self.concentration}")
         if not self.alphas or not self.strengths or min(*self.alphas, *self.strengths) <= 0:
@@ -209,6 +214,8 @@ def _grow(
             masks = concentrated(scores, more / total, encoding.chunk, space.concentration, masks)
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names if guarded}
         models = [trial.unlearn(Terms(masks, guards)) for trial in trials]
+        if fraction < space.least:
+            continue
         after = models
         steering: dict[tuple[str, int], IntArray] = {}
         if space.steer and guarded and rank and encoding.statement.freivalds:

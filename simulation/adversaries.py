@@ -20,6 +20,7 @@ from zkapex.circuits.store import Circuit
 from zkapex.client.agent import REQUEST, RESPONSE, DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import Terms, apply_terms, operator
+from zkapex.client.proposal import Planner
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
@@ -157,7 +158,12 @@ def check_cheat(name: str, operator_name: str) -> None:
 
 
 def make_cheat(
-    name: str, folder: Path, task: Task, workers: int | None = None, clock: Callable[[], datetime] = utc_now
+    name: str,
+    folder: Path,
+    task: Task,
+    workers: int | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    planner: Planner | None = None,
 ) -> DeviceAgent:
     """A device that cheats in the named way.
 
@@ -168,7 +174,7 @@ def make_cheat(
     """
     if name not in CHEATS:
         raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
-    return CHEATS[name](folder, task, workers, clock)
+    return CHEATS[name](folder, task, workers, clock, planner)
 
 
 def _proof_of(theirs: Path, circuit: Circuit, instance: Instance, chunk: int) -> bytes:

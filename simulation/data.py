@@ -22,7 +22,7 @@ CLASSES = 10
 
 
 class Examples(NamedTuple):
-    """Images float32 ``[n, 1, 8, 8]`` in [0, 1] and labels int64 ``[n]``."""
+    """Inputs, such as images float32 ``[n, 1, 8, 8]`` in [0, 1], and labels int64 ``[n]``, or ``[n, T]`` of tokens."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -114,6 +114,8 @@ class Scenario:
     ``forget_set`` and ``retain_set`` are what the provider holds: training examples to forget, and the others.
     ``forget_test`` and ``retain_test`` were seen by nobody; the former are of the kind that is to be forgotten.
     ``proxy`` turns examples into those of a domain that the provider knows and no client has, by the index of a proxy.
+    Where no example can be turned into another domain's, ``proxies`` holds for each proxy what it is fitted to, and
+    what it is judged on.
     """
 
     forget_class: int | None
@@ -123,6 +125,7 @@ class Scenario:
     forget_test: Examples
     retain_test: Examples
     proxy: Callable[[int, Examples], Examples] = shifted
+    proxies: tuple[tuple[Examples, Examples], ...] = ()
 
 
 def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3) -> Scenario:
@@ -135,6 +138,30 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
     """
     if not 0 <= forget_class < CLASSES:
         raise InputError(f"there is no digit {forget_class}", fix="choose a forget class from 0 to 9")
+    parts, test = digits_partition(clients, seed, test_fraction)
+    held = []
+    for index, part in enumerate(parts):
+        shift, kept = client_shift(index), part.without(forget_class)
+        held.append(ClientData(part, kept, shift(kept), shift(test.without(forget_class)), shift))
+    used = concatenate(*parts)
+    return Scenario(
+        forget_class,
+        tuple(held),
+        used.only(forget_class),
+        used.without(forget_class),
+        test.only(forget_class),
+        test.without(forget_class),
+    )
+
+
+def digits_partition(clients: int, seed: int, test_fraction: float = 0.3) -> tuple[tuple[Examples, ...], Examples]:
+    """Equally large, disjoint partitions of the digits, one per client, and a test set.
+
+    Raises
+    ------
+    InputError
+        If there are too few examples for so many clients, or the fraction makes no sense.
+    """
     if not 0.05 <= test_fraction <= 0.8:
         raise InputError(f"a test fraction of {test_fraction} leaves too little to train or to test on")
     images, labels = load_digits(return_X_y=True)
@@ -150,17 +177,4 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
             f"{clients} clients cannot share {len(train.labels)} training images",
             fix=f"ask for 1 to {len(train.labels) // 20} clients",
         )
-    held = []
-    for index in range(clients):
-        part = train.take(torch.arange(index * size, (index + 1) * size))
-        shift, kept = client_shift(index), part.without(forget_class)
-        held.append(ClientData(part, kept, shift(kept), shift(test.without(forget_class)), shift))
-    used = train.take(torch.arange(clients * size))
-    return Scenario(
-        forget_class,
-        tuple(held),
-        used.only(forget_class),
-        used.without(forget_class),
-        test.only(forget_class),
-        test.without(forget_class),
-    )
+    return tuple(train.take(torch.arange(index * size, (index + 1) * size)) for index in range(clients)), test

@@ -28,6 +28,7 @@ from zkapex.server.run import AUDITS, check_operator
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.adversaries import CHEATS, check_cheat
 from zkapex.simulation.digits import scenario
+from zkapex.simulation.held import Request
 from zkapex.simulation.launch import installed_app, run_flower, settings_of
 from zkapex.simulation.oracle import evaluate, mean, oracle
 from zkapex.simulation.plots import plot_accuracy
@@ -52,8 +53,14 @@ class DemoSettings:
         How many of them cheat.
     cheat : str
         How, see `zkapex.simulation.adversaries.CHEATS`.
+    delete : str
+        ``class``, ``client`` or ``samples``.
     forget_class : int
         The digit to forget.
+    holder : int
+        The client that holds what is to be forgotten and chooses mask and guard; -1 for the provider.
+    forget_samples : int
+        How many of the holder's samples to forget.
     seed : int
     operator, curvature : str
         What is done to the weights, see ``docs/operators.md``.
@@ -68,7 +75,10 @@ class DemoSettings:
     clients: int = 4
     dishonest: int = 1
     cheat: str = "half"
+    delete: str = "class"
     forget_class: int = 3
+    holder: int = -1
+    forget_samples: int = 30
     seed: int = 0
     operator: str = "guarded-group-obs"
     curvature: str = "kfac"
@@ -92,8 +102,11 @@ class DemoSettings:
             check_cheat(self.cheat, self.operator)
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
             raise InputError("somebody must be honest for others to replay their proofs", fix="lower --dishonest")
-        if not 0 <= self.forget_class <= 9:
-            raise InputError(f"--forget-class is {self.forget_class}", fix="choose a digit")
+        self.request.check(self.clients)
+        if self.holder >= 0 and self.operator == "dampening":
+            raise InputError(
+                "a client that chooses the mask cannot choose the factors of dampening", fix="leave --holder out"
+            )
         if not 0 <= self.seed < 2**20:
             raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
         if self.audit not in AUDITS:
@@ -103,6 +116,11 @@ class DemoSettings:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}", fix="choose a number above 0, and at most 1"
                 )
+
+    @property
+    def request(self) -> Request:
+        """What is to be forgotten, and who holds it."""
+        return Request(self.delete, self.forget_class, self.holder, self.forget_samples)
 
 
 def run_demo(
@@ -128,7 +146,10 @@ def run_demo(
         "clients": settings.clients,
         "dishonest": settings.dishonest,
         "cheat": settings.cheat,
+        "delete": settings.delete,
         "forget-class": settings.forget_class,
+        "holder": settings.holder,
+        "forget-samples": settings.forget_samples,
         "seed": settings.seed,
         "operator": settings.operator,
         "curvature": settings.curvature,
@@ -157,11 +178,15 @@ def run_demo(
 
 def summarise(result: dict[str, Any], reference: dict[str, float], settings: DemoSettings) -> dict[str, Any]:
     """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
-    # A client that was proved may yet have told nothing, or not all, about its accuracy.
+    proposal = result.get("proposal")
+    left = proposal["holder"] if proposal and settings.delete == "client" else None
+    # A client that was proved may yet have told nothing, or not all, about its accuracy. One that leaves has no oracle.
     honest = [
         client
         for client in result["clients"]
-        if client["verdict"] == "proved" and all(set(client["accuracy"].get(s, ())) >= set(DATA_SETS) for s in STATES)
+        if client["verdict"] == "proved"
+        and client.get("client_id", "") != left
+        and all(set(client["accuracy"].get(s, ())) >= set(DATA_SETS) for s in STATES)
     ]
     accuracy = {
         state: {
@@ -172,12 +197,14 @@ def summarise(result: dict[str, Any], reference: dict[str, float], settings: Dem
     }
     return {
         "settings": asdict(settings),
+        "forgotten": settings.request.words(),
         "clients": result["clients"],
         "not_enrolled": result.get("not_enrolled", []),
         "accuracy": accuracy,
         "oracle": reference,
         "global": result["global"],
         "plan": result["plan"],
+        "proposal": proposal,
         "request_id": result["request_id"],
     }
 
@@ -235,12 +262,16 @@ def _remove(out: Path) -> None:
 def _oracle(settings: DemoSettings, out: Path) -> dict[str, float]:
     path = out / "oracle.json"
     if not path.exists():
-        world = scenario(settings.clients, settings.forget_class, settings.seed)
+        world = scenario(settings.clients, settings.request, settings.seed)
         config = settings_of(installed_app())
         personal = FitSettings(int(config["personal-epochs"]), float(config["personal-lr"]))
         torch.set_num_threads(1)
         models = oracle(world, settings.seed, personal_settings=personal)
-        rows = [evaluate(model, world, client) for model, client in zip(models, world.clients, strict=True)]
+        rows = [
+            evaluate(model, world, client)
+            for index, (model, client) in enumerate(zip(models, world.clients, strict=True))
+            if not (settings.delete == "client" and index == settings.holder)
+        ]
         save_text(path, json.dumps(mean(rows)))
     reference: dict[str, float] = load_json(path)
     return reference

@@ -54,8 +54,8 @@ def evaluate(
     sources : Sources, optional
         What a scenario reads.
     methods : sequence of str
-        Names of methods, all by default. The original model and the oracle always take part: the others are measured
-        against them.
+        Names of methods, all of the scenario's by default. The original model and the oracle always take part: the
+        others are measured against them.
     on_event : callable
         Told of every stage and result.
 
@@ -68,7 +68,10 @@ def evaluate(
     """
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
-    chosen = methods_called([*methods, "original", "retrain"] if methods else [])
+    chosen = methods_called([*methods, "original", "retrain"] if methods else config.methods)
+    foreign = [method.name for method in chosen if method.name not in config.methods]
+    if foreign:
+        raise InputError(f"{config.name} has no {foreign[0]}", fix=f"choose from {', '.join(config.methods)}")
     sources = replace(sources, on_stage=lambda stage: on_event({"event": "stage", "stage": stage, "seed": 0}))
     config.make(0, sources)  # what is wrong with the data is said before anything is written
     _claim(config, sources, out)
@@ -94,7 +97,7 @@ def evaluate(
             path.parent.mkdir(exist_ok=True)
             save_text(path, json.dumps(whole, indent=1))
             on_event({"event": "result", "method": method.name, "seed": seed, **result["metrics"]})
-    results = assemble(config.name, config.title, _load(config, seeds, out, chosen))
+    results = assemble(config.name, config.title, _load(config, seeds, out, chosen), config.recovery)
     write_report(results, out)
     return results
 

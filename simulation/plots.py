@@ -36,7 +36,7 @@ def plot_accuracy(summary: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(3), ["forget", "retain", "personal"])
     axes.set_ylim(0, 1.18)
     axes.set_ylabel("test accuracy")
-    axes.set_title(f"Forgetting the digit {summary['settings']['forget_class']}: mean over proved clients", fontsize=11)
+    axes.set_title(f"Forgetting {summary['forgotten']}: mean over proved clients", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncols=4, fontsize=8, frameon=False, loc="upper center")
     figure.savefig(path, dpi=150)

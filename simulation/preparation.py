@@ -215,6 +215,8 @@ def _plan(
     space = config.space
     if bench.unseen is not None:
         space = replace(space, forget_target=accuracy(model, bench.unseen), margin=0.0)
+    if bench.forget_target is not None:
+        space = replace(space, forget_target=bench.forget_target, margin=0.0)
     return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, space))
 
 

@@ -264,7 +264,7 @@ class _Step:
             models += later
         for index, model in enumerate(copies):
             deployed = self.deployment.unlearned(
-                model, plan.masks, plan.guards, self._calibration(index, self.step - 1)
+                model, plan.masks, plan.guards, self._calibration(index, self.step - 1), plan.steering
             )
             if index:
                 personal, replay, _ = self.world.proxy(index - 1, self.step)
@@ -287,7 +287,8 @@ class _Step:
             trials.append(Copy(model, self._calibration(index, self.step - 1), retain, personal))
         space = base.space
         if self.step % 2 == 0:
-            space = replace(space, fractions=(self.study.image_fraction,))
+            # A few images of classes that stay are to be answered like unseen ones, not wrongly: nothing to steer to.
+            space = replace(space, fractions=(self.study.image_fraction,), least=0.0, steer=None)
         forget = self.world.forget(self.step)
         return search(trials, self.deployment.names, forget, self.deployment.encoding, space, masks)
 
@@ -304,11 +305,11 @@ class _Step:
     def _unlearn(self, chain: str, model: nn.Module, index: int, plan: Plan) -> nn.Module:
         if chain == "mask-only":
             return self.deployment.masked(model, plan.masks)
-        guards = plan.guards
-        if chain == "group-obs":
-            guards = {name: tuple(block[:, :0] for block in blocks) for name, blocks in guards.items()}
         inputs = calibration(*self._client(index, self.step - 1), self.study.base.replay_share)
-        return self.deployment.unlearned(model, plan.masks, guards, inputs)
+        if chain == "group-obs":
+            unguarded = {name: tuple(block[:, :0] for block in blocks) for name, blocks in plan.guards.items()}
+            return self.deployment.unlearned(model, plan.masks, unguarded, inputs)
+        return self.deployment.unlearned(model, plan.masks, plan.guards, inputs, plan.steering)
 
     def _go_on(
         self, model: nn.Module, data: tuple[Examples, Examples], index: int, held: Mapping[str, torch.Tensor]

@@ -76,7 +76,9 @@ DIGITS_CHUNKS = ConcentrationStudy(
         proxies=2,
         search_retain=300,
         search_forget=100,
-        space=replace(DIGITS.space, fractions=(0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)),
+        space=replace(
+            DIGITS.space, least=0.01, fractions=(0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
+        ),
     ),
 )
 STUDIES: Mapping[str, Study] = MappingProxyType({study.name: study for study in (DIGITS_SEQUENCE, DIGITS_CHUNKS)})

@@ -21,7 +21,7 @@ ROUNDS = 5
 
 @torch.no_grad()
 def accuracy(model: nn.Module, examples: Examples, batch_size: int = 512) -> float:
-    """Fraction of examples whose largest logit is the label's.
+    """Fraction of labels, one for each example or for each token of one, that the largest logit is of.
 
     Raises
     ------
@@ -31,10 +31,10 @@ def accuracy(model: nn.Module, examples: Examples, batch_size: int = 512) -> flo
     if len(examples.labels) == 0:
         raise InputError("accuracy of no examples is undefined")
     model.eval()
-    hits = 0
-    for x, y in zip(torch.split(examples.inputs, batch_size), torch.split(examples.labels, batch_size), strict=True):
-        hits += int((model(x).argmax(1) == y).sum())
-    return hits / len(examples.labels)
+    hits, size = 0, max(1, batch_size // examples.labels[0].numel())
+    for x, y in zip(torch.split(examples.inputs, size), torch.split(examples.labels, size), strict=True):
+        hits += int((model(x).argmax(-1) == y).sum())
+    return hits / examples.labels.numel()
 
 
 def local_step(
@@ -119,10 +119,12 @@ def provider_copies(
         order = _shuffled(len(public.labels), seed * 100 + index)
         mine, others = order[:size], order[size : 2 * size]
         replay = public.take(mine)
-        personal = scenario.proxy(index, public.take(mine[mine < kept]))
+        if scenario.proxies:
+            personal, judged = scenario.proxies[index]
+        else:
+            personal, judged = (scenario.proxy(index, public.take(part[part < kept])) for part in (mine, others))
         fitted = copy.deepcopy(model)
         personalise(fitted, personal, replay, seed * 100 + index, settings)
-        judged = scenario.proxy(index, public.take(others[others < kept]))
         copies.append(Copy(fitted, calibration(personal, replay, share), half, judged))
     return copies
 

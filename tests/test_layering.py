@@ -21,7 +21,11 @@ ALLOWED: dict[str, set[str]] = {
     "server": FOUNDATION
     | {"zkapex.circuits", "zkapex.proofs", "zkapex.wire", "zkapex.server"}
     # Pure mathematics that the provider applies to its own copy of the model.
-    | {"zkapex.client.curvature", "zkapex.client.group_obs", "zkapex.client.operators", "zkapex.client.weights"},
+    | {"zkapex.client.curvature", "zkapex.client.group_obs", "zkapex.client.operators", "zkapex.client.weights"}
+    # What a client's further training does to a copy.
+    | {"zkapex.client.personalise"}
+    # What a device's planner takes and gives.
+    | {"zkapex.client.proposal"},
     "simulation": FOUNDATION | {f"zkapex.{folder}" for folder in FOLDERS} | {"zkapex.wire"},
 }
 """What each folder may import of zkapex: these modules and all below them."""

@@ -15,19 +15,21 @@ from zkapex.simulation.baselines.gradient_ascent import GradientAscent
 from zkapex.simulation.baselines.group_obs import GroupObs
 from zkapex.simulation.baselines.guarded_group_obs import GuardedGroupObs
 from zkapex.simulation.baselines.mask_only import MaskOnly
+from zkapex.simulation.baselines.npo import NegativePreference
 from zkapex.simulation.baselines.original import Original
 from zkapex.simulation.baselines.retrain import Retrain
 from zkapex.simulation.baselines.salun import SalUn
 from zkapex.simulation.baselines.scrub import Scrub
 from zkapex.simulation.baselines.ssd import SelectiveSynapticDampening
 
-__all__ = ["METHODS", "Case", "Method", "methods_called"]
+__all__ = ["CLASSIFICATION", "METHODS", "Case", "Method", "methods_called"]
 
 _ALL: tuple[Method, ...] = (
     Original(),
     Retrain(),
     FineTune(),
     GradientAscent(),
+    NegativePreference(),
     Scrub(),
     SalUn(),
     SelectiveSynapticDampening(),
@@ -38,6 +40,9 @@ _ALL: tuple[Method, ...] = (
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
 """Every method, in the order of tables."""
+
+CLASSIFICATION = tuple(name for name in METHODS if name != "npo")
+"""Those that make sense for a classifier."""
 
 
 def methods_called(names: Sequence[str]) -> list[Method]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn import functional
 
+from zkapex.client.personalise import cross_entropy
 from zkapex.simulation.baselines.base import Case
 from zkapex.simulation.baselines.descent import Descent
 
@@ -24,4 +24,4 @@ class FineTune(Descent):
 
     def unlearn(self, case: Case) -> nn.Module:
         """See `Method`."""
-        return self.descend(case.before, case.retain, functional.cross_entropy, case.seed)
+        return self.descend(case.before, case.retain, cross_entropy, case.seed)

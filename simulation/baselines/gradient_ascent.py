@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from zkapex.client.personalise import cross_entropy
 from zkapex.simulation.baselines.base import Case
 from zkapex.simulation.baselines.descent import Descent
 
@@ -29,4 +29,4 @@ class GradientAscent(Descent):
 
 
 def _negative_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return -functional.cross_entropy(logits, labels)
+    return -cross_entropy(logits, labels)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from zkapex.client.personalise import cross_entropy
 from zkapex.simulation.baselines.base import Case, batches
 
 
@@ -46,7 +46,7 @@ class SalUn:
         model.train()
         for _ in range(self.epochs):
             for x, y in batches(case.forget, self.batch_size, generator):
-                classes = model(x[:1]).shape[1]
+                classes = model(x[:1]).shape[-1]
                 wrong = torch.randint(0, classes, y.shape, generator=generator)
                 self._step(model, optimiser, x, wrong, frozen, start)
             for x, y in batches(case.retain, self.batch_size, generator):
@@ -57,7 +57,7 @@ class SalUn:
         """True where a weight is not salient."""
         model.eval()
         model.zero_grad()
-        functional.cross_entropy(model(case.forget.inputs), case.forget.labels).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(model(case.forget.inputs), case.forget.labels).backward()  # type: ignore[no-untyped-call]
         sizes = {name: p.grad.abs() for name, p in model.named_parameters() if p.grad is not None}
         flat = torch.cat([size.flatten() for size in sizes.values()])
         cut = flat.kthvalue(max(1, round(len(flat) * (1 - self.fraction)))).values
@@ -74,11 +74,11 @@ class SalUn:
         start: dict[str, torch.Tensor],
     ) -> None:
         optimiser.zero_grad()
-        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         for name, weight in model.named_parameters():
             if weight.grad is not None:
                 weight.grad[frozen[name]] = 0.0
         optimiser.step()
         with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight[frozen[name]] = start[name][frozen[name]]
+            for name, kept in frozen.items():
+                model.get_parameter(name)[kept] = start[name][kept]

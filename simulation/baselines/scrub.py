@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from zkapex.client.personalise import cross_entropy
 from zkapex.simulation.baselines.base import Case, batches
 
 
@@ -57,7 +58,7 @@ class Scrub:
             for x, y in batches(case.retain, self.retain_batch_size, generator):
                 optimiser.zero_grad()
                 logits = student(x)
-                loss = self.gamma * functional.cross_entropy(logits, y)
+                loss = self.gamma * cross_entropy(logits, y)
                 loss = loss + self.alpha * self._divergence(logits, teacher, x)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -65,6 +66,6 @@ class Scrub:
 
     def _divergence(self, logits: torch.Tensor, teacher: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            wanted = functional.softmax(teacher(x) / self.temperature, 1)
-        ours = functional.log_softmax(logits / self.temperature, 1)
+            wanted = functional.softmax(teacher(x).flatten(0, -2) / self.temperature, 1)
+        ours = functional.log_softmax(logits.flatten(0, -2) / self.temperature, 1)
         return functional.kl_div(ours, wanted, reduction="batchmean") * self.temperature**2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from zkapex.client.personalise import cross_entropy
 from zkapex.simulation.baselines.base import Case
 from zkapex.simulation.data import Examples, concatenate
 
@@ -46,7 +46,7 @@ class SelectiveSynapticDampening:
         parts = list(zip(*(torch.split(part, self.batch_size) for part in examples), strict=True))
         for x, y in parts:
             model.zero_grad()
-            functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
             for name, weight in model.named_parameters():
                 if weight.grad is not None:
                     totals[name] += weight.grad.square() / len(parts)

@@ -27,13 +27,18 @@ FALSE_POSITIVE_RATE = 0.001
 
 @torch.no_grad()
 def confidence(model: nn.Module, examples: Examples) -> FloatArray:
-    """``log p / (1 - p)`` of each example's own label, float64 [n]: LiRA's statistic, nearly normal over trainings."""
+    """``log p / (1 - p)`` of each example's own label, float64 [n]: LiRA's statistic, nearly normal over trainings.
+
+    Where every token has a label, the mean over the example's tokens.
+    """
     model.eval()
     parts = []
-    for x, y in zip(torch.split(examples.inputs, 512), torch.split(examples.labels, 512), strict=True):
-        logs = functional.log_softmax(model(x).double(), 1)
-        own = functional.one_hot(y, logs.shape[1]).bool()
-        parts.append(logs[own] - logs.masked_fill(own, -torch.inf).logsumexp(1))
+    size = max(1, 512 // examples.labels[0].numel())
+    for x, y in zip(torch.split(examples.inputs, size), torch.split(examples.labels, size), strict=True):
+        logs = functional.log_softmax(model(x).double(), -1)
+        own = y[..., None]
+        odds = logs.gather(-1, own)[..., 0] - logs.scatter(-1, own, -torch.inf).logsumexp(-1)
+        parts.append(odds.reshape(len(y), -1).mean(1))
     return torch.cat(parts).numpy()
 
 

@@ -16,6 +16,8 @@ FloatArray = npt.NDArray[np.float64]
 def features(model: nn.Module, inputs: torch.Tensor, layer: str = "head") -> FloatArray:
     """What goes into the named linear layer, float64 [n, features]: by default the last representation.
 
+    Where it goes in token by token, [n * T, features].
+
     Raises
     ------
     InputError
@@ -25,10 +27,12 @@ def features(model: nn.Module, inputs: torch.Tensor, layer: str = "head") -> Flo
     if not isinstance(module, nn.Linear):
         raise InputError(f"the model has no linear layer {layer!r}")
     parts: list[torch.Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: parts.append(args[0].double()))
+    handle = module.register_forward_pre_hook(lambda _, args: parts.append(args[0].double().flatten(0, -2)))
+    # Sequences may come with a label for every token, and logits are large.
+    size = max(16, 512 // inputs.shape[1]) if inputs.ndim == 3 else 512
     try:
         model.eval()
-        for batch in torch.split(inputs, 512):
+        for batch in torch.split(inputs, size):
             model(batch)
     finally:
         handle.remove()

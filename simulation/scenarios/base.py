@@ -10,6 +10,7 @@ from torch import nn
 
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
+from zkapex.simulation.baselines import CLASSIFICATION
 from zkapex.simulation.data import Examples, Scenario
 from zkapex.simulation.models import ViTConfig, vision_transformer
 
@@ -54,6 +55,9 @@ class Bench:
     unseen : Examples or None
         Unseen examples of the kind that is to be forgotten, where others of that kind stay: then the search is to bring
         forget accuracy down to the global model's accuracy on these, without a margin.
+    forget_target : float or None
+        Forget accuracy that the provider's search is to reach, without a margin, where the data decides it. None: the
+        configuration's.
     """
 
     world: Scenario
@@ -63,6 +67,7 @@ class Bench:
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
     unseen: Examples | None = None
+    forget_target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,10 @@ class ScenarioConfig:
         Examples the search looks at, at most.
     retain_cap : int
         Retain examples that accuracy is measured on, at most.
+    methods : tuple of str
+        What is compared.
+    recovery : float
+        Share that is aimed at of the personal accuracy that the mask alone loses.
     """
 
     name: str
@@ -121,6 +130,8 @@ class ScenarioConfig:
     search_retain: int = 500
     retain_cap: int = 2000
     needs_model: bool = False
+    methods: tuple[str, ...] = CLASSIFICATION
+    recovery: float = 0.95
 
     def build(self, bench: Bench, seed: int) -> nn.Module:
         """A model before any training; the same seed gives the same weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zkapex.client.personalise import PERSONALISE, FitSettings
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.simulation.data import digits_scenario
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.oracle import RETRAIN
@@ -36,5 +37,13 @@ DIGITS = ScenarioConfig(
     shadows=4,
     profile="tiny",
     proxies=4,
-    space=SearchSpace(("aware",), guard_ranks=(2,), forget_target=0.02, retain_cost=0.03, margin=1.0),
+    space=SearchSpace(
+        ("aware",),
+        guard_ranks=(2,),
+        least=0.03,
+        forget_target=0.02,
+        retain_cost=0.03,
+        margin=1.0,
+        steer=Steer(steps=120, margin=5.0),
+    ),
 )

@@ -12,6 +12,7 @@ writers of the test set.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.server.storage import load_arrays
 from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.models import ViTConfig
@@ -31,8 +33,73 @@ FORGET_CLASSES = (3, 8, 5)
 CLIENTS, WRITERS_PER_CLIENT = 4, 16
 HELD_OUT = 0.2
 TEST_CAP, NON_MEMBER_CAP = 2000, 1200
-FRACTIONS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
+FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15)
 COLUMNS = ("x", "y", "writer", "hsf")
+
+IndexArray = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part in a seed's federation.
+
+    Attributes
+    ----------
+    arrays : mapping of str to array
+        Columns of the file, see `read`.
+    writers : int array
+        All writers of the training part, in random order: the first `WRITERS_PER_CLIENT` make the first client, the
+        next the second, and so on; those after the last client are strangers.
+    parts : tuple of (int array, int array)
+        Per client, indices of the training images it trains on and of those held out.
+    test : Examples
+        By writers of the test part.
+    generator : numpy Generator
+        For further choices.
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.generic]]
+    writers: npt.NDArray[np.generic]
+    parts: tuple[tuple[IndexArray, IndexArray], ...]
+    test: Examples
+    generator: np.random.Generator
+
+    def train(self, chosen: IndexArray) -> Examples:
+        """Images of the training part by index, as examples."""
+        return examples_of(self.arrays, "train", chosen)
+
+    def strangers(self, count: int, label: int | None = None) -> IndexArray:
+        """At most `count` indices of images by writers who take no part, of one digit or of all."""
+        found = np.isin(self.arrays["writer_train"], self.writers[CLIENTS * WRITERS_PER_CLIENT :])
+        if label is not None:
+            found &= self.arrays["y_train"] == label
+        return self.generator.permutation(np.flatnonzero(found))[:count]
+
+
+def take_part(seed: int, sources: Sources, without: int | None = None) -> Cast:
+    """The writers and images of a seed; a digit may be left out of the test images.
+
+    Raises
+    ------
+    InputError
+        There is no file, or it does not hold what it should.
+    """
+    arrays = read(sources.data)
+    generator = np.random.default_rng(seed)
+    writers = generator.permutation(np.unique(arrays["writer_train"]))
+    taking_part = CLIENTS * WRITERS_PER_CLIENT
+    if len(writers) < 2 * taking_part:
+        raise InputError(f"{sources.data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
+    labels = arrays["y_test"]
+    others = np.flatnonzero(np.ones(len(labels), np.bool_) if without is None else labels != without)
+    test = examples_of(arrays, "test", generator.permutation(others)[:TEST_CAP])
+    parts = []
+    for index in range(CLIENTS):
+        own = np.isin(arrays["writer_train"], writers[index * WRITERS_PER_CLIENT : (index + 1) * WRITERS_PER_CLIENT])
+        chosen = generator.permutation(np.flatnonzero(own))
+        cut = round(HELD_OUT * len(chosen))
+        parts.append((chosen[cut:], chosen[:cut]))
+    return Cast(arrays, writers, tuple(parts), test, generator)
 
 
 def make(seed: int, sources: Sources) -> Bench:
@@ -43,28 +110,17 @@ def make(seed: int, sources: Sources) -> Bench:
     InputError
         There is no file, or it does not hold what it should.
     """
-    arrays = read(sources.data)
     label = FORGET_CLASSES[seed % len(FORGET_CLASSES)]
-    generator = np.random.default_rng(seed)
-    writers = generator.permutation(np.unique(arrays["writer_train"]))
-    taking_part = CLIENTS * WRITERS_PER_CLIENT
-    if len(writers) < 2 * taking_part:
-        raise InputError(f"{sources.data} has {len(writers)} writers, fewer than the {2 * taking_part} that are needed")
-    others = generator.permutation(np.flatnonzero(arrays["y_test"] != label))[:TEST_CAP]
-    test = _examples(arrays, "test", others)
+    cast = take_part(seed, sources, without=label)
     clients, held = [], []
-    for index in range(CLIENTS):
-        own = np.isin(arrays["writer_train"], writers[index * WRITERS_PER_CLIENT : (index + 1) * WRITERS_PER_CLIENT])
-        chosen = generator.permutation(np.flatnonzero(own))
-        cut = round(HELD_OUT * len(chosen))
-        train, unseen = _examples(arrays, "train", chosen[cut:]), _examples(arrays, "train", chosen[:cut])
+    for index, (trained, held_out) in enumerate(cast.parts):
+        train, unseen = cast.train(trained), cast.train(held_out)
         shift = client_shift(index)
-        judged = shift(concatenate(unseen.without(label), test))
+        judged = shift(concatenate(unseen.without(label), cast.test))
         kept = train.without(label)
         clients.append(ClientData(train, kept, shift(kept), judged, shift))
         held.append(unseen)
-    strangers = np.isin(arrays["writer_train"], writers[taking_part:]) & (arrays["y_train"] == label)
-    non_members = generator.permutation(np.flatnonzero(strangers))[:NON_MEMBER_CAP]
+    non_members = cast.train(cast.strangers(NON_MEMBER_CAP, label))
     everything, unseen = concatenate(*(client.train for client in clients)), concatenate(*held)
     world = Scenario(
         label,
@@ -74,9 +130,14 @@ def make(seed: int, sources: Sources) -> Bench:
         unseen.only(label),
         unseen.without(label),
     )
-    sizes = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
-    note = f"digit {label}: {CLIENTS} clients of {WRITERS_PER_CLIENT} writers, {sizes}; {len(non_members)} non-members"
-    return Bench(world, test, _examples(arrays, "train", non_members), f"{note} by other writers")
+    note = f"digit {label}: {sizes(world)}; {len(non_members.labels)} non-members by other writers"
+    return Bench(world, cast.test, non_members, note)
+
+
+def sizes(world: Scenario) -> str:
+    """How much a federation is asked to forget, in words."""
+    images = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
+    return f"{CLIENTS} clients of {WRITERS_PER_CLIENT} writers, {images}"
 
 
 def read(data: Path | None) -> dict[str, npt.NDArray[np.generic]]:
@@ -114,7 +175,8 @@ def read(data: Path | None) -> dict[str, npt.NDArray[np.generic]]:
     return arrays
 
 
-def _examples(arrays: Mapping[str, npt.NDArray[np.generic]], part: str, chosen: npt.NDArray[np.integer]) -> Examples:
+def examples_of(arrays: Mapping[str, npt.NDArray[np.generic]], part: str, chosen: npt.NDArray[np.integer]) -> Examples:
+    """Images float32 [n, 1, 28, 28] in [0, 1] of one part of the file, by index."""
     images = torch.from_numpy(arrays[f"x_{part}"][chosen].astype(np.float32) / 255)
     return Examples(images[:, None], torch.from_numpy(arrays[f"y_{part}"][chosen].astype(np.int64)))
 
@@ -133,9 +195,17 @@ MNIST_WRITERS = ScenarioConfig(
     shadows=4,
     profile="server",
     proxies=2,
-    space=SearchSpace(("aware",), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=1.0),
+    space=SearchSpace(
+        ("aware",),
+        fractions=FRACTIONS,
+        least=0.04,
+        forget_target=0.02,
+        retain_cost=0.03,
+        margin=1.0,
+        steer=Steer(steps=120, margin=5.0),
+    ),
     replay_share=0.25,
-    search_forget=200,
-    search_retain=300,
+    search_forget=600,
+    search_retain=1000,
     retain_cap=1000,
 )

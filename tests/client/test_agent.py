@@ -404,7 +404,7 @@ def test_a_second_masks_zeros_are_held_with_the_first_ones(bench: Bench) -> None
     bits[0, 40] = True
     root = seal_root(bench)
     mask = (LayerMask(layer="fc1", bits=np.packbits(bits).tobytes()),)
-    bench.agent.answer("unlearn", bench.ask(request_id="second", mask=mask, pre_root=root))
+    bench.agent.answer("unlearn", bench.ask(request_id="second", mask=mask, guards=(), pre_root=root))
     held = Vault(bench.folder).get_arrays("held-zero.npz")
     assert np.array_equal(held["fc1"], first["fc1"] | bits)
     assert np.array_equal(held["fc2"], first["fc2"])

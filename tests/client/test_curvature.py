@@ -13,7 +13,7 @@ from networks import inputs, network
 
 from zkapex.circuits.profiles import profile
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, CurvatureError, curvature_of, encode
-from zkapex.client.moments import fisher_moments, second_moments
+from zkapex.client.moments import fisher_moments, weighted_moments
 
 
 def encoding(width: int, rank: int, ridge: int = 20, kappa: int = 12, damping: float = 0.03) -> CurvatureEncoding:
@@ -174,7 +174,7 @@ def test_every_profile_leaves_room_above_its_ridge(name: str) -> None:
 def test_kfac_covers_every_block_of_every_layer() -> None:
     wanted = replace(encoding(4, 3), damping=0.1)
     blocks = curvature_of(network(), ["0", "2"], inputs(30, 4), wanted)
-    found = second_moments(network(), ["0", "2"], inputs(30, 4), 4)
+    found = weighted_moments(network(), ["0", "2"], inputs(30, 4), 4)
     assert {name: len(b) for name, b in blocks.items()} == {"0": 2, "2": 2}
     for name, columns in (("0", (4, 1)), ("2", (4, 3))):
         for block, m, count in zip(blocks[name], found[name], columns, strict=True):

@@ -9,7 +9,7 @@ from networks import inputs, network
 from torch import nn
 
 from zkapex.client import moments
-from zkapex.client.moments import fisher_moments, second_moments
+from zkapex.client.moments import fisher_moments, second_moments, weighted_moments
 from zkapex.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error() -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("find", [second_moments, fisher_moments])
+@pytest.mark.parametrize("find", [second_moments, weighted_moments, fisher_moments])
 def test_nothing_to_measure_is_refused(find: object) -> None:
     assert callable(find)
     with pytest.raises(InputError, match="at least one example"):
@@ -102,3 +102,44 @@ def test_fisher_moments_of_a_model_with_buffers_and_dropout_are_those_in_evaluat
     first, second = (fisher_moments(model.train(), ["0", "3"], inputs(30), 4) for _ in range(2))
     for name in ("0", "3"):
         np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_weighted_moments_weigh_each_token_by_what_its_output_does_to_the_logits() -> None:
+    """Against the Jacobian of the logits, one output entry at a time; the mean over many directions is its norm."""
+    model, x = network(), inputs(6, 4)
+    found = [weighted_moments(model, ["0", "2"], x, 4, seed) for seed in range(300)]
+    wanted = {name: np.zeros((2, 4, 4)) for name in ("0", "2")}
+    norms = dict.fromkeys(wanted, 0.0)
+    for example in x:
+        hidden = nn.functional.gelu(model[0](example)).detach()
+        for name, values, rest in (
+            ("0", example, lambda y: model[2](nn.functional.gelu(y))),
+            ("2", hidden, lambda y: y),
+        ):
+            out = model[int(name)](values).detach()
+            jacobian = torch.autograd.functional.jacobian(rest, out)
+            w = jacobian.square().sum(tuple(range(out.ndim))).sum(-1).reshape(-1).double().numpy()
+            rows = np.pad(values.double().numpy(), ((0, 0), (0, 8 - values.shape[1]))).reshape(-1, 2, 4)
+            wanted[name] += np.einsum("t,tbi,tbj->bij", w, rows, rows)
+            norms[name] += float(w.sum())
+    for name, total in wanted.items():
+        mean = np.mean([f[name] for f in found], 0)
+        assert np.abs(mean - total / norms[name]).max() < 0.08 * np.abs(total / norms[name]).max()
+
+
+def test_weighted_moments_are_the_same_again_and_leave_the_model_alone() -> None:
+    model, x = network(), inputs(70, 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, second = (weighted_moments(model, ["0", "2"], x, 4) for _ in range(2))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_layer_that_the_logits_do_not_depend_on_is_refused() -> None:
+    model = network()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    with pytest.raises(InputError, match="do not depend on layers 0"):
+        weighted_moments(model, ["0", "2"], inputs(20, 4), 4)

@@ -84,6 +84,12 @@ LIES: dict[str, Lie] = {
         PUBLIC,
     ),
     "guard_of_another_request": (lies.other_guard, "A proof for another guard.", CommitmentError, PUBLIC),
+    "steering_of_another_request": (
+        lies.other_steering,
+        "A change along the guard that another request asked for, and its proof.",
+        CommitmentError,
+        PUBLIC,
+    ),
     "tolerance_of_another_request": (
         lies.other_tolerance,
         "A proof for twice the tolerance.",

@@ -199,6 +199,18 @@ def guard_beyond_the_layer(folder: Path) -> None:
     scene.amend("request", guards=(scene.request.guards[0], long)).write_unchecked(folder, scene)
 
 
+@rejected(
+    "Steering for one row fewer than a block masks.",
+    ReceiptError,
+    WRONG_REQUEST + "block 0 of 'fc1' has 2 rows of steering",
+)
+def steering_of_too_few_rows(folder: Path) -> None:
+    scene = Scene.base()
+    guard = scene.request.guards[0]
+    short = guard.model_copy(update={"steering": bytes(2 * guard.rank * 2)})
+    scene.amend("request", guards=(short, *scene.request.guards[1:])).write_unchecked(folder, scene)
+
+
 @rejected("A guard entry larger than the statement allows.", ReceiptError, WRONG_REQUEST + "a guard entry exceeds")
 def guard_entry_too_large(folder: Path) -> None:
     scene = Scene.base()

@@ -13,6 +13,7 @@ from zkapex.proofs.audit import draw, sampled_audit
 from zkapex.proofs.chunk import prove_chunk
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
+from zkapex.proofs.packing import pack_guards
 
 SEED = "5e" * 32
 
@@ -60,6 +61,15 @@ def sampled(folder: Path) -> None:
 @accepted("A guarded statement asked for without a guard.")
 def without_guard(folder: Path) -> None:
     work = GUARDED.work("a", guards=())
+    proofs = {
+        c: prove_chunk(work.circuit, work.instance.public(c), work.change.witness(work.held, c)) for c in work.touched
+    }
+    Scene.of(GUARDED, work, proofs).write(folder)
+
+
+@accepted("A request that steers the repair along its guard.")
+def steered(folder: Path) -> None:
+    work = GUARDED.work("a", guards=pack_guards(GUARDED.manifest, GUARDED.guards(), GUARDED.steering()))
     proofs = {
         c: prove_chunk(work.circuit, work.instance.public(c), work.change.witness(work.held, c)) for c in work.touched
     }

@@ -303,6 +303,13 @@ def other_guard() -> bytes:
 
 
 @cache
+def other_steering() -> bytes:
+    """Proved for a request that steers, of a change that is steered like that."""
+    steered = GUARDED.work("a", guards=pack_guards(GUARDED.manifest, GUARDED.guards(), GUARDED.steering()))
+    return prove_chunk(steered.circuit, steered.instance.public(FIRST), steered.change.witness(steered.held, FIRST))
+
+
+@cache
 def other_tolerance() -> bytes:
     return variant(tau_s=work().instance.request.tau_s * 2)
 

@@ -124,6 +124,12 @@ class World:
         padded[1, :8] = guard(rng, 8, rank)
         return {("fc1", 0): padded[0], ("fc2", 1): padded[1]}
 
+    def steering(self) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.int16]]]:
+        """Some way along the guards, for every row of `mask` in their blocks."""
+        rng = generator("steering")
+        rows = {("fc1", 0): 3, ("fc2", 1): 2}
+        return {key: rng.integers(-300, 301, (n, self.spec.guard_rank)).astype(np.int16) for key, n in rows.items()}
+
     def factors(self) -> dict[str, IntArray] | None:
         """Dampening factors of all weights, if the statement is about such."""
         if self.spec.kind != "dampening":

@@ -31,6 +31,8 @@ from zkapex.proofs.messages import (
     ModelManifest,
     PersonaliseReply,
     PersonaliseRequest,
+    Proposal,
+    ProposeRequest,
     ProveRequest,
     ProveResponse,
     UnlearnRequest,
@@ -55,6 +57,8 @@ RECORDS: tuple[type[Record], ...] = (
     PersonaliseReply,
     EvaluateRequest,
     EvaluateReply,
+    ProposeRequest,
+    Proposal,
 )
 PARTS = {"manifest": ModelManifest, "enrolment": Enrolment, "request": UnlearnRequest, "response": UnlearnResponse}
 """The records of the evidence, any one of which a fuzzed receipt has another of."""

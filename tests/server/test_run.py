@@ -222,7 +222,7 @@ class Unlucky:
         return self.fate if step in self.steps and self.met[key] == 1 else Fate.DELIVERED
 
 
-ALL = ("identify", "personalise", "enrol", "unlearn", "prove", "evaluate", "receipt")
+ALL = ("identify", "personalise", "enrol", "propose", "unlearn", "prove", "evaluate", "receipt")
 
 
 @pytest.mark.parametrize("fate", [Fate.REPLY_LOST, Fate.NODE_DOWN])

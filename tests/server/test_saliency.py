@@ -123,11 +123,20 @@ def test_curvature_of_every_row_compensates_row_by_row() -> None:
     assert differ.tolist() == [row == 2 for row in range(len(one.weight))]
 
 
-def test_without_curvature_there_is_every_scorer_but_aware() -> None:
+def test_selective_weighs_harm_by_caution_and_its_square() -> None:
+    s = layer()
+    nothing = np.zeros_like(s.weight)
+    harmless = dataclasses.replace(s, retain_gradient=nothing, retain_fisher=nothing)
+    first = SCORERS["aware"](harmless) - SCORERS["aware"](dataclasses.replace(s, retain_fisher=nothing))
+    expected = SCORERS["aware"](harmless) - 8 * first - 64 * s.retain_fisher * s.weight**2 / 2
+    np.testing.assert_allclose(SCORERS["selective"](s), expected)
+
+
+def test_without_curvature_there_is_every_scorer_that_foresees_no_compensation() -> None:
     scenario, model = digits_scenario(seed=0), vision_transformer(0)
     retain = scenario.retain_set.take(torch.arange(20))
     found = statistics(model, NAMES, scenario.forget_set.take(torch.arange(5)), retain, {})
-    for name in set(SCORERS) - {"aware"}:
+    for name in set(SCORERS) - {"aware", "selective"}:
         assert np.isfinite(score(name, found)["blocks.0.fc1"]).all()
     with pytest.raises(InputError, match="needs curvature"):
         score("aware", found)

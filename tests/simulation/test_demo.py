@@ -20,7 +20,8 @@ from zkapex.simulation.demo import ARTEFACTS, DemoSettings, run_demo, summarise
 
 SMALL = DemoSettings(clients=2, dishonest=1)
 SETTINGS = {
-    "clients": 2, "dishonest": 1, "cheat": "half", "forget_class": 3, "seed": 0,
+    "clients": 2, "dishonest": 1, "cheat": "half",
+    "delete": "class", "forget_class": 3, "holder": -1, "forget_samples": 30, "seed": 0,
     "operator": "guarded-group-obs", "curvature": "kfac",
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
     "prove_curvature": False,
@@ -209,3 +210,35 @@ def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
 
     code, stdout, _ = zkapex(*command, "--resume")  # a finished demo only tells again
     assert (code, json.loads(stdout)) == (0, summary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delete", ["client", "samples"])
+def test_a_client_deletes_data_that_only_it_has(tmp_path: Path, delete: str) -> None:
+    out = tmp_path / "demo"
+    command = (
+        "demo",
+        "--out",
+        out,
+        "--clients",
+        "3",
+        "--dishonest",
+        "0",
+        "--delete",
+        delete,
+        "--holder",
+        "1",
+        "--json",
+    )
+    code, stdout, stderr = zkapex(*command)
+    assert code == 0, stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    assert [row["verdict"] for row in summary["clients"]] == ["proved"] * 3
+    holder = summary["proposal"]["holder"]
+    assert holder in {row["client_id"] for row in summary["clients"]}
+    accuracy = summary["accuracy"]
+    assert accuracy["after"]["forget"] < accuracy["before"]["forget"]
+    assert accuracy["after"]["retain"] > accuracy["before"]["retain"] - 0.1
+    assert summary["oracle"]["forget"] > 0.8
+    row = next(row for row in summary["clients"] if row["client_id"] == holder)
+    verify_receipt(out / row["receipt"], [load_public_key(out / "key.pub")])

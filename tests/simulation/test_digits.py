@@ -15,6 +15,7 @@ from zkapex.errors import InputError, ProtocolError
 from zkapex.simulation.adversaries import CHEATS
 from zkapex.simulation.digits import DigitsTask, agent, provider, scenario
 from zkapex.simulation.grid import run_config_of_app
+from zkapex.simulation.held import Request
 from zkapex.simulation.models import vision_transformer
 
 
@@ -53,12 +54,12 @@ def test_a_cheat_that_is_none_stops_the_run_before_it_starts(tmp_path: Path) -> 
 
 
 def task(index: int = 0) -> DigitsTask:
-    world = scenario(4, 3, 0)
+    world = scenario(4, Request(), 0)
     return DigitsTask(world.clients[index], world, index, 0)
 
 
 def test_tallies_are_whole_numbers_of_test_examples() -> None:
-    world = scenario(4, 3, 0)
+    world = scenario(4, Request(), 0)
     tallies = task().evaluate(vision_transformer(0))
     assert {name: tally.total for name, tally in tallies.items()} == {
         "forget": len(world.forget_test.labels),
@@ -71,7 +72,7 @@ def test_tallies_are_whole_numbers_of_test_examples() -> None:
 def test_training_is_reproducible_and_differs_between_clients_and_rounds() -> None:
     def trained(index: int, number: int) -> torch.Tensor:
         model = task(index).build_model()
-        assert task(index).fit_round(model, number) == len(scenario(4, 3, 0).clients[index].train.labels)
+        assert task(index).fit_round(model, number) == len(scenario(4, Request(), 0).clients[index].train.labels)
         return model.get_parameter("head.weight").detach().clone()
 
     assert torch.equal(trained(0, 1), trained(0, 1))

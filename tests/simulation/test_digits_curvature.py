@@ -13,12 +13,13 @@ from zkapex.client.activations import encode_activations, sample_activations
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of, encode
 from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.simulation.digits import DigitsTask, scenario
+from zkapex.simulation.held import Request
 from zkapex.simulation.models import target_layers
 
 
 @pytest.fixture(scope="module")
 def task() -> DigitsTask:
-    world = scenario(2, 3, 0)
+    world = scenario(2, Request(), 0)
     return DigitsTask(world.clients[0], world, 0, 0)
 
 

@@ -26,8 +26,11 @@ from zkapex.client.app import Agent, make_client_app
 from zkapex.client.personalise import FitSettings, fit, personalise
 from zkapex.client.task import Tally
 from zkapex.errors import Error
+from zkapex.proofs.signing import key_id, load_private_key
 from zkapex.server.app import make_server_app
 from zkapex.server.events import EventLog
+from zkapex.server.holder import plan_for_holder
+from zkapex.server.provider import Delegation
 from zkapex.server.registry import Registry
 from zkapex.server.run import RunSettings, run
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
@@ -120,6 +123,19 @@ class SmallTask:
         return {name: _tally(model, examples) for name, examples in sets.items()}
 
 
+class HoldingTask(SmallTask):
+    """A share whose threes are to be forgotten, and sit here alone."""
+
+    def forget_examples(self) -> Examples:
+        return only(self._replay, self._replay[1] == FORGET_CLASS)
+
+    def retained_examples(self) -> Examples:
+        return only(self._replay, self._replay[1] != FORGET_CLASS)
+
+    def personal_examples(self) -> Examples | None:
+        return self._personal
+
+
 class SmallProvider:
     """Asked to forget the threes, by a mask on two chunks of four."""
 
@@ -163,12 +179,29 @@ class SmallProvider:
         return {name: tally.correct / tally.total for name, tally in tallies.items()}
 
 
+HELD_SPACE = SearchSpace(scorers=("taylor",), fractions=(0.01, 0.02, 0.04), forget_target=0.1, margin=0.0)
+"""What a holder is asked to try."""
+
+
+class DelegatingProvider(SmallProvider):
+    """Has no threes: asks the client that holds them for mask and guard."""
+
+    def __init__(self, device: Path, largest_loss: float = 0.2) -> None:
+        super().__init__()
+        self._device, self._largest_loss = device, largest_loss
+
+    def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
+        holder = key_id(load_private_key(self._device / "key.pem").public_key())
+        retain = only(share(900, 400), share(900, 400)[1] != FORGET_CLASS)
+        return Delegation(holder, HELD_SPACE, lambda: [Copy(model, retain[0], retain)], self._largest_loss)
+
+
 Device = Callable[[int, Path, SmallTask], Agent]
 """Makes the device of one client from its number, folder and task."""
 
 
 def honest(index: int, folder: Path, task: SmallTask) -> Agent:
-    return DeviceAgent(folder, task, workers=1)
+    return DeviceAgent(folder, task, workers=1, planner=plan_for_holder)
 
 
 CHEATERS = ("ignore", "half", "unguarded", "decoy", "replay")
@@ -226,11 +259,12 @@ class Federation:
     settings: dict[str, Any] = field(default_factory=dict)
     epochs: int = 30
     provider: SmallProvider = field(default_factory=SmallProvider)
+    task: type[SmallTask] = SmallTask
     asked: list[tuple[int, str]] = field(default_factory=list)
     """(client's number, step) of every message a device acted on."""
 
     def __post_init__(self) -> None:
-        self.tasks = [SmallTask(index, self.epochs) for index in range(self.clients)]
+        self.tasks = [self.task(index, self.epochs) for index in range(self.clients)]
 
     @property
     def config(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ STATES = {
     "dampening": {"before": "before", "masked": "masked weights zeroed instead", "after": "after: dampened"},
 }
 """Rows of the table of accuracy, by operator."""
+WITHOUT = {"class": "the class", "client": "the client", "samples": "the samples"}
 
 
 def demo(
@@ -52,7 +53,22 @@ def demo(
             "there were no guard), decoy (prove about other weights), replay (a neighbour's proofs)."
         ),
     ] = "half",
+    delete: Annotated[
+        str,
+        typer.Option(
+            help="What is to be forgotten: class (a digit), client (all data of the holder, who leaves), samples "
+            "(some of the holder's)."
+        ),
+    ] = "class",
     forget_class: Annotated[int, typer.Option(help="The digit to forget.")] = 3,
+    holder: Annotated[
+        int,
+        typer.Option(
+            help="Number of the client, from 0 on, that holds what is to be forgotten: it chooses mask and guard, "
+            "on data that stay with it. -1: the provider."
+        ),
+    ] = -1,
+    forget_samples: Annotated[int, typer.Option(help="How many of the holder's samples to forget.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of data, training and search.")] = 0,
     operator: Annotated[
         str,
@@ -88,7 +104,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
 ) -> None:
-    """Train a federation on handwritten digits, delete one class, prove it, and issue receipts.
+    """Train a federation on handwritten digits, delete some of it, prove it, and issue receipts.
 
     Clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
     every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and is caught.
@@ -99,7 +115,10 @@ def demo(
         clients,
         dishonest,
         cheat,
+        delete,
         forget_class,
+        holder,
+        forget_samples,
         seed,
         operator,
         curvature,
@@ -142,6 +161,7 @@ class Follower:
         "personalise.started": "personalising",
         "enrol.started": "enrolling (commit, sign)",
         "search.started": "choosing the mask",
+        "propose.asked": "the holder chooses the mask",
         "unlearn.started": "unlearning on the clients",
         "prove.started": "proving and verifying",
         "receipts.started": "evaluating, issuing receipts",
@@ -212,7 +232,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
         accuracy.add_column(data, justify="right")
     operator = summary["settings"]["operator"]
     rows = {label: summary["accuracy"][state] for state, label in STATES[operator].items()}
-    rows["oracle: retrained without the class"] = summary["oracle"]
+    rows[f"oracle: retrained without {WITHOUT[summary['settings']['delete']]}"] = summary["oracle"]
     for name, values in rows.items():
         cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]
         accuracy.add_row(name, *cells)
@@ -251,6 +271,15 @@ def show(summary: dict[str, Any], out: Path) -> None:
         console.print(
             f"node {node['node'][:16]} did not enrol, and was asked for nothing: {node['reason']}",
             markup=False,
+            soft_wrap=True,
+        )
+    if summary["proposal"]:
+        plan, claims = summary["plan"], summary["proposal"]["claims"]
+        console.print(
+            f"Mask and guard were chosen by {summary['proposal']['holder'][:16]}, on data that stayed with it. It says "
+            f"that forget accuracy came down to {claims['forget']:.3f} on its copies of the model, which nobody else "
+            f"can check. The provider's own copies lost at most {max(plan['retain_loss'], plan['personal_loss']):.3f} "
+            "of retain or personal accuracy.",
             soft_wrap=True,
         )
     console.print("")

@@ -1,0 +1,64 @@
+"""``mnist-writers-leave``: the federation of ``mnist-writers``, and four of its 64 writers leave, one of each client.
+
+Nothing they wrote may have been trained on. Everybody else wrote the same ten digits, so a model that never saw their
+images reads most of them all the same: what is to be reached is not 0, but what the model gets right of images by
+writers it knows nothing of. The oracle is the judge of that; the search takes the global model's own accuracy on
+strangers' images as its target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from zkapex.server.search import SearchSpace
+from zkapex.simulation.data import ClientData, Scenario, client_shift, concatenate
+from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.mnist_writers import (
+    CLIENTS,
+    MNIST_WRITERS,
+    NON_MEMBER_CAP,
+    WRITERS_PER_CLIENT,
+    sizes,
+    take_part,
+)
+
+FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
+
+
+def make(seed: int, sources: Sources) -> Bench:
+    """The federation of a seed: which writers take part, and which four of them leave, depends on it.
+
+    Raises
+    ------
+    InputError
+        There is no file, or it does not hold what it should.
+    """
+    cast = take_part(seed, sources)
+    leaving = cast.writers[: CLIENTS * WRITERS_PER_CLIENT : WRITERS_PER_CLIENT]
+    author = cast.arrays["writer_train"]
+    clients, gone, gone_unseen, held = [], [], [], []
+    for index, (trained, held_out) in enumerate(cast.parts):
+        left, left_unseen = np.isin(author[trained], leaving), np.isin(author[held_out], leaving)
+        kept, unseen = cast.train(trained[~left]), cast.train(held_out[~left_unseen])
+        shift = client_shift(index)
+        judged = shift(concatenate(unseen, cast.test))
+        clients.append(ClientData(cast.train(trained), kept, shift(kept), judged, shift))
+        gone.append(cast.train(trained[left]))
+        gone_unseen.append(cast.train(held_out[left_unseen]))
+        held.append(unseen)
+    strangers = cast.train(cast.strangers(NON_MEMBER_CAP))
+    retained = concatenate(*(client.retained for client in clients))
+    world = Scenario(None, tuple(clients), concatenate(*gone), retained, concatenate(*gone_unseen), concatenate(*held))
+    note = f"{len(leaving)} writers leave: {sizes(world)}; {len(strangers.labels)} non-members by other writers"
+    return Bench(world, cast.test, strangers, note, unseen=strangers)
+
+
+MNIST_WRITERS_LEAVE: ScenarioConfig = replace(
+    MNIST_WRITERS,
+    name="mnist-writers-leave",
+    title="MNIST by writer: 64 of 539 writers in four clients, one writer of each leaves",
+    make=make,
+    space=SearchSpace(("aware",), guard_ranks=(1,), fractions=FRACTIONS, retain_cost=0.03),
+)

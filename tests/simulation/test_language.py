@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_language import save_model
+from torch.func import functional_call, grad, vmap
+
+from zkapex.errors import InputError
+from zkapex.server.saliency import margin_loss
+from zkapex.simulation.language import LanguageModel, load_language_model
+
+
+@pytest.fixture(scope="module", params=["llama", "opt"])
+def language(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return load_language_model(str(save_model(tmp_path_factory.mktemp("model"), request.param)))
+
+
+def windows() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 10), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_trunk_and_tail_make_up_the_model(language: LanguageModel, layers: int) -> None:
+    vocabulary = torch.tensor([3, 200, 17])
+    hidden, tail = language.split(windows(), layers, vocabulary)
+    assert hidden.dtype == torch.float16
+    with torch.no_grad():
+        wanted = language.model(input_ids=windows()).logits[..., vocabulary]
+        assert torch.allclose(tail(hidden), wanted, atol=1e-3)
+    assert len(tail.layers) == layers
+    assert not tail.head.weight.requires_grad
+
+
+def test_per_example_gradients_see_through_the_layers(language: LanguageModel) -> None:
+    hidden, tail = language.split(windows(), 2, torch.arange(256))
+    weights = {n: p.detach() for n, p in tail.named_parameters() if n.rpartition(".")[0].endswith(tail.targets)}
+    assert len(weights) >= 4
+
+    def loss(changed: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return margin_loss(functional_call(tail, changed, (x[None],)), y[None])
+
+    labels = windows()
+    together = vmap(grad(loss), in_dims=(None, 0, 0))(weights, hidden, labels)
+    for index in range(len(hidden)):
+        alone = grad(loss)(weights, hidden[index], labels[index])
+        for name, gradient in alone.items():
+            assert torch.allclose(together[name][index], gradient, atol=1e-6)
+
+
+def test_nothing_is_dropped_in_training(language: LanguageModel) -> None:
+    hidden, tail = language.split(windows(), 1, torch.arange(9))
+    assert torch.equal(tail.train()(hidden), tail.eval()(hidden))
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path, language: LanguageModel) -> None:
+    with pytest.raises(InputError, match="neither a model"):
+        load_language_model(str(tmp_path))
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match="cannot load"):
+        load_language_model(str(tmp_path))
+    with pytest.raises(InputError, match="does not fit a model of 3"):
+        language.split(windows(), 3, torch.arange(9))
+    with pytest.raises(InputError, match="not looked for"):
+        LanguageModel(torch.nn.Linear(2, 2), None).split(windows(), 1, torch.arange(9))
