@@ -24,7 +24,7 @@ $(STAMP): $(INPUTS)
 
 # The tools for development on top, for everything but the demo.
 $(STAMP)-dev: $(STAMP)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,vision]'
 	touch $@
 
 demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
@@ -53,7 +53,7 @@ results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 lock: ## Write constraints.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,lm]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,lm,vision]'
 	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
 	rm -rf $(VENV)-lock

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def evaluate(
     foreign = [method.name for method in chosen if method.name not in config.methods]
     if foreign:
         raise InputError(f"{config.name} has no {foreign[0]}", fix=f"choose from {', '.join(config.methods)}")
+    sources = replace(sources, on_stage=lambda stage: on_event({"event": "stage", "stage": stage, "seed": 0}))
     config.make(0, sources)  # what is wrong with the data is said before anything is written
     _claim(config, sources, out)
     torch.set_num_threads(1)

@@ -37,16 +37,17 @@ COLUMNS = {
     "seconds": "seconds",
 }
 LEGEND = """\
-`forget` is accuracy on the training examples that are deleted, a class or some people's, `forget, unseen` on others of
-the same kind that nobody trained on; `retain` on training examples of the others, `test` on unseen ones, `personal` on
-unseen examples of the client's own domain. In `code-lm` the class is a programming language, an example is a window of
-its tokens, and accuracy is the share of tokens that are the model's first guess; the oracle, too, knows the language
-from pretraining. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what is deleted against examples of its kind that
-nobody trained on; what counts is the distance to the oracle, from above or below. Where people leave and others like
-them stay, to forget is to come down to the oracle, not to 0. Of a backdoor `forget` is the attack's success.
-`relearned` is forget accuracy after one more epoch on retain data alone with nothing held at zero, `INT8` and `INT4`
-after rounding all linear layers. `CKA` compares the last representation with the oracle's. `seconds` is what the
-deletion took on one core: all clients one after the other, and the provider's search, or the oracle's training."""
+`forget` is accuracy on the training examples that are deleted, a class, some people's or single ones; `forget,
+unseen` on others of the same kind that nobody trained on; `retain` on training examples of the others, `test` on
+unseen ones, `personal` on unseen examples of the client's own domain. In `code-lm` the class is a programming
+language, an example is a window of its tokens, and accuracy is the share of tokens that are the model's first guess;
+the oracle, too, knows the language from pretraining. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what is
+deleted against examples of its kind that nobody trained on; what counts is the distance to the oracle, from above or
+below. Where people or single images leave and others like them stay, to forget is to come down to the oracle, not to
+0. Of a backdoor `forget` is the attack's success. `relearned` is forget accuracy after one more epoch on retain data
+alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `CKA` compares the last
+representation with the oracle's. `seconds` is what the deletion took on one core: all clients one after the other,
+and the provider's search, or the oracle's training."""
 
 
 def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95) -> dict[str, Any]:
@@ -127,7 +128,8 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
         "than these, and are given the raw examples to forget, which no client has. The operator sees only mask "
         "and guard, but the settings of the search that makes them (scorer, guard rank, margin) were chosen while "
-        "looking at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers` and its variants. "
+        "looking at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers` and its variants and "
+        "of `pacs`. "
         "Plain Group-OBS and the mask alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]

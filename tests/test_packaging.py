@@ -63,7 +63,8 @@ def test_constraints_pin_every_requirement() -> None:
             name, _, version = line.partition("==")
             assert version, f"{line} is not pinned"
             pinned[_normal(name)] = version
-    required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    required = [*PROJECT["project"]["dependencies"], *(name for extra in extras for name in extra)]
     for requirement in required:
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[.*\])?(?:==(.*))?", requirement)
         assert match is not None

@@ -12,11 +12,23 @@ from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
 from zkapex.simulation.scenarios.mnist_writers_leave import MNIST_WRITERS_LEAVE
 from zkapex.simulation.scenarios.mnist_writers_poison import MNIST_WRITERS_POISON
+from zkapex.simulation.scenarios.pacs import PACS, PACS_SAMPLES
 
 __all__ = ["SCENARIOS", "Bench", "ScenarioConfig", "Sources", "scenario_config"]
 
 SCENARIOS: Mapping[str, ScenarioConfig] = MappingProxyType(
-    {config.name: config for config in (DIGITS, MNIST_WRITERS, MNIST_WRITERS_LEAVE, MNIST_WRITERS_POISON, CODE_LM)}
+    {
+        config.name: config
+        for config in (
+            DIGITS,
+            MNIST_WRITERS,
+            MNIST_WRITERS_LEAVE,
+            MNIST_WRITERS_POISON,
+            PACS,
+            PACS_SAMPLES,
+            CODE_LM,
+        )
+    }
 )
 """Every scenario."""
 

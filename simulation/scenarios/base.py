@@ -25,10 +25,13 @@ class Sources:
         A data file or folder.
     model : str or None
         A file or folder with a pretrained model, or its name on a model hub.
+    on_stage : callable
+        Told the name of anything that takes long.
     """
 
     data: Path | None = None
     model: str | None = None
+    on_stage: Callable[[str], None] = lambda stage: None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 STAGES = {
+    "features": "running the frozen blocks on every image, once",
     "train": "training the global model",
     "personalise": "personalising",
     "retrain": "retraining the oracle",
@@ -47,8 +48,13 @@ def evaluate(
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
 
-    In digits and mnist-writers one class is deleted, in mnist-writers-leave all data of some writers, in
-    mnist-writers-poison those of writers who planted a backdoor, and methods are compared.
+    In digits, mnist-writers and pacs one class is deleted, and methods are compared.
+
+    In mnist-writers-leave, too, where all data of some writers are deleted.
+
+    In mnist-writers-poison, too, where these are writers who planted a backdoor.
+
+    In pacs-samples, too, where 3 % of the photographs are deleted.
 
     In code-lm, too, where a language model forgets a programming language.
 

@@ -1,0 +1,89 @@
+"""What the frozen trunk of a backbone makes of images, computed once and kept in zkapex's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from zkapex.circuits.cache import cache_root
+from zkapex.errors import StorageError
+from zkapex.server.storage import load_arrays, save_arrays
+from zkapex.simulation.backbone import Backbone
+from zkapex.simulation.pictures import Gallery, IntArray
+
+BATCH = 64
+FORMAT = b"zkapex features 1"
+
+
+def features_of(
+    backbone: Backbone,
+    gallery: Gallery,
+    numbers: IntArray,
+    size: int,
+    blocks: int,
+    *,
+    negative: bool = False,
+    before: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """What goes into the last `blocks` blocks, float16 [images, tokens, dim].
+
+    The file in the cache is named by everything that the features depend on, and shared by all evaluations.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    gallery : Gallery
+    numbers : int64 array [images]
+        Which images.
+    size : int
+        Width and height the images are brought to, a multiple of the patch size.
+    blocks : int
+    negative : bool
+        See the images in grey, bright and dark exchanged.
+    before : callable
+        Called if there is something to compute.
+
+    Raises
+    ------
+    InputError
+        An image cannot be decoded.
+    StorageError
+        The cache folder cannot be written.
+    """
+    digest = hashlib.sha256(FORMAT + repr((backbone.config, size, blocks, negative)).encode())
+    for name, value in backbone.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    for index in numbers.tolist():
+        encoded = gallery.encoded(index)
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    folder = cache_root() / "features"
+    path = folder / f"{digest.hexdigest()[:32]}.npz"
+    if path.exists():
+        # What is damaged is made anew.
+        with suppress(StorageError, KeyError):
+            return torch.from_numpy(load_arrays(path)["features"])
+    before()
+    features = _run(backbone, gallery, numbers, size, blocks, negative)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"cannot use {folder}", why=str(e), fix="set ZKAPEX_CACHE") from e
+    save_arrays(path, {"features": features.numpy()})
+    return features
+
+
+@torch.no_grad()
+def _run(
+    backbone: Backbone, gallery: Gallery, numbers: IntArray, size: int, blocks: int, negative: bool
+) -> torch.Tensor:
+    parts = []
+    for batch in np.split(numbers, range(BATCH, len(numbers), BATCH)):
+        images = torch.stack([gallery.pixels(index, size) for index in batch.tolist()])
+        if negative:
+            images = 1 - images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        parts.append(backbone(images, backbone.config.depth - blocks).half())
+    return torch.cat(parts)
