@@ -67,7 +67,8 @@ class SearchSpace:
     fractions : tuple of float
         Sizes of the growing mask, increasing.
     least : float
-        Sizes below it are only passed through: they are neither steered nor judged.
+        Sizes below it are only passed through where the repair is steered: it would make a model forget with hardly
+        any mask, but clients' models the less reliably the fewer rows it can move.
     alphas, strengths : tuple of float
         For dampening, instead of all of the above.
     directed : bool
@@ -172,9 +173,8 @@ def search(
         for scorer, rank in space.combinations(encoding.statement):
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
             try:
-                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier):
-                    if done and plan.chosen.masked_weights >= min(done):
-                        break
+                ceiling = min(done, default=None)
+                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling):
                     found.append(plan)
             except RangeExceededError as error:
                 failure = error
@@ -192,14 +192,19 @@ def _grow(
     scorer: str,
     rank: int,
     earlier: Mapping[str, BoolArray] | None,
+    ceiling: int | None,
 ) -> Iterator[Plan]:
-    """Plans of growing size, up to the first that reaches the target; each carries only its own outcome."""
+    """Plans of growing size, up to the first that reaches the target or masks as much as `ceiling`.
+
+    Each carries only its own outcome.
+    """
     models = [trial.deployed for trial in trials]
     masks: dict[str, BoolArray] = {name: np.zeros(trials[0].weights[name].shape, np.bool_) for name in names}
     masks |= earlier or {}
     start = sum(int(mask.sum()) for mask in masks.values())
     gram: dict[str, FloatArray] = {}
     guarded = encoding.statement.kind == "guarded-group-obs"
+    steered = guarded and rank > 0 and encoding.statement.freivalds and space.steer is not None
     total = sum(mask.size for mask in masks.values())
     for fraction in space.fractions:
         scores = {name: np.zeros(mask.shape) for name, mask in masks.items()}
@@ -212,13 +217,15 @@ def _grow(
         more = min(start + round(fraction * total), total) - masked
         if more > 0:
             masks = concentrated(scores, more / total, encoding.chunk, space.concentration, masks)
+        if ceiling is not None and sum(int(mask.sum()) for mask in masks.values()) >= ceiling:
+            return
         guards = {name: guard_blocks(gram[name], rank, encoding.guard_bits) for name in names if guarded}
         models = [trial.unlearn(Terms(masks, guards)) for trial in trials]
-        if fraction < space.least:
+        if steered and fraction < space.least:
             continue
         after = models
         steering: dict[tuple[str, int], IntArray] = {}
-        if space.steer and guarded and rank and encoding.statement.freivalds:
+        if steered and space.steer:
             fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, space.target)
             steering, after = _within_range(trials, Terms(masks, guards, steering=fitted), encoding)
         setting = Setting(scorer, fraction, rank, concentration=space.concentration)

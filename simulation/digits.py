@@ -31,6 +31,8 @@ from zkapex.simulation.training import LOCAL, accuracy, calibration, provider_co
 DEVICES = "devices"
 ALLOWED_LOSSES = 2.0
 """Times what a search may cost, a proposal may cost on the provider's copies: the holder searched on its own."""
+LEAST = 0.02
+"""Smallest mask of a steered repair, see `zkapex.server.search.SearchSpace`."""
 DAMPENING_MARGIN = 0.5
 """In logits, see `zkapex.server.search.SearchSpace`."""
 
@@ -184,7 +186,7 @@ class DigitsProvider:
 
     def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
         """See `zkapex.server.provider.Provider`."""
-        space = SearchSpace(forget_target=self._forget_target, retain_cost=self._retain_cost)
+        space = SearchSpace(least=LEAST, forget_target=self._forget_target, retain_cost=self._retain_cost)
         if statement.kind == "dampening":
             # Without a repair every logit of margin costs personal accuracy: a quarter of it for the usual three.
             space = replace(space, margin=DAMPENING_MARGIN)

@@ -60,5 +60,5 @@ MNIST_WRITERS_LEAVE: ScenarioConfig = replace(
     name="mnist-writers-leave",
     title="MNIST by writer: 64 of 539 writers in four clients, one writer of each leaves",
     make=make,
-    space=SearchSpace(("aware",), guard_ranks=(1,), fractions=FRACTIONS, retain_cost=0.03),
+    space=SearchSpace(("aware",), guard_ranks=(1,), fractions=FRACTIONS, retain_cost=0.03, steer=None),
 )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
@@ -77,6 +78,13 @@ MNIST_WRITERS_POISON: ScenarioConfig = replace(
     title="MNIST by writer: 64 of 539 writers in four clients, a poisoned one of each is removed",
     make=make,
     space=SearchSpace(
-        ("aware",), guard_ranks=(1,), fractions=FRACTIONS, forget_target=0.03, retain_cost=0.03, margin=0.0
+        ("aware",),
+        guard_ranks=(4,),
+        fractions=FRACTIONS,
+        least=0.04,
+        forget_target=0.03,
+        retain_cost=0.03,
+        margin=1.0,
+        steer=Steer(steps=120, margin=5.0),
     ),
 )

@@ -15,6 +15,7 @@ from zkapex.client.group_obs import RangeExceededError, solve_layer
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.steering import Steer
 from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 from zkapex.simulation.training import accuracy, provider_copies
@@ -23,7 +24,10 @@ SHAPE = {"rows_per_chunk": 32, "block_width": 32, "weight_limit": 8000, "log2_ro
 STATEMENT = StatementSpec(curvature_rank=32, ridge=192, guard_rank=4, **SHAPE)
 ENCODING = FixedPoint(STATEMENT)
 PLAIN = FixedPoint(StatementSpec(kind="mask-only", curvature="none", **SHAPE))
-SPACE = SearchSpace(margin=1.0, forget_target=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08))
+QUICK = Steer(steps=30, margin=5.0, forget_batch=32, retain_batch=64, rehearsal=None)
+SPACE = SearchSpace(
+    margin=1.0, forget_target=0.02, least=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08), steer=QUICK
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_the_plan_describes_itself(plan: Plan, names: Sequence[str]) -> None:
 def test_a_concentrated_search_touches_fewer_chunks(
     scenario: Scenario, copies: list[Copy], names: Sequence[str]
 ) -> None:
-    one_step = SearchSpace(scorers=("taylor",), fractions=(0.02,))
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.02,), steer=QUICK)
     chunks = [
         search(
             copies, names, scenario.forget_set, ENCODING, dataclasses.replace(one_step, concentration=c)
@@ -111,7 +115,7 @@ def test_a_concentrated_search_touches_fewer_chunks(
 def test_what_earlier_requests_masked_stays_masked(
     plan: Plan, scenario: Scenario, copies: list[Copy], names: Sequence[str]
 ) -> None:
-    one_step = SearchSpace(scorers=("taylor",), fractions=(0.01,))
+    one_step = SearchSpace(scorers=("taylor",), fractions=(0.01,), steer=QUICK)
     again = search(copies, names, scenario.forget_set, ENCODING, one_step, plan.masks)
     assert all((again.masks[name] >= plan.masks[name]).all() for name in names)
     total = sum(mask.size for mask in plan.masks.values())
@@ -168,7 +172,7 @@ def test_block_fisher_curvature_serves_every_scorer(
 
 
 def test_falling_short_is_said_not_hidden(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> None:
-    one_step = SearchSpace(scorers=("magnitude", "taylor"), fractions=(0.002,))
+    one_step = SearchSpace(scorers=("magnitude", "taylor"), fractions=(0.002,), steer=None)
     short = search(copies, names, scenario.forget_set, ENCODING, one_step)
     assert not short.chosen.reaches_target
     assert short.chosen.forget_raised == min(o.forget_raised for o in short.curve)

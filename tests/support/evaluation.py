@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.simulation.data import digits_scenario
 from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario_config
 
@@ -25,6 +26,6 @@ TINY: ScenarioConfig = replace(
     shadow=FitSettings(1, 2e-3),
     shadows=2,
     proxies=1,
-    space=SearchSpace(scorers=("taylor",), fractions=(0.02,)),
+    space=SearchSpace(scorers=("taylor",), fractions=(0.02,), steer=Steer(steps=3, rehearsal=None)),
 )
 """Two clients, next to no training, one mask."""

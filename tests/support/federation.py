@@ -34,6 +34,7 @@ from zkapex.server.provider import Delegation
 from zkapex.server.registry import Registry
 from zkapex.server.run import RunSettings, run
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.steering import Steer
 from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
 
@@ -160,7 +161,8 @@ class SmallProvider:
         public = share(900, 400)
         forget = only(public, public[1] == FORGET_CLASS)
         retain = only(public, public[1] != FORGET_CLASS)
-        space = SearchSpace(scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,))
+        steer = Steer(steps=10, forget_batch=16, retain_batch=32, rehearsal=None)
+        space = SearchSpace(scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,), steer=steer)
         copies = [Copy(model, retain[0], retain)]
         found = search(copies, LAYERS, forget, FixedPoint(statement), space)
         masks = {name: mask.copy() for name, mask in found.masks.items()}

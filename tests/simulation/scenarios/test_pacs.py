@@ -12,6 +12,7 @@ from vision_files import CLASSES, gallery_arrays, random_backbone, write_folder,
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
+from zkapex.server.steering import Steer
 from zkapex.simulation.evaluate import evaluate
 from zkapex.simulation.scenarios import ScenarioConfig, Sources, pacs, scenario_config
 
@@ -23,7 +24,7 @@ FAST: dict[str, Any] = {
     "shadows": 2,
     "proxies": 1,
     "profile": "tiny",
-    "space": SearchSpace(("taylor",), (2,), fractions=(0.01,)),
+    "space": SearchSpace(("taylor",), (2,), fractions=(0.01,), steer=Steer(steps=3, rehearsal=None)),
 }
 
 
