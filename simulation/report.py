@@ -203,7 +203,7 @@ def _mask(seed: Mapping[str, Any]) -> str:
     chosen, weights = seed["plan"]["chosen"], seed["plan"]["weights"]
     share = chosen["masked_weights"] / weights
     return (
-        f"; mask of {chosen['masked_weights']} of {weights} weights ({100 * share:.1f} %) in {chosen['touched_rows']} "
+        f"; mask of {chosen['masked_weights']} of {weights} weights ({100 * share:.3g} %) in {chosen['touched_rows']} "
         f"rows of blocks, scorer `{chosen['scorer']}`, guard rank {chosen['guard_rank']}"
     )
 
