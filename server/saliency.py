@@ -131,8 +131,8 @@ def gradient_moments(
     second = {k: torch.zeros_like(w, dtype=torch.float64) for k, w in targets.items()}
     for x, y in zip(torch.split(inputs, chunk), torch.split(labels, chunk), strict=True):
         for key, gradient in per_example(targets, x, y).items():
-            first[key] += gradient.sum(0, dtype=torch.float64)
-            second[key] += gradient.square().sum(0, dtype=torch.float64)
+            first[key] += gradient.sum(0)
+            second[key] += gradient.square().sum(0)
     n, tokens = len(inputs), labels[0].numel()
     return {
         name: (

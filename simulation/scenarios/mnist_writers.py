@@ -194,7 +194,7 @@ MNIST_WRITERS = ScenarioConfig(
     shadow=FitSettings(epochs=10, learning_rate=2e-3, batch_size=64),
     shadows=4,
     profile="server",
-    proxies=2,
+    proxies=4,
     space=SearchSpace(
         ("aware",),
         fractions=FRACTIONS,
@@ -202,7 +202,7 @@ MNIST_WRITERS = ScenarioConfig(
         forget_target=0.02,
         retain_cost=0.03,
         margin=1.0,
-        steer=Steer(steps=120, margin=5.0),
+        steer=Steer(steps=120, margin=8.0),
     ),
     replay_share=0.25,
     search_forget=600,
