@@ -76,7 +76,7 @@ class SalUn:
         optimiser.zero_grad()
         cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         for name, weight in model.named_parameters():
-            if weight.grad is not None:
+            if weight.grad is not None and name in frozen:
                 weight.grad[frozen[name]] = 0.0
         optimiser.step()
         with torch.no_grad():
