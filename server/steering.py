@@ -61,7 +61,7 @@ class Steer:
     """
 
     steps: int = 100
-    margin: float = 3.0
+    margin: float = 6.0
     retain_weight: float = 6.0
     step_size: float = 0.004
     forget_batch: int = 64
