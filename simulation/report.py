@@ -126,10 +126,10 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "Every model is evaluated on the quantised weights that would be proved. Each number is the mean over the "
         "clients of a seed, then mean ± standard deviation over seeds; accuracies in per cent.\n",
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
-        "than these, and are given the raw examples to forget, which no client has. The operator sees only mask "
-        "and guard, but the settings of the search that makes them (scorer, guard rank, margin) were chosen while "
-        "looking at these scenarios: at seeds 0 to 2 of `digits`, at seed 0 of `mnist-writers` and its variants and "
-        "of `pacs`. "
+        "than these, and are given the raw examples to forget, which no client has. The operator sees only mask, "
+        "guard and steering, but the settings of the search that makes them (scorer, guard rank, sizes and margins) "
+        "were chosen while looking at these scenarios: at seeds 0 to 2 of `digits` and of `mnist-writers`, at seed 0 "
+        "of its variants, of `pacs` and of `code-lm`. "
         "Plain Group-OBS and the mask alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]
