@@ -202,7 +202,7 @@ MNIST_WRITERS = ScenarioConfig(
         forget_target=0.02,
         retain_cost=0.03,
         margin=1.0,
-        steer=Steer(steps=120, margin=8.0),
+        steer=Steer(steps=120, margin=8.0, retain_weight=12.0),
     ),
     replay_share=0.25,
     search_forget=600,
