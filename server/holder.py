@@ -35,6 +35,8 @@ def plan_for_holder(
         margin=request.margin,
         concentration=request.concentration,
         steer=None,  # proposals carry mask and guard only
+        # What others lose is not seen here; a few samples may be no reason to take much from them.
+        cost_first=True,
     )
     copies = [Copy(c.model, c.calibration, c.retain, c.personal) for c in candidates]
     encoding = FixedPoint(manifest.statement, manifest.curvature_bits)

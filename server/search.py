@@ -85,6 +85,8 @@ class SearchSpace:
     steer : Steer or None
         How the steering along the guard is fitted; None for none. Only where there is a guard and the circuit's
         products are checked at a challenge.
+    cost_first : bool
+        If no mask forgets within the cost: whether to stay within it and forget as much as that allows.
     """
 
     scorers: tuple[str, ...] | None = None
@@ -99,6 +101,7 @@ class SearchSpace:
     margin: float = 3.0
     concentration: float = 0.0
     steer: Steer | None = STEER
+    cost_first: bool = False
 
     def __post_init__(self) -> None:
         if self.scorers == () or self.guard_ranks == () or not self.fractions:
@@ -180,7 +183,7 @@ def search(
                 failure = error
     if not found:
         raise failure or InputError("the search tried nothing", fix="give at least one fraction")
-    return choose(found)
+    return choose(found, space.cost_first)
 
 
 def _grow(

@@ -188,6 +188,10 @@ class Plan:
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
 
+_WORSE_THAN_REMEMBERING = 2.0
+"""Above any forget accuracy."""
+
+
 class Trial:
     """One copy as the operator sees it: quantised weights and encoded curvature.
 
@@ -287,17 +291,21 @@ def judge(
     )
 
 
-def choose(found: Sequence[Plan]) -> Plan:
+def choose(found: Sequence[Plan], cost_first: bool = False) -> Plan:
     """The plan that forgets, then is within the cost, then has least of what there should be little of.
+
+    With `cost_first` one that is within the cost comes before one that forgets and is not.
 
     Each of `found` carries its own outcome only; the choice carries all of them as its curve.
     """
-    best = min(found, key=lambda plan: _preference(plan.chosen))
+    best = min(found, key=lambda plan: _preference(plan.chosen, cost_first))
     return Plan(best.chosen, best.masks, best.guards, tuple(plan.chosen for plan in found), best.factors, best.steering)
 
 
-def _preference(outcome: Outcome) -> tuple[bool, bool, float, float]:
+def _preference(outcome: Outcome, cost_first: bool) -> tuple[bool, bool, float, float]:
     loss = max(outcome.retain_loss, outcome.personal_loss)
+    if cost_first and not outcome.within_cost:
+        return True, True, _WORSE_THAN_REMEMBERING + loss, outcome.masked_weights
     if not outcome.reaches_target:
         return True, True, outcome.forget_raised, loss
     if not outcome.within_cost:

@@ -14,8 +14,9 @@ from zkapex.client.curvature import curvature_of
 from zkapex.client.group_obs import RangeExceededError, solve_layer
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
-from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, SearchSpace, Setting, search
 from zkapex.server.steering import Steer
+from zkapex.server.trials import choose
 from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 from zkapex.simulation.training import accuracy, provider_copies
@@ -198,3 +199,29 @@ def test_impossible_searches_are_refused(scenario: Scenario, copies: list[Copy],
     # The inverse of a guard scale this small is a multiplier far out of range.
     with pytest.raises(RangeExceededError):
         search(copies, names, scenario.forget_set, dataclasses.replace(ENCODING, guard_bits=1), SPACE)
+
+
+def test_a_search_whose_cost_comes_first_stays_within_it() -> None:
+    def plan(forget: float, loss: float) -> Plan:
+        outcome = Outcome(
+            setting=Setting("taylor", 0.1, 0),
+            masked_weights=10,
+            touched_rows=1,
+            touched_chunks=1,
+            forget=forget,
+            forget_raised=forget,
+            retain=0.9,
+            personal=0.9,
+            retain_loss=loss,
+            personal_loss=0.0,
+            reaches_target=forget < 0.1,
+            within_cost=loss < 0.05,
+        )
+        return Plan(outcome, {}, {}, ())
+
+    dear, cheap, cheaper = plan(0.0, 0.2), plan(0.6, 0.04), plan(0.8, 0.01)
+    assert choose([cheaper, cheap, dear]).chosen == dear.chosen
+    assert choose([cheaper, cheap, dear], cost_first=True).chosen == cheap.chosen
+    assert choose([dear, plan(0.0, 0.3)], cost_first=True).chosen == dear.chosen
+    both = plan(0.05, 0.02)
+    assert choose([dear, both, cheap], cost_first=True).chosen == both.chosen
