@@ -55,7 +55,7 @@ def sample_activations(
     Parameters
     ----------
     model, names, inputs, block_width
-        As in `zkapex.client.moments.second_moments`.
+        As in `zkapex.client.moments.visit_inputs`.
     count : int
         At most this many rows.
     seed : int
@@ -69,7 +69,7 @@ def sample_activations(
     Raises
     ------
     InputError
-        As `second_moments`, or if `count` is not positive.
+        As `visit_inputs`, or if `count` is not positive.
     """
     if count < 1:
         raise InputError(f"{count} activations are no sample")

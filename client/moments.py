@@ -4,7 +4,7 @@
 over the data, ``sum_i d_i^T E[x x^T] d_i`` over the rows of D: one matrix serves every row (the structure of Optimal
 Brain Compression and SparseGPT, and the input factor of K-FAC). Not every token's output matters alike to what the
 model answers, and some of a vision transformer's last layer not at all: `weighted_moments` weighs each by the squared
-norm of the logits' derivative. `second_moments` does not, and needs forward passes only.
+norm of the logits' derivative.
 
 *block-fisher.* The mean of ``g g^T`` over examples, g the gradient of the log-likelihood with respect to B consecutive
 weights of one row (ZK-APEX, arXiv 2512.09953, section 4). The paper takes the labels of the data (empirical Fisher);
@@ -32,45 +32,6 @@ _GRADIENT_BYTES = 64 * 2**20
 """Memory for the per-example gradients of one layer, at most; a batch has at least one example."""
 
 
-def second_moments(
-    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, batch_size: int = 256
-) -> dict[str, FloatArray]:
-    """Mean of ``x x^T`` over all tokens of all examples, per column block of each named linear layer's input.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Put in evaluation mode; not otherwise changed.
-    names : sequence of str
-        Qualified names of ``nn.Linear`` modules.
-    inputs : torch.Tensor
-        Examples ``[n, ...]``.
-    block_width : int
-        B. The last block is padded with zeros.
-    batch_size : int
-        Examples per forward pass; bounds memory, does not change the result beyond float64 rounding.
-
-    Returns
-    -------
-    dict of str to float64 array [blocks, B, B]
-
-    Raises
-    ------
-    InputError
-        If there are no inputs, a name is not a linear layer, or a layer is never used.
-    """
-    totals: dict[str, FloatArray] = {}
-    counts: dict[str, int] = {}
-
-    def record(name: str, blocks: FloatArray) -> None:
-        columns = blocks.transpose(1, 2, 0)
-        totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 2, 1)
-        counts[name] = counts.get(name, 0) + len(blocks)
-
-    visit_inputs(model, names, inputs, block_width, record, batch_size)
-    return {name: totals[name] / counts[name] for name in names}
-
-
 def weighted_moments(
     model: nn.Module, names: Sequence[str], inputs: torch.Tensor, block_width: int, seed: int = 0
 ) -> dict[str, FloatArray]:
@@ -85,7 +46,7 @@ def weighted_moments(
     model : nn.Module
         Its output are logits ``[n, ...]``. Put in evaluation mode; not otherwise changed.
     names, inputs, block_width
-        As in `second_moments`.
+        As in `visit_inputs`.
     seed : int
         Of the r.
 
@@ -96,7 +57,7 @@ def weighted_moments(
     Raises
     ------
     InputError
-        As `second_moments`; also if a layer's outputs do nothing to the logits.
+        As `visit_inputs`; also if a layer's outputs do nothing to the logits.
     """
     _check_inputs(inputs, block_width)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -145,7 +106,23 @@ def visit_inputs(
 ) -> None:
     """Call `record` with the name and the input, float64 ``[tokens, blocks, B]``, of each named layer in each batch.
 
-    Parameters and errors as in `second_moments`.
+    Parameters
+    ----------
+    model : nn.Module
+        Put in evaluation mode; not otherwise changed.
+    names : sequence of str
+        Qualified names of ``nn.Linear`` modules.
+    inputs : torch.Tensor
+        Examples ``[n, ...]``.
+    block_width : int
+        B. The last block is padded with zeros.
+    batch_size : int
+        Examples per forward pass.
+
+    Raises
+    ------
+    InputError
+        If there are no inputs, a name is not a linear layer, or a layer is never used.
     """
     _check_inputs(inputs, block_width)
     used: set[str] = set()
@@ -178,7 +155,7 @@ def fisher_moments(
     model : nn.Module
         A classifier: its output is ``[n, classes]``. Put in evaluation mode; not otherwise changed.
     names, inputs, block_width
-        As in `second_moments`.
+        As in `visit_inputs`.
     seed : int
         Of the labels drawn from the model's predictions.
 

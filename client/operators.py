@@ -49,6 +49,10 @@ class Terms:
     factors: Mapping[str, IntArray] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
+    def unguarded(self) -> Terms:
+        """The same masks for plain Group-OBS: guards of rank 0, and so no steering."""
+        return Terms(self.masks, {n: [guard[:, :0] for guard in guards] for n, guards in self.guards.items()})
+
     @classmethod
     def of(cls, instance: Instance) -> Terms:
         """The terms of a request."""

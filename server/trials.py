@@ -187,6 +187,11 @@ class Plan:
     factors: Mapping[str, IntArray] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
+    @property
+    def terms(self) -> Terms:
+        """The plan as operators take it."""
+        return Terms(self.masks, self.guards, self.factors, self.steering)
+
 
 _WORSE_THAN_REMEMBERING = 2.0
 """Above any forget accuracy."""

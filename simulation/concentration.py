@@ -65,11 +65,7 @@ class ConcentrationStudy:
                 on_event({"event": "stage", "stage": "plan", "seed": seed})
                 plan = self._plan(place, bench, seed, deployment, model, concentration)
             inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
-            guards = {name: list(blocks) for name, blocks in plan.guards.items()}
-            after = [
-                deployment.unlearned(m, plan.masks, guards, x, plan.steering)
-                for m, x in zip(before, inputs, strict=True)
-            ]
+            after = [deployment.unlearned(m, plan.terms, x) for m, x in zip(before, inputs, strict=True)]
             masked = [deployment.masked(m, plan.masks) for m in before]
             measured = {"after": _measure(after, world), "mask_only": _measure(masked, world)}
             rows.append({"concentration": concentration, "chosen": plan.chosen, "curve": list(plan.curve), **measured})

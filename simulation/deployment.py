@@ -14,7 +14,8 @@ from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
 from zkapex.client.curvature import curvature_of
-from zkapex.client.group_obs import mask_only, solve_layer
+from zkapex.client.group_obs import mask_only
+from zkapex.client.operators import GuardedGroupObs, Terms
 from zkapex.errors import InputError
 from zkapex.server.search import FixedPoint
 
@@ -82,27 +83,16 @@ class Deployment:
         weights = self.encode(model)
         return self._with(model, {n: theta + mask_only(theta, masks[n]).delta for n, theta in weights.items()})
 
-    def unlearned(
-        self,
-        model: nn.Module,
-        masks: Mapping[str, BoolArray],
-        guards: Mapping[str, Sequence[IntArray]],
-        calibration: torch.Tensor,
-        steering: Mapping[tuple[str, int], IntArray] | None = None,
-    ) -> nn.Module:
+    def unlearned(self, model: nn.Module, terms: Terms, calibration: torch.Tensor) -> nn.Module:
         """A copy of a deployed model after guarded Group-OBS; guards of rank 0 make it the plain one.
 
         Parameters
         ----------
         model : nn.Module
             A `deploy`-ed model.
-        masks : mapping of str to bool array [out, in]
-        guards : mapping of str to sequence of int64 arrays [B, r]
-            Per layer, one per column block.
+        terms : Terms
         calibration : tensor [n, ...]
             Inputs the curvature is taken from.
-        steering : mapping of (str, int) to int64 array [out, r], optional
-            By layer and column block.
 
         Raises
         ------
@@ -111,12 +101,9 @@ class Deployment:
         """
         encoding = self.encoding
         curvature = curvature_of(model, self.names, calibration, encoding.curvature)
-        weights = self.encode(model)
-        for name, theta in weights.items():
-            matrices = [block.matrix for block in curvature[name]]
-            along = [(steering or {}).get((name, block)) for block in range(len(matrices))]
-            solution = solve_layer(theta, masks[name], matrices, list(guards[name]), encoding.weight_limit, along)
-            weights[name] = theta + solution.delta
+        weights, _ = GuardedGroupObs().change(
+            self.encode(model), terms, lambda name: [block.matrix for block in curvature[name]], encoding.weight_limit
+        )
         return self._with(model, weights)
 
     @torch.no_grad()

@@ -263,9 +263,7 @@ class _Step:
             numbers[chain]["later"] = self.world.measure(later, self.step)
             models += later
         for index, model in enumerate(copies):
-            deployed = self.deployment.unlearned(
-                model, plan.masks, plan.guards, self._calibration(index, self.step - 1), plan.steering
-            )
+            deployed = self.deployment.unlearned(model, plan.terms, self._calibration(index, self.step - 1))
             if index:
                 personal, replay, _ = self.world.proxy(index - 1, self.step)
                 deployed = self._go_on(deployed, (personal, replay), 50 + index, held)
@@ -307,9 +305,8 @@ class _Step:
             return self.deployment.masked(model, plan.masks)
         inputs = calibration(*self._client(index, self.step - 1), self.study.base.replay_share)
         if chain == "group-obs":
-            unguarded = {name: tuple(block[:, :0] for block in blocks) for name, blocks in plan.guards.items()}
-            return self.deployment.unlearned(model, plan.masks, unguarded, inputs)
-        return self.deployment.unlearned(model, plan.masks, plan.guards, inputs, plan.steering)
+            return self.deployment.unlearned(model, plan.terms.unguarded(), inputs)
+        return self.deployment.unlearned(model, plan.terms, inputs)
 
     def _go_on(
         self, model: nn.Module, data: tuple[Examples, Examples], index: int, held: Mapping[str, torch.Tensor]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
 from zkapex.simulation.baselines.base import Case
@@ -21,8 +20,4 @@ class GroupObs:
 
     def unlearn(self, case: Case) -> nn.Module:
         """See `Method`."""
-        unguarded = {
-            name: [np.zeros((block.shape[0], 0), np.int64) for block in blocks]
-            for name, blocks in case.plan.guards.items()
-        }
-        return case.deployment.unlearned(case.before, case.plan.masks, unguarded, case.calibration)
+        return case.deployment.unlearned(case.before, case.plan.terms.unguarded(), case.calibration)

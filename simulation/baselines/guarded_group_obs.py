@@ -20,6 +20,4 @@ class GuardedGroupObs:
 
     def unlearn(self, case: Case) -> nn.Module:
         """See `Method`."""
-        guards = {name: list(blocks) for name, blocks in case.plan.guards.items()}
-        plan = case.plan
-        return case.deployment.unlearned(case.before, plan.masks, guards, case.calibration, plan.steering)
+        return case.deployment.unlearned(case.before, case.plan.terms, case.calibration)

@@ -9,8 +9,18 @@ from networks import inputs, network
 from torch import nn
 
 from zkapex.client import moments
-from zkapex.client.moments import fisher_moments, second_moments, weighted_moments
+from zkapex.client.moments import fisher_moments, visit_inputs, weighted_moments
 from zkapex.errors import InputError
+
+
+def second_moments(
+    model: nn.Module, names: list[str], x: torch.Tensor, block_width: int, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Mean of ``x x^T`` over all that `visit_inputs` shows."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    visit_inputs(model, names, x, block_width, lambda name, blocks: seen[name].append(blocks), batch_size)
+    rows = {name: np.concatenate(blocks) for name, blocks in seen.items()}
+    return {name: np.einsum("tbi,tbj->bij", r, r) / len(r) for name, r in rows.items()}
 
 
 def test_second_moments_are_those_of_the_layers_inputs() -> None:
