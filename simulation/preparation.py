@@ -28,7 +28,7 @@ from zkapex.simulation.baselines import Case
 from zkapex.simulation.data import ClientData, Examples, concatenate
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.metrics import Yardstick
-from zkapex.simulation.metrics.membership import confidence, difficulty, shadow_halves
+from zkapex.simulation.metrics.membership import Shadows, Signals, shadow_halves, signals
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
 from zkapex.simulation.training import accuracy, calibration, federated_averaging, provider_copies
@@ -90,7 +90,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
     deployment = Deployment.of(model, names, FixedPoint(statement))
     plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
-    level = shelf.arrays("shadows", lambda: {"level": _difficulty(config, bench, seed)})["level"].astype(np.float64)
+    shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
         Case(
             before=deployment.deploy(before),
@@ -106,7 +106,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])
-    return Prepared(bench, cases, Yardstick(bench, retain, level, config.relearn), shelf.seconds)
+    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn), shelf.seconds)
 
 
 class Shelf:
@@ -161,6 +161,21 @@ class Shelf:
         except (KeyError, RuntimeError) as e:
             raise StorageError(f"{path} is damaged", why=str(e)[:300], fix="delete it and run again") from e
         return models
+
+    def shadows(self, make: Callable[[], Shadows]) -> Shadows:
+        """Shadow models' signals. Raises StorageError if their file is damaged."""
+
+        def arrays() -> dict[str, npt.NDArray[np.generic]]:
+            made = make()
+            return {**vars(made.signals), "trained_on": made.trained_on}
+
+        found = self.arrays("shadows", arrays)
+        try:
+            odds, likelihood = (found[name].astype(np.float64) for name in ("log_odds", "log_likelihood"))
+            return Shadows(Signals(odds, likelihood), found["trained_on"].astype(np.bool_))
+        except KeyError as e:
+            path = self._folder / "shadows.npz"
+            raise StorageError(f"{path} is damaged", why=f"it lacks {e}", fix="delete it and run again") from e
 
     def plan(self, make: Callable[[], StoredPlan]) -> StoredPlan:
         """The plan. Raises StorageError if its file is damaged."""
@@ -220,14 +235,15 @@ def _plan(
     return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, space))
 
 
-def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[np.float64]:
-    """`difficulty` of the examples to forget, then of the non-members."""
+def _shadows(config: ScenarioConfig, bench: Bench, seed: int) -> Shadows:
+    """Shadow models, and their signals of the examples to forget and then of the non-members."""
     contested = concatenate(bench.world.forget_set, bench.non_members)
-    confidences, trained_on = [], []
+    found, trained_on = [], []
     for index, half in enumerate(shadow_halves(len(contested.labels), config.shadows, seed)):
         data = concatenate(bench.world.retain_set, contested.take(torch.from_numpy(half)))
         shadow = config.build(bench, seed * 100 + index + 1)
         fit(shadow, data.inputs, data.labels, config.shadow, seed * 100 + index)
-        confidences.append(confidence(shadow, contested))
+        found.append(signals(shadow, contested))
         trained_on.append(half)
-    return difficulty(np.stack(confidences), np.stack(trained_on))
+    stacked = Signals(np.stack([one.log_odds for one in found]), np.stack([one.log_likelihood for one in found]))
+    return Shadows(stacked, np.stack(trained_on))

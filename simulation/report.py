@@ -30,9 +30,11 @@ COLUMNS = {
     "personal_acc": "personal",
     "mia_auc": "MIA AUC",
     "mia_tpr_at_0.1pct_fpr": "TPR at 0.1 % FPR",
+    "lira_auc": "LiRA AUC",
     "relearn_forget_acc": "relearned",
     "int8_forget_acc": "INT8",
     "int4_forget_acc": "INT4",
+    "probe_auc": "probe AUC",
     "cka_to_retrain": "CKA",
     "seconds": "seconds",
 }
@@ -44,13 +46,14 @@ LEGEND = """\
 unseen` on others of the same kind that nobody trained on; `retain` on training examples of the others, `test` on
 unseen ones, `personal` on unseen examples of the client's own domain. In `code-lm` the class is a programming
 language, an example is a window of its tokens, and accuracy is the share of tokens that are the model's first guess;
-the oracle, too, knows the language from pretraining. `MIA AUC` and `TPR at 0.1 % FPR` are offline LiRA on what is
-deleted against examples of its kind that nobody trained on; what counts is the distance to the oracle, from above or
-below. Where people or single images leave and others like them stay, to forget is to come down to the oracle, not to
-0. Of a backdoor `forget` is the attack's success. `relearned` is forget accuracy after one more epoch on retain data
-alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `CKA` compares the last
-representation with the oracle's. `seconds` is what the deletion took on one core: all clients one after the other,
-and the provider's search, or the oracle's training."""
+the oracle, too, knows the language from pretraining. `MIA AUC` and `TPR at 0.1 % FPR` are RMIA, `LiRA AUC` is offline
+LiRA, both on what is deleted against examples of its kind that nobody trained on; what counts is the distance to the
+oracle, from above or below. Where people or single images leave and others like them stay, to forget is to come down
+to the oracle, not to 0. Of a backdoor `forget` is the attack's success. `relearned` is forget accuracy after one more
+epoch on retain data alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `probe AUC`
+says how well a linear probe of the last representation tells unseen examples of the kind that is deleted from others,
+again to be compared with the oracle's; `CKA` compares that representation itself with the oracle's. `seconds` is what
+the deletion took on one core: all clients one after the other, and the provider's search, or the oracle's training."""
 
 
 def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recovery: float = 0.95) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 def _cell(name: str, mean: float, std: float | None) -> str:
     if name == "seconds":
         return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
-    if name in ("mia_auc", "cka_to_retrain"):
+    if name.endswith("_auc") or name == "cka_to_retrain":
         return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
     return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 

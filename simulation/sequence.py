@@ -30,7 +30,7 @@ from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, search
 from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.simulation.data import CLASSES, Examples, Shift, client_shift, concatenate, digits_scenario, proxy_shift
 from zkapex.simulation.deployment import Deployment
-from zkapex.simulation.metrics.membership import confidence, separation
+from zkapex.simulation.metrics.membership import separation, signals
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.preparation import Shelf, federation
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
@@ -217,7 +217,7 @@ class World:
             if images:
                 gone = concatenate(*images)
                 row["image_acc"] = accuracy(model, gone)
-                row["image_auc"] = separation(confidence(model, gone), confidence(model, test)).auc
+                row["image_auc"] = separation(signals(model, gone).log_odds, signals(model, test).log_odds).auc
             rows.append(row)
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 

@@ -50,7 +50,7 @@ def judge(methods: Mapping[str, Any], recovery: float = 0.95) -> list[Target]:
         Target(
             f"at least {100 * recovery:.0f} % of the personal accuracy that the mask lost",
             recovered,
-            "%",
+            f"% of {100 * lost:.1f} points",
             recovered >= 100 * recovery,
         ),
         Target("retain accuracy at most 2 points below the oracle's", retain, "points", retain >= -2),

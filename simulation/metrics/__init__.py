@@ -10,7 +10,8 @@ from torch import nn
 from zkapex.client.personalise import FitSettings
 from zkapex.simulation.baselines import Case
 from zkapex.simulation.data import ClientData, Examples, concatenate
-from zkapex.simulation.metrics.membership import FloatArray, attack
+from zkapex.simulation.metrics.membership import Shadows, attack
+from zkapex.simulation.metrics.probing import probe_auc
 from zkapex.simulation.metrics.relearning import relearned
 from zkapex.simulation.metrics.rounding import rounded
 from zkapex.simulation.metrics.similarity import features, linear_cka
@@ -19,9 +20,12 @@ from zkapex.simulation.training import accuracy
 
 METRICS = (
     "forget_acc", "forget_test_acc", "retain_acc", "test_acc", "personal_acc", "mia_auc", "mia_tpr_at_0.1pct_fpr",
-    "relearn_forget_acc", "int8_forget_acc", "int4_forget_acc", "cka_to_retrain", "seconds",
+    "lira_auc", "relearn_forget_acc", "int8_forget_acc", "int4_forget_acc", "probe_auc", "cka_to_retrain", "seconds",
 )  # fmt: skip
 """Every number of a method and seed, in the order of tables."""
+
+_CAP = 500
+"""Examples of each kind whose representations are looked at, at most."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,14 @@ class Yardstick:
     bench : Bench
     retain : Examples
         A sample of the retain set.
-    level : float64 array
-        Difficulty of the examples to forget, then of the non-members, see `membership`.
+    shadows : Shadows
+        Of the examples to forget, then of the non-members.
     relearn : FitSettings
     """
 
     bench: Bench
     retain: Examples
-    level: FloatArray
+    shadows: Shadows
     relearn: FitSettings
 
 
@@ -48,8 +52,9 @@ def measure(model: nn.Module, case: Case, client: ClientData, yardstick: Yardsti
     """All of `METRICS` but the seconds, for one client's model as it is deployed."""
     bench, world = yardstick.bench, yardstick.bench.world
     forget = world.forget_set
-    membership = attack(model, forget, bench.non_members, yardstick.level)
-    common = concatenate(bench.test.take(torch.arange(min(500, len(bench.test.labels)))), world.forget_test).inputs
+    membership = attack(model, forget, bench.non_members, yardstick.shadows)
+    test, unseen = _first(bench.test), _first(world.forget_test)
+    common = concatenate(test, world.forget_test).inputs
     deploy = case.deployment.deploy
     return {
         "forget_acc": accuracy(model, forget),
@@ -57,10 +62,16 @@ def measure(model: nn.Module, case: Case, client: ClientData, yardstick: Yardsti
         "retain_acc": accuracy(model, yardstick.retain),
         "test_acc": accuracy(model, bench.test),
         "personal_acc": accuracy(model, client.personal_test),
-        "mia_auc": membership.auc,
-        "mia_tpr_at_0.1pct_fpr": membership.tpr,
+        "mia_auc": membership["rmia"].auc,
+        "mia_tpr_at_0.1pct_fpr": membership["rmia"].tpr,
+        "lira_auc": membership["lira"].auc,
         "relearn_forget_acc": accuracy(deploy(relearned(model, case.retain, yardstick.relearn, case.seed)), forget),
         "int8_forget_acc": accuracy(rounded(model, 8), forget),
         "int4_forget_acc": accuracy(rounded(model, 4), forget),
+        "probe_auc": probe_auc(model, (_first(forget), _first(yardstick.retain)), (unseen, test)),
         "cka_to_retrain": linear_cka(features(model, common), features(case.retrained, common)),
     }
+
+
+def _first(examples: Examples) -> Examples:
+    return examples.take(torch.arange(min(_CAP, len(examples.labels))))

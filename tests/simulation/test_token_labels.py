@@ -16,7 +16,7 @@ from zkapex.errors import InputError
 from zkapex.server import trials
 from zkapex.server.saliency import gradient_moments, margin_loss
 from zkapex.simulation.data import Examples
-from zkapex.simulation.metrics.membership import confidence
+from zkapex.simulation.metrics.membership import signals
 from zkapex.simulation.metrics.similarity import features
 from zkapex.simulation.training import accuracy
 
@@ -70,7 +70,9 @@ def test_accuracy_counts_tokens(model: Tokens, tokens: Examples, flat: Examples)
 
 
 def test_confidence_of_an_example_is_the_mean_over_its_tokens(model: Tokens, tokens: Examples, flat: Examples) -> None:
-    assert np.allclose(confidence(model, tokens), confidence(model, flat).reshape(N, T).mean(1))
+    of_tokens, of_windows = signals(model, flat), signals(model, tokens)
+    assert np.allclose(of_windows.log_odds, of_tokens.log_odds.reshape(N, T).mean(1))
+    assert np.allclose(of_windows.log_likelihood, of_tokens.log_likelihood.reshape(N, T).mean(1))
 
 
 def test_features_are_of_tokens(model: Tokens, tokens: Examples) -> None:

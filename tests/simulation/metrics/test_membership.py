@@ -10,7 +10,16 @@ from torch import nn
 
 from zkapex.errors import InputError
 from zkapex.simulation.data import Examples
-from zkapex.simulation.metrics.membership import attack, confidence, difficulty, separation, shadow_halves
+from zkapex.simulation.metrics.membership import (
+    Shadows,
+    Signals,
+    attack,
+    lira,
+    rmia,
+    separation,
+    shadow_halves,
+    signals,
+)
 
 
 @settings(deadline=None)
@@ -43,19 +52,36 @@ def test_every_example_is_left_out_by_half_of_the_shadow_models() -> None:
         list(shadow_halves(11, 3, 0))
 
 
-def test_difficulty_looks_at_the_shadow_models_that_did_not_see_an_example() -> None:
+def test_lira_compares_with_the_shadow_models_that_did_not_see_an_example() -> None:
     trained_on = np.array([[True, False], [False, True], [True, False], [False, True]])
-    confidences = np.array([[100.0, 1.0], [2.0, 100.0], [100.0, 3.0], [4.0, 100.0]])
-    assert difficulty(confidences, trained_on).tolist() == [3.0, 2.0]
+    odds = np.array([[100.0, 1.0], [2.0, 100.0], [100.0, 3.0], [4.0, 100.0]])
+    shadows = Shadows(Signals(odds, np.zeros((4, 2))), trained_on)
+    assert lira(Signals(np.array([5.0, 5.0]), np.zeros(2)), shadows).tolist() == [2.0, 3.0]
 
 
-def test_confidence_is_the_log_odds_of_the_label() -> None:
+@given(st.lists(st.tuples(*[st.floats(0.01, 1.0)] * 3), min_size=4, max_size=12), st.floats(0.2, 5.0))
+def test_rmia_orders_as_its_count_over_a_population(
+    likelihoods: list[tuple[float, float, float]], gamma: float
+) -> None:
+    p, first, second = np.array(likelihoods).T
+    shadows = Shadows(Signals(np.zeros((2, len(p))), np.log([first, second])), np.zeros((2, len(p)), bool))
+    score = rmia(Signals(np.zeros(len(p)), np.log(p)), shadows)
+    ratio = p / ((first + second) / 2)
+    assert np.allclose(np.exp(score), ratio)
+    population, contested = ratio[:2], slice(2, None)
+    count = (ratio[contested][:, None] / population[None] >= gamma).mean(1)
+    order = np.argsort(score[contested], kind="stable")
+    assert (np.diff(count[order]) >= 0).all()
+
+
+def test_signals_are_of_the_label() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0], [50.0, 0.0, 0.0]])
     examples = Examples(logits, torch.tensor([1, 0]))
     p = torch.softmax(logits.double(), 1)[0, 1]
-    found = confidence(nn.Identity(), examples)
-    assert found[0] == pytest.approx(float(torch.log(p / (1 - p))))
-    assert found[1] == pytest.approx(50 - np.log(2)), "even where the probability is 1 in floating point"
+    found = signals(nn.Identity(), examples)
+    assert found.log_likelihood[0] == pytest.approx(float(torch.log(p)))
+    assert found.log_odds[0] == pytest.approx(float(torch.log(p / (1 - p))))
+    assert found.log_odds[1] == pytest.approx(50 - np.log(2)), "even where the probability is 1 in floating point"
 
 
 def test_an_overfitted_model_gives_its_members_away() -> None:
@@ -69,6 +95,12 @@ def test_an_overfitted_model_gives_its_members_away() -> None:
             known = (x[:, None] == members.inputs[None]).all(2).any(1)
             return x + torch.stack([3.0 * known, 0.0 * known], 1)
 
-    level = confidence(nn.Identity(), Examples(inputs, torch.zeros(200, dtype=torch.int64)))
-    assert attack(Overfitted(), members, others, level).auc == 1.0
-    assert attack(nn.Identity(), members, others, level).auc == 0.5
+    plain = signals(nn.Identity(), Examples(inputs, torch.zeros(200, dtype=torch.int64)))
+    stacked = Signals(plain.log_odds[None], plain.log_likelihood[None])
+    shadows = Shadows(stacked, np.zeros((1, 200), np.bool_))
+    given_away = attack(Overfitted(), members, others, shadows)
+    assert given_away["lira"].auc == 1.0
+    assert given_away["rmia"].auc > 0.99
+    assert {name: found.auc for name, found in attack(nn.Identity(), members, others, shadows).items()} == {
+        "rmia": 0.5, "lira": 0.5,
+    }  # fmt: skip
