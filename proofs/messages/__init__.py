@@ -1,0 +1,80 @@
+"""The records clients and server exchange, and their bounds.
+
+Chunks are numbered by the manifest: layers in its order, within a layer the column blocks from left to right, within a
+block the bands of rows from top to bottom. Curvature commitments are numbered likewise without the bands.
+"""
+
+from __future__ import annotations
+
+from zkapex.proofs.messages.bounds import (
+    MAX_BATCH,
+    MAX_CHUNKS,
+    MAX_GUARD_BYTES,
+    MAX_LAYERS,
+    MAX_MASK_BYTES,
+    MAX_PROOF_BYTES,
+    MAX_STEERING_BYTES,
+    Chunk,
+    Dimension,
+    Fraction,
+    Tolerance,
+)
+from zkapex.proofs.messages.deletion import (
+    Audit,
+    ChunkCommitment,
+    ChunkProof,
+    Delivery,
+    ProveRequest,
+    ProveResponse,
+    UnlearnRequest,
+    UnlearnResponse,
+)
+from zkapex.proofs.messages.enrolment import (
+    CurvatureProof,
+    Enrolment,
+    EnrolRequest,
+    PersonaliseReply,
+    PersonaliseRequest,
+)
+from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, ModelState, Score
+from zkapex.proofs.messages.manifest import CurvatureCheck, LayerSpec, ModelManifest
+from zkapex.proofs.messages.terms import Claims, GuardBlock, LayerMask, Proposal, ProposeRequest
+
+__all__ = [
+    "MAX_BATCH",
+    "MAX_CHUNKS",
+    "MAX_GUARD_BYTES",
+    "MAX_LAYERS",
+    "MAX_MASK_BYTES",
+    "MAX_PROOF_BYTES",
+    "MAX_STEERING_BYTES",
+    "Audit",
+    "Chunk",
+    "ChunkCommitment",
+    "ChunkProof",
+    "Claims",
+    "CurvatureCheck",
+    "CurvatureProof",
+    "Delivery",
+    "Dimension",
+    "EnrolRequest",
+    "Enrolment",
+    "EvaluateReply",
+    "EvaluateRequest",
+    "Fraction",
+    "GuardBlock",
+    "LayerMask",
+    "LayerSpec",
+    "ModelManifest",
+    "ModelState",
+    "PersonaliseReply",
+    "PersonaliseRequest",
+    "Proposal",
+    "ProposeRequest",
+    "ProveRequest",
+    "ProveResponse",
+    "Score",
+    "Tolerance",
+    "UnlearnRequest",
+    "UnlearnResponse",
+]

@@ -1,0 +1,114 @@
+"""What is proved about which model."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from zkapex.circuits.statement import StatementSpec
+from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_LAYERS, Dimension
+from zkapex.proofs.record import Digest, Name, Part, Record
+
+
+class LayerSpec(Part):
+    """One target layer: a weight of shape ``[rows, cols]`` held as integers ``theta * 2**exponent``."""
+
+    name: Name
+    rows: Dimension
+    cols: Dimension
+    exponent: Annotated[int, Field(ge=-64, le=64)]
+
+
+class CurvatureCheck(Part):
+    """What a device must prove about its curvature when it enrols: see :mod:`zkapex.proofs.second_moment`."""
+
+    statement: StatementSpec
+    circuit_digest: Digest
+    settings_digest: Digest
+    largest_per_mille: Annotated[int, Field(ge=1, le=1000)]
+    """How far from the second moment of its activations a curvature may be, in thousandths of ``2**curvature_bits``."""
+
+
+class ModelManifest(Record):
+    """What is proved about which model: target layers, fixed point, geometry, and the circuit by digest."""
+
+    kind: ClassVar[str] = "manifest"
+    max_bytes: ClassVar[int] = 2**21
+
+    format: Literal["zkapex.manifest.v1"] = "zkapex.manifest.v1"
+    model: Name
+    profile: Name
+    statement: StatementSpec
+    """The circuit: chunk shape, guard rank, range of weights, and how it is laid out."""
+    curvature_bits: Annotated[int, Field(ge=1, le=24)]
+    """log2 of the largest Frobenius norm of every encoded curvature matrix."""
+    layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    circuit_digest: Digest
+    """SHA-256 of the verification key file."""
+    settings_digest: Digest
+    """SHA-256 of the circuit's settings file."""
+    srs_digest: Digest
+    srs_origin: Literal["local", "imported"]
+    """``local``: made by the verifier, which convinces nobody else. ``imported``: from elsewhere, pinned by digest."""
+    curvature_check: CurvatureCheck | None = None
+    """If there is one, every enrolment must come with the proofs it asks for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({layer.name for layer in self.layers}) != len(self.layers):
+            raise ValueError("layer names repeat")
+        if self.statement.kind == "second-moment":
+            raise ValueError("second-moment says nothing about weights; no operator is proved by it")
+        if self.curvature_check is not None:
+            theirs = self.curvature_check.statement
+            if theirs.kind != "second-moment" or self.statement.curvature != "kfac":
+                raise ValueError("a curvature check is a second-moment statement about kfac curvature")
+            shared = ("block_width", "curvature_rank", "weight_limit", "log2_rows")
+            if any(getattr(theirs, name) != getattr(self.statement, name) for name in shared):
+                raise ValueError("the curvature check commits to other factors than the manifest's statement")
+        if self.n_chunks > MAX_CHUNKS:
+            raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
+        return self
+
+    @property
+    def block_width(self) -> int:
+        """Columns B of a chunk."""
+        return self.statement.block_width
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Rows R of a chunk."""
+        return self.statement.rows_per_chunk
+
+    @property
+    def guard_rank(self) -> int:
+        """Columns r of a guard."""
+        return self.statement.guard_rank
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest integer weight."""
+        return self.statement.weight_limit
+
+    def blocks(self, layer: LayerSpec) -> int:
+        """Count the column blocks of a layer."""
+        return -(-layer.cols // self.block_width)
+
+    def bands(self, layer: LayerSpec) -> int:
+        """Count the bands of rows of a layer."""
+        return -(-layer.rows // self.rows_per_chunk)
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks of the model, and of theta commitments in an enrolment."""
+        return sum(self.blocks(layer) * self.bands(layer) for layer in self.layers)
+
+    @property
+    def n_curvatures(self) -> int:
+        """Number of curvature factors, and of commitments to them in an enrolment.
+
+        One per (layer, column block) for kfac, one per chunk for block-fisher, none if the statement needs none.
+        """
+        blocks = sum(self.blocks(layer) for layer in self.layers)
+        return {"kfac": blocks, "block-fisher": self.n_chunks, "none": 0}[self.statement.curvature]
