@@ -52,7 +52,7 @@ def delegated_plan(
     StorageError
         What is kept in `folder` is damaged, or cannot be written.
     """
-    manifest = coordinator.manifest
+    manifest = coordinator.roster.manifest
     if manifest.statement.kind == "dampening":
         raise InputError(
             "operator dampening cannot be used with a forget set that sits with a client",
@@ -74,9 +74,9 @@ def delegated_plan(
         nonce=secrets.token_hex(32),
     )
     request = _request(coordinator, wanted, folder / REQUEST)
-    coordinator.emit("propose.asked", client=delegation.holder)
+    coordinator.roster.emit("propose.asked", client=delegation.holder)
     sealed = coordinator.propose(request, weights)
-    coordinator.emit("propose.answered", client=delegation.holder)
+    coordinator.roster.emit("propose.answered", client=delegation.holder)
     terms = check_proposal(manifest, sealed.record, delegation.space.fractions[-1])
     plan = check_cost(manifest, sealed.record, terms, delegation.copies(), delegation)
     save_text(folder / PROPOSAL, sealed.envelope.decode())
@@ -174,7 +174,7 @@ def _request(coordinator: Coordinator, wanted: ProposeRequest, path: Path) -> Se
         kept = _restored(path, ProposeRequest)
         if kept.record == wanted.model_copy(update={"nonce": kept.record.nonce}):
             return kept
-    request = seal(wanted, coordinator.key)
+    request = seal(wanted, coordinator.roster.key)
     save_text(path, request.envelope.decode())
     return request
 

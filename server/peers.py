@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from zkapex.proofs.record import Record
+from zkapex.wire import unpack
+
+MAX_REPLY_BYTES = 256 * 2**20
 ATTEMPTS = 3
 _POLL_S = 0.1
 
@@ -31,6 +36,18 @@ class Trouble:
 
 
 Answer = RecordDict | Trouble
+R = TypeVar("R", bound=Record)
+
+
+def opened(answer: RecordDict, record_type: type[R]) -> tuple[R, dict[str, bytes]]:
+    """The record and blobs of an answer.
+
+    Raises
+    ------
+    ProtocolError, FormatVersionError
+        As `zkapex.wire.unpack`, with at most `MAX_REPLY_BYTES`.
+    """
+    return unpack(answer, record_type, MAX_REPLY_BYTES)
 
 
 class Peers:

@@ -40,14 +40,16 @@ from zkapex.proofs.messages import MAX_BATCH, CurvatureCheck, LayerSpec, ModelMa
 from zkapex.proofs.record import sha256_hex
 from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
-from zkapex.server.coordinator import Coordinator, Deletion
+from zkapex.server.coordinator import Coordinator
 from zkapex.server.costs import CostBook
 from zkapex.server.delegation import delegated_plan, proposal_facts
+from zkapex.server.deletion import Deletion
 from zkapex.server.events import EventLog
 from zkapex.server.peers import Peers
 from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_global
 from zkapex.server.provider import Delegating, Provider
 from zkapex.server.registry import Registry
+from zkapex.server.roster import Roster
 from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
 
@@ -229,16 +231,15 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     )
     costs = CostBook(folder / "costs.json")
     with Registry(folder / "registry.sqlite", provider.federation) as registry:
-        coordinator = Coordinator(
-            peers, registry, key, built, manifest, events.emit, batch=settings.batch, check_circuit=check
-        )
-        coordinator.recognise()
-        events.emit("personalise.started", clients=len(peers.nodes()) - len(coordinator.clients))
+        roster = Roster(peers, registry, key, built, manifest, events.emit, check)
+        roster.recognise()
+        events.emit("personalise.started", clients=len(peers.nodes()) - len(roster.clients))
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
-        coordinator.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed)
+        roster.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed)
         events.emit("enrol.started")
-        coordinator.enrol()
+        roster.enrol()
 
+        coordinator = Coordinator(roster, batch=settings.batch)
         plan = _plan(provider, model, coordinator, settings, folder)
         tau_s, tau_g = _tolerances(statement)
         deletion = Deletion(
@@ -257,7 +258,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         )
         coordinator.open(deletion)
         coordinator.give_up_absent(settings.request_id)
-        events.emit("unlearn.started", clients=len(coordinator.clients))
+        events.emit("unlearn.started", clients=len(roster.clients))
         coordinator.distribute(settings.request_id)
         touched = {r.client_id: len(r.touched) for r in registry.requests(settings.request_id)}
         events.emit("prove.started", chunks=sum(touched.values()))
@@ -283,9 +284,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
                 _client_result(registry, client_id, settings.request_id, costs, touched, scores, receipts, work_dir)
                 for client_id in sorted(touched)
             ],
-            "not_enrolled": [
-                {"node": str(node), "reason": reason} for node, reason in coordinator.not_enrolled().items()
-            ],
+            "not_enrolled": [{"node": str(node), "reason": reason} for node, reason in roster.not_enrolled().items()],
         }
     save_text(work_dir / "result.json", json.dumps(result, indent=1))
     return result
@@ -316,18 +315,18 @@ def _curvature(provider: Provider, model: nn.Module, manifest: ModelManifest) ->
 def _plan(
     provider: Provider, model: nn.Module, coordinator: Coordinator, settings: RunSettings, folder: Path
 ) -> StoredPlan:
-    coordinator.emit("search.started")
+    roster = coordinator.roster
+    roster.emit("search.started")
     plan = load_plan(folder)
     if plan is None:
-        delegation = (
-            provider.delegate(model, coordinator.manifest.statement) if isinstance(provider, Delegating) else None
-        )
+        statement = roster.manifest.statement
+        delegation = provider.delegate(model, statement) if isinstance(provider, Delegating) else None
         if delegation is None:
-            found = provider.plan(model, coordinator.manifest.statement)
+            found = provider.plan(model, statement)
         else:
             found = delegated_plan(coordinator, delegation, model, settings.request_id, folder)
         plan = save_plan(folder, found)
-    coordinator.emit("search.done", **plan.chosen)
+    roster.emit("search.done", **plan.chosen)
     return plan
 
 

@@ -29,7 +29,7 @@ from zkapex.proofs.record import Record
 from zkapex.proofs.sealed import seal
 from zkapex.proofs.signing import CHALLENGE_TYPE, Envelope, create_private_key, load_private_key, sign
 from zkapex.proofs.worker import COST, PROOF
-from zkapex.server import coordinator
+from zkapex.server import peers
 from zkapex.wire import pack, unpack
 
 R = TypeVar("R", bound=Record)
@@ -222,7 +222,7 @@ def liars(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict[st
         settings={"personal-epochs": 1},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coordinator, "MAX_REPLY_BYTES", LIMIT)
+        patch.setattr(peers, "MAX_REPLY_BYTES", LIMIT)
         return federation, federation.serve()
 
 
