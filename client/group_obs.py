@@ -303,7 +303,8 @@ def _pseudo_inverse(gram: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(gram)
     floor = _RANK_TOLERANCE * values[:, -1:].clamp(min=torch.finfo(torch.float64).tiny)
     inverse = torch.where(values > floor, 1.0 / values, 0.0)
-    return (vectors * inverse[:, None, :]) @ vectors.mT
+    result: torch.Tensor = (vectors * inverse[:, None, :]) @ vectors.mT
+    return result
 
 
 def _batches(rows: IntArray, width: int, on: torch.device) -> Iterator[IntArray]:
