@@ -19,6 +19,7 @@ from torch import nn
 
 from zkapex.circuits.srs import find_srs, import_srs
 from zkapex.circuits.store import Circuit
+from zkapex.client.accelerator import CPU, torch_device
 from zkapex.client.activations import EncodedActivations
 from zkapex.client.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
@@ -105,6 +106,13 @@ class DeviceAgent:
         Returns the time, timezone-aware UTC.
     planner : Planner, optional
         Chooses the mask if this device holds what is to be forgotten; without one it cannot be asked to.
+    device : str
+        What the repair is solved on, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+
+    Raises
+    ------
+    InputError
+        This machine has no such device.
     """
 
     def __init__(
@@ -114,13 +122,16 @@ class DeviceAgent:
         workers: int | None = None,
         clock: Callable[[], datetime] = utc_now,
         planner: Planner | None = None,
+        device: str = CPU,
     ) -> None:
+        torch_device(device)
         self._vault = Vault(folder)
         self._vault.create()
         self._task = task
         self._workers = workers
         self._clock = clock
         self._planner = planner
+        self._device = device
         self._key = load_or_create_private_key(folder / "key.pem")
         self.client_id = key_id(self._key.public_key())
 
@@ -393,7 +404,7 @@ class DeviceAgent:
 
     def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
         """The exact operator on the committed weights."""
-        weights, mu = operator(name).apply(holdings, instance)
+        weights, mu = operator(name, self._device).apply(holdings, instance)
         return Change.create(weights, mu, instance.touched)
 
     def _prove_chunks(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
 from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.client.accelerator import CPU, torch_device
 from zkapex.client.group_obs import solve_layer
 from zkapex.client.holdings import Holdings
 from zkapex.errors import ProtocolError
@@ -89,10 +90,18 @@ class Operator(ABC):
         return apply_terms(self, holdings, Terms.of(instance))
 
 
+@dataclass(frozen=True)
 class GuardedGroupObs(Operator):
-    """Zero the masked weights and repair each touched row with Group-OBS, steered along the guard (rank 0: plain)."""
+    """Zero the masked weights and repair each touched row with Group-OBS, steered along the guard (rank 0: plain).
 
-    name = "guarded-group-obs"
+    Attributes
+    ----------
+    device : str
+        What to solve on, see `zkapex.client.accelerator`.
+    """
+
+    name: ClassVar[str] = "guarded-group-obs"
+    device: str = CPU
 
     def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
         """See `Operator`. Raises RangeExceededError if a result leaves the circuit's range."""
@@ -102,7 +111,7 @@ class GuardedGroupObs(Operator):
             if mask.any():
                 guards = terms.guards[name]
                 steering = [terms.steering.get((name, block)) for block in range(len(guards))]
-                solution = solve_layer(weights[name], mask, curvature(name), guards, limit, steering)
+                solution = solve_layer(weights[name], mask, curvature(name), guards, limit, steering, self.device)
                 after[name] = weights[name] + solution.delta
                 mu[name] = solution.mu
         return after, mu
@@ -152,14 +161,18 @@ def apply_terms(operator: Operator, holdings: Holdings, terms: Terms) -> Applied
 OPERATORS: dict[str, Operator] = {o.name: o for o in (GuardedGroupObs(), MaskOnly(), Dampening())}
 
 
-def operator(name: str) -> Operator:
-    """The operator called `name`.
+def operator(name: str, device: str = CPU) -> Operator:
+    """The operator called `name`, computing on a device if it is one that computes much.
 
     Raises
     ------
     ProtocolError
         This release has none of that name.
+    InputError
+        This machine has no such device.
     """
+    torch_device(device)
     if name not in OPERATORS:
         raise ProtocolError(f"unknown operator {name!r}", why=f"this release has {', '.join(OPERATORS)}")
-    return OPERATORS[name]
+    found = OPERATORS[name]
+    return replace(found, device=device) if isinstance(found, GuardedGroupObs) else found

@@ -40,6 +40,8 @@ class LayerStatistics:
         g_f, h_f, g_r, h_r.
     inverse_curvature : array [blocks, B, B], or [blocks, out, B, B] with one per row, or None
         Inverse of the encoded curvature, per column block. Its scale does not matter. None for operators without.
+    forget_share : float
+        Of the forget set in all examples, retain set and forget set together.
     """
 
     weight: FloatArray
@@ -48,6 +50,7 @@ class LayerStatistics:
     retain_gradient: FloatArray
     retain_fisher: FloatArray
     inverse_curvature: FloatArray | None
+    forget_share: float
 
 
 def statistics(
@@ -65,13 +68,14 @@ def statistics(
         If a set is empty or a name is not a linear layer.
     """
     forget, retain = (gradient_moments(model, names, *examples) for examples in (forget_set, retain_set))
+    share = len(forget_set[1]) / (len(forget_set[1]) + len(retain_set[1]))
     result = {}
     for name in names:
         weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True).copy()
         inverse = None
         if curvature:
             inverse = np.linalg.inv(np.stack([block.matrix for block in curvature[name]]).astype(np.float64))
-        result[name] = LayerStatistics(weight, *forget[name], *retain[name], inverse)
+        result[name] = LayerStatistics(weight, *forget[name], *retain[name], inverse, share)
     return result
 
 
@@ -208,13 +212,59 @@ def fisher_ratio(layer: LayerStatistics) -> FloatArray:
     return result
 
 
+def ssd_ratio(layer: LayerStatistics) -> FloatArray:
+    """``h_f / h``, h being of all data: how selective synaptic dampening chooses (arXiv 2308.07707, equation 4).
+
+    With p the share of the forget set, ``h = p h_f + (1 - p) h_r``: on one model this ranks as `fisher_ratio` does, but
+    for the weights at that one's floor. It cannot exceed ``1 / p``, though, so that in the sum over several copies of a
+    model no copy outweighs the others. As elsewhere here gradients are of the margin, where the paper has the
+    cross-entropy. 0 where nothing at all depends on the weight.
+    """
+    everything = layer.forget_share * layer.forget_fisher + (1 - layer.forget_share) * layer.retain_fisher
+    return np.divide(layer.forget_fisher, everything, out=np.zeros_like(everything), where=everything > 0)
+
+
+def apex_taylor(layer: LayerStatistics) -> FloatArray:
+    """``-g_f w + h_f w^2 / 2``: ZK-APEX (arXiv 2512.09953), section 4, the rise of the forget loss when w is zeroed.
+
+    The first of two forms the paper prints, with the empirical Fisher for its curvature; `taylor` is this less the same
+    of the retain set. Odd about it: what the retain set loses does not count, so the weights that everything needs come
+    first. The paper takes w from the personalised weights, which whoever chooses the mask does not have; here they are
+    the model's own.
+    """
+    result: FloatArray = -layer.forget_gradient * layer.weight + layer.forget_fisher * layer.weight**2 / 2
+    return result
+
+
+def apex_quotient(layer: LayerStatistics) -> FloatArray:
+    """``w^2 g_f^2 / (2 h_f)``: ZK-APEX (arXiv 2512.09953), section 4, the other form it prints for the same mask.
+
+    Odd about it: it has no sign, so that weights which argue against the forget set count like those that argue for it;
+    it falls as curvature grows, although zeroing such a weight does more; and neither retain set nor dimensions agree
+    with the first form (``g^2 / 2h`` is what the loss can fall by if w alone moves, and this is multiplied by w^2). As
+    ``g_f^2 <= h_f`` it lies between 0 and ``w^2 / 2``: a weight's size, times how far examples agree on its gradient. 0
+    where the forget set does not depend on the weight.
+    """
+    top = (layer.weight * layer.forget_gradient) ** 2
+    return np.divide(top, 2 * layer.forget_fisher, out=np.zeros_like(top), where=layer.forget_fisher > 0)
+
+
 def magnitude(layer: LayerStatistics) -> FloatArray:
     """``-|w|``, classical pruning: the control that never looks at the forget set."""
     return -np.abs(layer.weight)
 
 
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
-    {"aware": aware, "selective": selective, "taylor": taylor, "fisher-ratio": fisher_ratio, "magnitude": magnitude}
+    {
+        "aware": aware,
+        "selective": selective,
+        "taylor": taylor,
+        "fisher-ratio": fisher_ratio,
+        "ssd-ratio": ssd_ratio,
+        "apex-taylor": apex_taylor,
+        "apex-quotient": apex_quotient,
+        "magnitude": magnitude,
+    }
 )
 """Scorers by the name a request carries."""
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from zkapex.circuits.profiles import profile
 from zkapex.server.planning import StoredPlan, load_plan, save_plan
-from zkapex.server.search import FixedPoint, search
+from zkapex.server.search import FixedPoint, SearchSpace, search
 from zkapex.simulation.data import Scenario
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.estimate import chunk_sizes
@@ -63,15 +63,16 @@ class ConcentrationStudy:
             plan = load_plan(place)
             if plan is None:
                 on_event({"event": "stage", "stage": "plan", "seed": seed})
-                plan = self._plan(place, bench, seed, deployment, model, concentration)
+                space = replace(config.space, concentration=concentration)
+                plan = searched(config, place, bench, seed, deployment, model, space)
             inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
             after = [deployment.unlearned(m, plan.terms, x) for m, x in zip(before, inputs, strict=True)]
             masked = [deployment.masked(m, plan.masks) for m in before]
-            measured = {"after": _measure(after, world), "mask_only": _measure(masked, world)}
+            measured = {"after": mean_accuracies(after, world), "mask_only": mean_accuracies(masked, world)}
             rows.append({"concentration": concentration, "chosen": plan.chosen, "curve": list(plan.curve), **measured})
         return {
             "note": bench.note,
-            "before": _measure(before, world),
+            "before": mean_accuracies(before, world),
             "rows": rows,
             "chunks": sum(chunk_sizes(shapes, statement).values()),
             "weights": sum(shape.rows * shape.cols for shape in shapes),
@@ -79,22 +80,35 @@ class ConcentrationStudy:
             "seconds": shelf.seconds,
         }
 
-    def _plan(
-        self, place: Path, bench: Bench, seed: int, deployment: Deployment, model: nn.Module, concentration: float
-    ) -> StoredPlan:
-        config, world = self.base, bench.world
-        copies = provider_copies(
-            model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
-        )
-        order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
-        forget = world.forget_set.take(order[: config.search_forget])
-        space = replace(config.space, concentration=concentration)
-        found = search(copies, deployment.names, forget, deployment.encoding, space)
-        place.mkdir(exist_ok=True)
-        return save_plan(place, found)
+
+def searched(
+    config: ScenarioConfig,
+    place: Path,
+    bench: Bench,
+    seed: int,
+    deployment: Deployment,
+    model: nn.Module,
+    space: SearchSpace,
+) -> StoredPlan:
+    """What the provider of a scenario finds in another search space, stored in a folder.
+
+    Raises
+    ------
+    RangeExceededError
+        As `zkapex.server.search.search`.
+    """
+    world = bench.world
+    copies = provider_copies(
+        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
+    )
+    order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
+    forget = world.forget_set.take(order[: config.search_forget])
+    found = search(copies, deployment.names, forget, deployment.encoding, space)
+    place.mkdir(exist_ok=True)
+    return save_plan(place, found)
 
 
-def _measure(models: list[nn.Module], world: Scenario) -> dict[str, float]:
+def mean_accuracies(models: list[nn.Module], world: Scenario) -> dict[str, float]:
     """Mean accuracies over clients, as in `zkapex.simulation.metrics`."""
     rows = [
         {

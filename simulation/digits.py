@@ -301,7 +301,7 @@ def agent(context: Context) -> Keeping:
     if index >= clients - int(config["dishonest"]):
         device = make_cheat(str(config["cheat"]), folder, task, workers, planner=plan_for_holder)
     else:
-        device = DeviceAgent(folder, task, workers, planner=plan_for_holder)
+        device = DeviceAgent(folder, task, workers, planner=plan_for_holder, device=str(config["device"]))
     return Keeping(device, folder / MODEL, folder.parents[1] / "models", index)
 
 

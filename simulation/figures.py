@@ -140,3 +140,29 @@ def plot_concentration(results: Mapping[str, Any], path: Path, ms_per_weight: fl
     axes.set_ylabel("accuracy after unlearning, % (bars: range over seeds)")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
+
+
+def plot_scorers(results: Mapping[str, Any], path: Path) -> None:
+    """Accuracies by scorer, mean over seeds and their range, of the repair without and with steering."""
+    seeds, figure = results["seeds"], Figure(figsize=(10, 4.5), layout="constrained")
+    names = [row["scorer"] for row in seeds[0]["rows"]]
+    metrics = {"forget_acc": "forget", "retain_acc": "retain", "personal_acc": "personal"}
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, way, title in zip(panels, ("plain", "steered"), ("repaired, not steered", "steered"), strict=True):
+        for number, (metric, label) in enumerate(metrics.items()):
+            for place in range(len(names)):
+                found = [seed["rows"][place][way] for seed in seeds]
+                values = [100 * one[metric] for one in found if one]
+                if not values:
+                    continue
+                y, colour = place + 0.2 * (number - 1), _COLOURS[number]
+                axes.plot([min(values), max(values)], [y, y], color=colour, linewidth=0.8)
+                mean = sum(values) / len(values)
+                axes.plot([mean], [y], _MARKERS[number], color=colour, label=None if place else label)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("accuracy, % (lines: range over seeds)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+    panels[0].invert_yaxis()
+    panels[1].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)

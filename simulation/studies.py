@@ -28,6 +28,7 @@ from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.provenance import source_commit
 from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.simulation.scenarios.digits import DIGITS
+from zkapex.simulation.scorers import ScorerStudy
 from zkapex.simulation.sequence import SequenceStudy
 from zkapex.simulation.study_report import FORMAT, write_study
 
@@ -49,7 +50,7 @@ class Study(Protocol):
 
     @property
     def kind(self) -> str:
-        """How results are shown: `sequence` or `concentration`."""
+        """How results are shown: `sequence`, `concentration` or `scorers`."""
         ...
 
     def run(self, seed: int, folder: Path, on_event: OnEvent) -> dict[str, Any]:
@@ -81,7 +82,15 @@ DIGITS_CHUNKS = ConcentrationStudy(
         ),
     ),
 )
-STUDIES: Mapping[str, Study] = MappingProxyType({study.name: study for study in (DIGITS_SEQUENCE, DIGITS_CHUNKS)})
+DIGITS_SCORERS = ScorerStudy(
+    name="digits-scorers",
+    title="scikit-learn's handwritten digits: one digit deleted with the masks of every scorer",
+    base=DIGITS,
+    fraction=DIGITS.space.least,
+)
+STUDIES: Mapping[str, Study] = MappingProxyType(
+    {study.name: study for study in (DIGITS_SEQUENCE, DIGITS_CHUNKS, DIGITS_SCORERS)}
+)
 """Every study."""
 
 

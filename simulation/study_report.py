@@ -11,7 +11,7 @@ from typing import Any
 from zkapex.errors import StorageError
 from zkapex.server.storage import save_text
 from zkapex.simulation.baselines import METHODS
-from zkapex.simulation.figures import plot_concentration, plot_sequence
+from zkapex.simulation.figures import plot_concentration, plot_scorers, plot_sequence
 
 FORMAT = 1
 SEQUENCE_COLUMNS = {
@@ -39,6 +39,11 @@ the {ms:.2f} CPU-ms per weight of this circuit (`zkapex bench proof --profile ti
 [performance.md](performance.md)). `reached` says on how many seeds the search reached its target on the provider's
 copies. Where it did not, the next larger mask left the circuit's range: too few weights of a row were free to repair
 it. The row then shows the mask before it, which forgets too little."""
+SCORERS_LEGEND = """\
+Every scorer masks {masked} of the {weights} target weights, in the steps of the scenario's own search; they are
+defined in [operators.md](operators.md#how-weights-are-scored). `alone`: these weights are zeroed, nothing is repaired.
+`repaired`: guarded Group-OBS without steering. `steered`: with it, as the scenario has it. `reached` says on how many
+seeds the steered repair came down to the search's target on the provider's copies, within the cost it allows."""
 PROVE_CPU_MS_PER_WEIGHT = 1.77
 """Of the `tiny` profile at guard rank 2."""
 
@@ -61,6 +66,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     try:
         if results["kind"] == "sequence":
             plot_sequence(results, path)
+        elif results["kind"] == "scorers":
+            plot_scorers(results, path)
         else:
             plot_concentration(results, path, PROVE_CPU_MS_PER_WEIGHT)
     except OSError as e:
@@ -69,7 +76,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
 
 def table(results: Mapping[str, Any]) -> str:
     """The study's one table, in markdown: mean ± standard deviation over seeds, accuracies in per cent."""
-    return _sequence(results["seeds"]) if results["kind"] == "sequence" else _concentration(results["seeds"])
+    tables = {"sequence": _sequence, "concentration": _concentration, "scorers": _scorers}
+    return tables[results["kind"]](results["seeds"])
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -79,6 +87,9 @@ def section(results: Mapping[str, Any]) -> str:
     legend = SEQUENCE_LEGEND
     if results["kind"] == "concentration":
         legend = CONCENTRATION_LEGEND.format(ms=PROVE_CPU_MS_PER_WEIGHT)
+    elif results["kind"] == "scorers":
+        (first, *_) = results["seeds"]
+        legend = SCORERS_LEGEND.format(masked=first["rows"][0]["chosen"]["masked_weights"], weights=first["weights"])
     parts = [
         f"## `{name}`\n",
         f"{results['title']}. Made by `zkapex evaluate {name} --seeds {len(results['seeds'])} --out DIR` at commit "
@@ -154,6 +165,29 @@ def _concentration(seeds: Sequence[Mapping[str, Any]]) -> str:
             _cell([row["mask_only"]["personal_acc"] for row in rows]),
         ]
         lines.append(f"| {first['concentration']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _scorers(seeds: Sequence[Mapping[str, Any]]) -> str:
+    shown = {"forget_acc": "forget", "retain_acc": "retain", "personal_acc": "personal"}
+    ways = {"mask_only": "alone", "plain": "repaired", "steered": "steered"}
+    lines = [
+        "| scorer | "
+        + " | ".join(f"{label}, {way}" for way in ways.values() for label in shown.values())
+        + " | reached |",
+        "| --- |" + " ---: |" * (len(ways) * len(shown) + 1),
+    ]
+    before = " | ".join(_cell([seed["before"][name] for seed in seeds]) for name in shown)
+    lines.append(f"| before | {before} |" + " |" * ((len(ways) - 1) * len(shown) + 1))
+    for index, first in enumerate(seeds[0]["rows"]):
+        rows = [seed["rows"][index] for seed in seeds]
+        cells = [
+            _cell([row[way][name] for row in rows]) if all(row[way] for row in rows) else "out of range"
+            for way in ways
+            for name in shown
+        ]
+        good = sum(row["chosen"]["reaches_target"] and row["chosen"]["within_cost"] for row in rows)
+        lines.append(f"| `{first['scorer']}` | {' | '.join(cells)} | {good} of {len(rows)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -54,6 +54,12 @@ def small_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+def test_a_device_is_not_set_up_on_hardware_it_does_not_have(bench: Bench, tmp_path: Path) -> None:
+    error = refused(lambda: DeviceAgent(tmp_path / "new", bench.task, device="warp"), InputError)
+    assert "device='warp'" in error.what
+    assert not (tmp_path / "new").exists()
+
+
 # -- requests it must not follow
 
 

@@ -3,24 +3,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkapex.circuits.profiles import RIDGE
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
+from zkapex.client import group_obs
+from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of, encode
 from zkapex.client.group_obs import (
     GUARD_BITS,
     RangeExceededError,
     Solution,
     mask_only,
+    response,
     solve,
     solve_layer,
     tolerances,
 )
 from zkapex.errors import InputError
 from zkapex.proofs.witness import square_sums
+from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.models import target_layers, vision_transformer
 
 WIDE = 10**7
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def residuals(delta: np.ndarray, mu: np.ndarray, h: np.ndarray, v: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
@@ -62,6 +69,7 @@ def dense_kkt(theta: np.ndarray, mask: np.ndarray, h: np.ndarray, v: np.ndarray)
     return scipy.linalg.lstsq(system, right)[0][:width]
 
 
+@on_every_device
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -70,9 +78,11 @@ def dense_kkt(theta: np.ndarray, mask: np.ndarray, h: np.ndarray, v: np.ndarray)
     fraction=st.floats(0.02, 0.4),
     spread=st.floats(0, 1.5),
 )
-def test_agrees_with_a_dense_kkt_solve(seed: int, width: int, rank: int, fraction: float, spread: float) -> None:
+def test_agrees_with_a_dense_kkt_solve(
+    device: str, seed: int, width: int, rank: int, fraction: float, spread: float
+) -> None:
     theta, mask, h, v = instance(seed, 5, width, rank, fraction, spread)
-    solution = solve(theta, mask, h, v, WIDE)
+    solution = solve(theta, mask, h, v, WIDE, device=device)
     for row in range(5):
         if not mask[row].any():
             assert not solution.delta[row].any()
@@ -83,6 +93,7 @@ def test_agrees_with_a_dense_kkt_solve(seed: int, width: int, rank: int, fractio
     assert not (theta + solution.delta)[mask].any()
 
 
+@on_every_device
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -93,13 +104,13 @@ def test_agrees_with_a_dense_kkt_solve(seed: int, width: int, rank: int, fractio
     spread=st.floats(0, 2.5),
 )
 def test_honest_solutions_are_within_tolerance(
-    seed: int, rows: int, width: int, rank: int, fraction: float, spread: float
+    device: str, seed: int, rows: int, width: int, rank: int, fraction: float, spread: float
 ) -> None:
     theta, mask, h, v = instance(seed, rows, width, rank, fraction, spread)
     touched = int(mask.any(1).sum())
     if not touched:
         return
-    solution = solve(theta, mask, h, v, WIDE)
+    solution = solve(theta, mask, h, v, WIDE, device=device)
     stationarity, leak = residuals(solution.delta, solution.mu, h, v, mask)
     tau_s, tau_g = tolerances(touched, width, rank, KAPPA, GUARD_BITS)
     assert stationarity <= tau_s
@@ -147,14 +158,15 @@ def test_rounding_model_predicts_the_sums() -> None:
     )
 
 
+@on_every_device
 @pytest.mark.parametrize("zero_columns", [1, 3])
-def test_vanishing_and_dependent_guard_columns_do_no_harm(zero_columns: int) -> None:
+def test_vanishing_and_dependent_guard_columns_do_no_harm(device: str, zero_columns: int) -> None:
     rng = np.random.default_rng(1)
     theta, mask, h, _ = instance(1, 16, 16, 0, 0.1, 0.5)
     v = guard(rng, 16, 4, zero_columns)
-    expected = solve(theta, mask, h, v[:, : 4 - zero_columns], WIDE)
-    padded = solve(theta, mask, h, v, WIDE)
-    repeated = solve(theta, mask, h, np.hstack([v, v[:, :1]]), WIDE)
+    expected = solve(theta, mask, h, v[:, : 4 - zero_columns], WIDE, device=device)
+    padded = solve(theta, mask, h, v, WIDE, device=device)
+    repeated = solve(theta, mask, h, np.hstack([v, v[:, :1]]), WIDE, device=device)
     np.testing.assert_array_equal(padded.delta, expected.delta)
     np.testing.assert_allclose(repeated.delta, expected.delta, atol=1)
     assert not padded.mu[:, 4 - zero_columns :].any()
@@ -267,3 +279,81 @@ def test_a_layer_needs_curvature_of_its_own_number_of_rows() -> None:
     theta, mask, h, v = instance(4, 4, 8, 2, 0.2, 0.5)
     with pytest.raises(InputError, match="do not fit"):
         solve(theta, mask, np.stack([h] * 3), v, WIDE)
+
+
+def in_numpy(theta: np.ndarray, mask: np.ndarray, h: np.ndarray, v: np.ndarray, c: np.ndarray) -> Solution:
+    """Every touched row by itself, by other factorisations of another library."""
+    delta, mu = np.zeros_like(theta), np.zeros((len(theta), v.shape[1]), np.int64)
+    for row in np.flatnonzero(mask.any(1)):
+        u, fixed = ~mask[row], np.where(mask[row], -theta[row], 0).astype(float)
+        vu, inverse = v[u].astype(float), np.linalg.inv(h[np.ix_(u, u)].astype(float))
+        free = -inverse @ (h @ fixed)[u]
+        moved = fixed.copy()
+        moved[u] = free + inverse @ vu @ np.linalg.pinv(vu.T @ inverse @ vu, 1e-10) @ (c[row] - vu.T @ free)
+        delta[row] = np.rint(moved)
+        mu[row] = np.rint(np.linalg.lstsq(vu, (h @ delta[row])[u].astype(float), 1e-10)[0])
+    return Solution(delta, mu)
+
+
+@on_every_device
+def test_on_the_digits_every_integer_is_that_of_another_library(device: str) -> None:
+    """The demo's layers, curvature and width; on an accelerator the last bits may differ, and an integer by one."""
+    model, world = vision_transformer(0), digits_scenario(seed=0)
+    names = tuple(target_layers(model))
+    found = curvature_of(model, names, world.retain_set.inputs[:200], CurvatureEncoding("kfac", 32, 32, RIDGE))
+    rng = np.random.default_rng(0)
+    differing = 0
+    for name in names:
+        theta = np.rint(model.get_parameter(f"{name}.weight").detach().double().numpy() * 2**12).astype(np.int64)
+        for block, matrix in enumerate(found[name]):
+            part, v = theta[:, 32 * block : 32 * (block + 1)], guard(rng, 32, 2)
+            mask = rng.random(part.shape) < 0.03
+            c = rng.integers(-40, 41, (len(part), 2)) * 2**GUARD_BITS
+            here, there = (
+                solve(part, mask, matrix.matrix, v, WIDE, c, device),
+                in_numpy(part, mask, matrix.matrix, v, c),
+            )
+            differing += int((here.delta != there.delta).sum() + (here.mu != there.mu).sum())
+    assert differing <= (0 if device == "cpu" else 2)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_memory_is_bounded_by_batches_that_change_nothing(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    theta, mask, h, v = instance(5, 40, 32, 2, 0.1, 0.5)
+    if own:
+        h = np.stack([curvature(np.random.default_rng(i), 32, 0.5) for i in range(40)])
+    whole, answer = solve(theta, mask, h, v, WIDE), response(theta, mask, h, v)
+    seen = []
+    inner = torch.linalg.solve
+    monkeypatch.setattr(group_obs, "_BATCH_BYTES", 7 * 8 * 32 * 32)
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: seen.append(len(a)) or inner(a, b))
+    batched = solve(theta, mask, h, v, WIDE)
+    assert max(seen) == 7
+    assert sum(seen) == mask.any(1).sum()
+    np.testing.assert_array_equal(batched.delta, whole.delta)
+    np.testing.assert_array_equal(batched.mu, whole.mu)
+    for one, other in zip(response(theta, mask, h, v), answer, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@on_every_device
+def test_the_response_is_affine_in_the_steering_and_rounds_to_the_solution(device: str) -> None:
+    theta, mask, h, v = instance(6, 16, 32, 2, 0.2, 0.5)
+    rows = mask.any(1)
+    theta, mask = theta[rows], mask[rows]
+    c = np.random.default_rng(0).integers(-50, 51, (len(theta), 2)) * 2**GUARD_BITS
+    change, push = response(theta, mask, h, v, device)
+    exact = change + (push @ c[:, :, None])[:, :, 0]
+    np.testing.assert_array_equal(solve(theta, mask, h, v, WIDE, c, device).delta, np.rint(exact))
+    np.testing.assert_allclose((exact * ~mask) @ v, c, rtol=1e-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_the_settings_name(device: str) -> None:
+    theta, mask, h, v = instance(4, 4, 8, 2, 0.2, 0.5)
+    with pytest.raises(InputError, match=f"device='{device}'") as caught:
+        solve(theta, mask, h, v, WIDE, device=device)
+    assert caught.value.why
+    assert "cpu" in caught.value.fix
+    with pytest.raises(InputError, match=f"device='{device}'"):
+        solve_layer(theta, mask, [h], [v], WIDE, device=device)

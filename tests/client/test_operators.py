@@ -13,7 +13,7 @@ from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.client.holdings import Change, Holdings
 from zkapex.client.operators import OPERATORS, operator
 from zkapex.client.state import Vault
-from zkapex.errors import ProtocolError
+from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
 from zkapex.proofs.packing import pack_masks
@@ -59,6 +59,16 @@ def test_operators_are_known_by_their_names() -> None:
     assert all(one.name == name for name, one in OPERATORS.items())
     error = refused(lambda: operator("shred"), ProtocolError)
     assert "guarded-group-obs" in error.why
+
+
+def test_operators_compute_where_they_are_told(asked: tuple[Holdings, Instance]) -> None:
+    weights, mu = operator("guarded-group-obs", "cpu").apply(*asked)
+    default, default_mu = operator("guarded-group-obs").apply(*asked)
+    assert all(np.array_equal(weights[name], default[name]) for name in weights)
+    assert all(np.array_equal(mu[name], default_mu[name]) for name in mu)
+    for name in OPERATORS:
+        assert "device='warp'" in refused(lambda name=name: operator(name, "warp"), InputError).what  # type: ignore[misc]
+    assert OPERATORS["guarded-group-obs"].device == "cpu"  # type: ignore[attr-defined]
 
 
 def small(name: str) -> tuple[Holdings, Instance, dict[str, np.ndarray]]:

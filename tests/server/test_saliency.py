@@ -25,7 +25,7 @@ def layer(seed: int = 0, out: int = 6, columns: int = 11, width: int = 8) -> Lay
     squares = [rng.random((out, columns)) for _ in range(2)]
     blocks = [rng.normal(size=(width, 4 * width)) for _ in range(2)]
     inverse = np.stack([np.linalg.inv(x @ x.T / 10 + np.eye(width)) for x in blocks])
-    return LayerStatistics(arrays[0], arrays[1], squares[0], arrays[2], squares[1], inverse)
+    return LayerStatistics(arrays[0], arrays[1], squares[0], arrays[2], squares[1], inverse, 0.25)
 
 
 def test_gradient_moments_match_one_backward_pass_per_example(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +88,50 @@ def test_simple_scorers_say_what_they_claim() -> None:
     taylor = -(s.forget_gradient - s.retain_gradient) * s.weight
     taylor += (s.forget_fisher - s.retain_fisher) * s.weight**2 / 2
     np.testing.assert_allclose(SCORERS["taylor"](s), taylor)
+
+
+def by_hand() -> LayerStatistics:
+    """One row of four weights: what the forget set needs, what argues against it, what both need, what nobody needs."""
+    arrays = (
+        [2.0, 2.0, 2.0, 4.0],
+        [-3.0, 3.0, -1.0, 0.0],
+        [9.0, 12.0, 1.0, 0.0],
+        [0.0, 0.0, -4.0, 0.0],
+        [1.0, 0.0, 16.0, 0.0],
+    )
+    return LayerStatistics(*(np.array([row]) for row in arrays), None, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected"),
+    [
+        ("apex-taylor", [3 * 2 + 9 * 4 / 2, -3 * 2 + 12 * 4 / 2, 2 + 1 * 4 / 2, 0]),
+        ("apex-quotient", [4 * 9 / (2 * 9), 4 * 9 / (2 * 12), 4 * 1 / (2 * 1), 0]),
+        ("ssd-ratio", [9 / (0.25 * 9 + 0.75 * 1), 12 / (0.25 * 12), 1 / (0.25 + 0.75 * 16), 0]),
+        ("taylor", [6 + 18 - 2, -6 + 24, 2 + 2 - (8 + 32), 0]),
+        ("magnitude", [-2, -2, -2, -4]),
+    ],
+)
+def test_scores_by_hand(scorer: str, expected: list[float]) -> None:
+    np.testing.assert_allclose(SCORERS[scorer](by_hand()), [expected])
+
+
+def test_ssd_ranks_as_the_fisher_ratio_but_cannot_grow_without_bound() -> None:
+    s = layer()
+    ratio, ssd = SCORERS["fisher-ratio"](s).ravel(), SCORERS["ssd-ratio"](s).ravel()
+    np.testing.assert_array_equal(np.argsort(ratio), np.argsort(ssd))
+    assert ssd.max() < 4 < ratio.max()
+
+
+def test_the_quotient_is_a_size_times_agreement() -> None:
+    s = layer()
+    examples = np.random.default_rng(1).normal(1.0, 1.0, (50, *s.weight.shape))
+    s = dataclasses.replace(s, forget_gradient=examples.mean(0), forget_fisher=(examples**2).mean(0))
+    found = SCORERS["apex-quotient"](s)
+    assert (found >= 0).all()
+    assert (found <= s.weight**2 / 2).all()
+    same = dataclasses.replace(s, forget_fisher=s.forget_gradient**2)
+    np.testing.assert_allclose(SCORERS["apex-quotient"](same), s.weight**2 / 2)
 
 
 def test_fisher_ratio_survives_weights_the_retain_set_never_uses() -> None:

@@ -14,17 +14,21 @@ from evaluation import TINY
 
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
+from zkapex.server.planning import load_plan
 from zkapex.server.storage import load_arrays
 from zkapex.simulation.concentration import ConcentrationStudy
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.report import read_results, write_page
 from zkapex.simulation.scenarios import SCENARIOS
+from zkapex.simulation.scorers import ScorerStudy
 from zkapex.simulation.sequence import CHAINS, SequenceStudy, World
 from zkapex.simulation.studies import STUDIES, run_study, what_is_called
+from zkapex.simulation.study_report import plot, table
 
 SEQUENCE = SequenceStudy("digits-sequence", "Two requests", TINY, classes=1, between=FitSettings(1, 1e-3))
 WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, fractions=(0.02,)))
 CHUNKS = ConcentrationStudy("digits-chunks", "Fewer chunks", WIDE, (0.0, 1.0))
+SCORED = ScorerStudy("digits-scorers", "Two scorers", TINY, fraction=0.03, scorers=("taylor", "magnitude"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,12 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def chunks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("chunks") / "out"
     return out, run_study(CHUNKS, 1, out)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("scored") / "out"
+    return out, run_study(SCORED, 1, out)
 
 
 def test_requests_are_disjoint_and_what_is_left_is_the_rest() -> None:
@@ -112,7 +122,28 @@ def test_concentration_saves_chunks_at_the_same_size(chunks: tuple[Path, dict[st
     assert seed["chunks"] == 16
 
 
-@pytest.mark.parametrize("which", ["sequence", "chunks"])
+def test_every_scorer_masks_as_many_weights_and_others(scored: tuple[Path, dict[str, Any]]) -> None:
+    out, results = scored
+    (seed,) = results["seeds"]
+    assert [row["scorer"] for row in seed["rows"]] == ["taylor", "magnitude"]
+    assert {row["chosen"]["masked_weights"] for row in seed["rows"]} == {round(0.03 * seed["weights"])}
+    plans = [load_plan(out / "seeds" / "0" / f"plan-{scorer}") for scorer in SCORED.scorers]
+    assert all(plan is not None and plan.steering for plan in plans)
+    assert any((plans[0].masks[name] != plans[1].masks[name]).any() for name in plans[0].masks)  # type: ignore[union-attr]
+    for row in seed["rows"]:
+        assert row["plain"] != row["steered"]
+        assert row["mask_only"].keys() == seed["before"].keys() == row["plain"].keys()
+
+
+def test_a_repair_that_leaves_the_range_is_shown_as_such(scored: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    results = json.loads(json.dumps(scored[1]))
+    results["seeds"][0]["rows"][1]["plain"] = None
+    assert table(results).splitlines()[-1].count("out of range") == 3
+    plot(results, tmp_path / "study.png")
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("which", ["sequence", "chunks", "scored"])
 def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     out, first = request.getfixturevalue(which)
     results = json.loads((out / "results.json").read_text())

@@ -62,6 +62,8 @@ def evaluate(
 
     In digits-chunks masks keep to fewer chunks, so that less has to be proved.
 
+    In digits-scorers the same number of weights is chosen in every way there is to score them.
+
     Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted
     goes on when it is started again.
     """

@@ -1,0 +1,90 @@
+"""How much the choice of weights matters: one deletion by every scorer, at one mask size, with steering and without.
+
+The mask grows as in the scenario's own search, but never stops early, so that all scorers get the same number of
+weights. The search's steps are the same for a steered repair and one that is not (`zkapex.server.search`), and so one
+search gives the mask and guard for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from zkapex.circuits.profiles import profile
+from zkapex.client.group_obs import RangeExceededError
+from zkapex.server.planning import StoredPlan, load_plan
+from zkapex.server.saliency import SCORERS
+from zkapex.server.search import FixedPoint
+from zkapex.simulation.concentration import mean_accuracies, searched
+from zkapex.simulation.deployment import Deployment
+from zkapex.simulation.models import target_layers
+from zkapex.simulation.preparation import Shelf, federation, personalised
+from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.training import calibration
+
+
+@dataclass(frozen=True)
+class ScorerStudy:
+    """One class deleted with the masks of every scorer.
+
+    Attributes
+    ----------
+    name, title : str
+    base : ScenarioConfig
+        Everything but the scorer and the mask's size.
+    fraction : float
+        Share of the target layers' weights that every scorer masks.
+    scorers : tuple of str
+    """
+
+    name: str
+    title: str
+    base: ScenarioConfig
+    fraction: float
+    scorers: tuple[str, ...] = tuple(SCORERS)
+    kind: str = "scorers"
+
+    def run(self, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """See `zkapex.simulation.studies.Study`."""
+        config, bench = self.base, self.base.make(seed, Sources())
+        world, shelf = bench.world, Shelf(partial(config.build, bench), seed, folder, on_event)
+        (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
+        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
+        ranks = config.space.guard_ranks
+        statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
+        deployment = Deployment.of(model, tuple(target_layers(model, bench.targets)), FixedPoint(statement))
+        before = [deployment.deploy(one) for one in own]
+        inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
+        steps = (*(f for f in config.space.fractions if f < self.fraction), self.fraction)
+        # Smaller steps are passed through unjudged, so that no scorer stops at one.
+        space = replace(config.space, fractions=steps, least=self.fraction)
+
+        def measured(plan: StoredPlan) -> dict[str, Any]:
+            repaired: dict[str, dict[str, float] | None] = {}
+            for what, terms in (("plain", replace(plan.terms, steering={})), ("steered", plan.terms)):
+                try:
+                    after = [deployment.unlearned(m, terms, x) for m, x in zip(before, inputs, strict=True)]
+                    repaired[what] = mean_accuracies(after, world)
+                except RangeExceededError:
+                    repaired[what] = None
+            masked = mean_accuracies([deployment.masked(m, plan.masks) for m in before], world)
+            return {"chosen": plan.chosen, "mask_only": masked, **repaired}
+
+        rows = []
+        for scorer in self.scorers:
+            place = folder / f"plan-{scorer}"
+            plan = load_plan(place)
+            if plan is None:
+                on_event({"event": "stage", "stage": scorer, "seed": seed})
+                plan = searched(config, place, bench, seed, deployment, model, replace(space, scorers=(scorer,)))
+            rows.append({"scorer": scorer, **measured(plan)})
+        return {
+            "note": bench.note,
+            "before": mean_accuracies(before, world),
+            "rows": rows,
+            "weights": sum(model.get_parameter(f"{name}.weight").numel() for name in deployment.names),
+            "seconds": shelf.seconds,
+        }
