@@ -79,10 +79,10 @@ class _Table:
     """One data set: `images` undecoded, `labels` int64 [n], `classes` if it names them, `domains` of its rows."""
 
     def __init__(self, item: HubItem) -> None:
-        from datasets import ClassLabel, Image
-
         self.item = item
         data = load(item)
+        from datasets import ClassLabel, Image  # it is there, or load would have said so
+
         missing = [name for name in ("image", "label", "domain") if name not in data.column_names]
         if item.part is not None:
             missing = [name for name in missing if name != "domain"]
