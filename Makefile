@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow conformance fuzz lint lock results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -36,6 +36,12 @@ test: $(STAMP)-dev ## Run the tests
 test-slow: $(STAMP)-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# Not part of dev: what loads data sets by name is 70 MB more, and wants older releases of two packages.
+test-hub: ## Run the tests of data sets by name, in an environment of their own
+	test -x $(VENV)-hub/bin/python || $(PYTHON) -m venv $(VENV)-hub
+	$(VENV)-hub/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-hub.txt --editable '.[dev,hub]'
+	$(VENV)-hub/bin/python -m pytest tests/simulation/test_hub.py $(ARGS)
+
 conformance: $(STAMP)-dev ## Build the conformance suite's receipts anew, or those that ARGS names
 	PYTHONPATH=tests/support $(BIN)/python tests/conformance/build.py $(ARGS)
 
@@ -50,13 +56,17 @@ lint: $(STAMP)-dev ## Check style and types
 results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 	$(BIN)/python -m zkapex.simulation.report results docs
 
-lock: ## Write constraints.txt anew from a fresh environment
+lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,lm,vision]'
 	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
+	grep -Ev '^(fsspec|huggingface_hub)==' constraints.txt > $(VENV)-lock/kept.txt
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)-lock/kept.txt '.[dev,hub,lm,vision]'
+	{ echo "# As constraints.txt, with the extra hub and what it needs; written by make lock."; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints-hub.txt
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and everything a tool has cached
-	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

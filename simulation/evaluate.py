@@ -12,7 +12,6 @@ An evaluation that is started again goes on with what is missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +24,10 @@ import torch
 from zkapex.errors import InputError, StorageError
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.baselines import METHODS, Method, methods_called
+from zkapex.simulation.hub import HubData
 from zkapex.simulation.metrics import METRICS, measure
 from zkapex.simulation.preparation import Prepared, prepare
-from zkapex.simulation.provenance import source_commit
+from zkapex.simulation.provenance import digest_of, source_commit
 from zkapex.simulation.report import assemble, write_report
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 
@@ -125,24 +125,14 @@ def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
         "scenario": config.name,
         "settings": settings,
         "methods": {name: _parameters(method) for name, method in METHODS.items()},
-        "data_sha256": _digest(sources.data) if config.needs_data and sources.data else None,
-        "model": (_digest(Path(sources.model)) or sources.model) if config.needs_model and sources.model else None,
+        "data_sha256": digest_of(sources.data) if config.needs_data and isinstance(sources.data, Path) else None,
+        "model": (digest_of(Path(sources.model)) or sources.model) if config.needs_model and sources.model else None,
     }
+    if isinstance(sources.data, HubData):
+        marker["data"] = [item.facts() for item in sources.data.items]
+    if sources.classes is not None:
+        marker["classes"] = sources.classes
     claim(out, marker)
-
-
-def _digest(path: Path) -> str | None:
-    """SHA-256 of a file, or of the names and sizes of all files in a folder; None if there is neither."""
-    try:
-        if path.is_file():
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        if path.is_dir():
-            found = sorted(f"{p.relative_to(path)} {p.stat().st_size}" for p in path.rglob("*") if p.is_file())
-            return hashlib.sha256("\n".join(found).encode()).hexdigest()
-        return None
-    except OSError as e:
-        raise StorageError(f"cannot read {path}", why=str(e), fix="give another --data or --model") from e
 
 
 def claim(out: Path, marker: Mapping[str, Any]) -> None:

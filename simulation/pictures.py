@@ -1,4 +1,4 @@
-"""Photographs, sketches and paintings of the same classes: a data set of several domains, from a file or a folder.
+"""Photographs, sketches and paintings of the same classes: a data set of several domains, of a file or a folder.
 
 The file is an ``.npz`` of encoded images: image i is ``blob[off[i]:off[i + 1]]`` (JPEG or PNG), of class ``y[i]`` and
 domain ``domain[i]``, named in ``classes`` and ``domains``. The folder is laid out as ``domain/class/image``.
@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from PIL import Image
 
 from zkapex.errors import InputError, StorageError
 from zkapex.server.storage import load_arrays
+from zkapex.simulation.hub import HubData
 
 FIELDS = ("blob", "off", "y", "domain", "classes", "domains")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -74,23 +76,65 @@ class Gallery:
         """Numbers of the images of a domain."""
         return np.flatnonzero(self.domains == self.domain_names.index(domain))
 
+    def some_classes(self, count: int) -> Gallery:
+        """The images of so many classes, evenly spread over all: of 1000, neighbours are often kinds of one thing.
+
+        Raises
+        ------
+        InputError
+            It has fewer classes.
+        """
+        have = len(self.class_names)
+        if not 2 <= count <= have:
+            raise InputError(f"--classes is {count}, and the data has {have}", fix=f"choose a number from 2 to {have}")
+        chosen = [index * have // count for index in range(count)]
+        kept = np.flatnonzero(np.isin(self.labels, chosen))
+        labels = np.searchsorted(chosen, self.labels[kept]).astype(np.int64)
+        names = tuple(self.class_names[index] for index in chosen)
+        return Gallery(_Picked(self.images, kept), labels, self.domains[kept], names, self.domain_names)
+
     def _name(self, index: int) -> str:
         return f"{self.domain_names[self.domains[index]]}/{self.class_names[self.labels[index]]}"
 
 
-def read(data: Path | None) -> Gallery:
-    """The images of a file or folder, checked.
+class _Picked(Sequence[bytes | Path]):
+    """Some of a sequence's images, taken from it when they are asked for."""
+
+    def __init__(self, images: Sequence[bytes | Path], places: IntArray) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes | Path]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Path | Sequence[bytes | Path]:
+        if isinstance(index, slice):
+            return _Picked(self._images, self._places[index])
+        return self._images[int(self._places[index])]
+
+
+def read(data: Path | HubData | None) -> Gallery:
+    """The images of a file or folder, or of data sets by name, checked.
 
     Raises
     ------
     InputError
         There is none, or it does not hold what it should.
     """
+    if isinstance(data, HubData):
+        from zkapex.simulation.hub_pictures import gallery_of
+
+        return gallery_of(data)
     if data is None or not data.exists():
         raise InputError(
             "this scenario needs images of several domains" if data is None else f"there is no {data}",
-            why="they are not part of zkapex, and zkapex downloads none",
-            fix="give a folder domain/class/image, or an .npz of encoded images, with --data PATH or ZKAPEX_DATA",
+            why="they are not part of zkapex",
+            fix="give a folder domain/class/image, an .npz of encoded images, or hub:NAME with --data or ZKAPEX_DATA",
         )
     return _from_folder(data) if data.is_dir() else _from_file(data)
 

@@ -92,18 +92,25 @@ def _from_onnx(path: Path) -> Backbone:
 def _from_transformers(name: str) -> Backbone:
     try:
         from transformers import AutoModel
+        from transformers.utils import logging
     except ImportError as e:
         raise InputError(
             f"reading the model {name} needs transformers",
             why=str(e),
             fix="pip install 'zkapex[vision]', or give an ONNX file",
         ) from e
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    told = logging.get_verbosity()
     try:
+        # What it would report as missing or left over are pooler and classifier, which are not used here.
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         loaded: Any = AutoModel.from_pretrained(name)
     except Exception as e:  # whatever the hub, its cache and the file formats raise
         raise InputError(
             f"transformers cannot load the model {name}", why=str(e)[:300], fix="give another --model"
         ) from e
+    finally:
+        logging.set_verbosity(told)
     config = loaded.config
     if config.model_type not in ("dinov2", "vit"):
         raise InputError(f"{name} is a {config.model_type}", fix="give a DINOv2 or ViT model")

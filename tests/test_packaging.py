@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flwr.cli.build import build_fab_from_disk
 
 import zkapex
@@ -56,22 +57,35 @@ def test_the_bundle_holds_no_code() -> None:
             assert sorted(bundle.namelist()) == [".info/CONTENT", "pyproject.toml"]
 
 
-def test_constraints_pin_every_requirement() -> None:
-    pinned = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            assert version, f"{line} is not pinned"
-            pinned[_normal(name)] = version
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    required = [*PROJECT["project"]["dependencies"], *(name for extra in extras for name in extra)]
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-hub.txt"])
+def test_constraints_pin_every_requirement(file: str) -> None:
+    pinned = _pinned(file)
+    extras = PROJECT["project"]["optional-dependencies"]
+    of_file = [names for extra, names in extras.items() if extra != "hub" or file == "constraints-hub.txt"]
+    required = [*PROJECT["project"]["dependencies"], *(name for names in of_file for name in names)]
     for requirement in required:
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[.*\])?(?:==(.*))?", requirement)
         assert match is not None
         name, version = match.groups()
-        assert _normal(name) in pinned, f"{name} is not in constraints.txt: run make lock"
+        assert _normal(name) in pinned, f"{name} is not in {file}: run make lock"
         assert version is None or pinned[_normal(name)] == version
     assert pinned["torch"] == "2.13.0", "a local version such as +cpu cannot be installed everywhere"
+
+
+def test_data_sets_by_name_change_no_more_versions_than_they_must() -> None:
+    """The libraries that load them do not support the releases that everything else is pinned to."""
+    own, hub = _pinned("constraints.txt"), _pinned("constraints-hub.txt")
+    assert {name for name, version in own.items() if hub.get(name) != version} == {"fsspec", "huggingface-hub"}
+
+
+def _pinned(file: str) -> dict[str, str]:
+    pinned = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            assert version, f"{line} is not pinned"
+            pinned[_normal(name)] = version
+    return pinned
 
 
 def _normal(name: str) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from zkapex.client.personalise import FitSettings
+from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.baselines import CLASSIFICATION
 from zkapex.simulation.data import Examples, Scenario
+from zkapex.simulation.hub import HubData
 from zkapex.simulation.models import ViTConfig, vision_transformer
 
 
@@ -21,17 +23,27 @@ class Sources:
 
     Attributes
     ----------
-    data : Path or None
-        A data file or folder.
+    data : Path, HubData or None
+        A data file or folder, or data sets by name.
     model : str or None
         A file or folder with a pretrained model, or its name on a model hub.
     on_stage : callable
         Told the name of anything that takes long.
+    classes : int or None
+        How many classes of images take part. None: all.
     """
 
-    data: Path | None = None
+    data: Path | HubData | None = None
     model: str | None = None
     on_stage: Callable[[str], None] = lambda stage: None
+    classes: int | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The data file or folder, for scenarios that read nothing else. Raises InputError for data sets by name."""
+        if isinstance(self.data, HubData):
+            raise InputError(f"this scenario cannot read {self.data}", fix="give the path of a file with --data")
+        return self.data
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """``code-lm``: a pretrained language model forgets a programming language; its clients write another one.
 
-The folder the user brings has a subfolder of source files for each language, at any depth. The model is any causal
-language model of the Llama or OPT type that transformers loads: a folder, a ``.gguf`` file, or a name on a hub.
+The folder the user brings has a subfolder of source files for each language, at any depth; or the user names a data set
+with a file and its language in each row. The model is any causal language model of the Llama or OPT type that
+transformers loads: a folder, a ``.gguf`` file, or a name on a hub.
 
 Two clients fine-tune the model's last layers together, by federated averaging, on the language that will be forgotten
 and three others; each then adapts them to the personal language with LoRA, merged into the weights. The provider's
@@ -32,6 +33,7 @@ from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.corpus import Windows, read_windows, split_by_file
 from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
+from zkapex.simulation.hub import HubData
 from zkapex.simulation.language import CausalTail, load_language_model
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
@@ -108,8 +110,8 @@ class CodeTask:
         if sources.data is None:
             raise InputError(
                 "code-lm needs source code",
-                why="it is not part of zkapex, and zkapex downloads none",
-                fix=f"give --data FOLDER with the subfolders {', '.join(self.sizes)}, see docs/data.md",
+                why="it is not part of zkapex",
+                fix=f"give --data FOLDER with the subfolders {', '.join(self.sizes)}, or hub:NAME, see docs/data.md",
             )
         made = _material(self, sources.data, sources.model)
         parts = {
@@ -151,7 +153,7 @@ class _Material:
 
 
 @lru_cache(maxsize=1)
-def _material(task: CodeTask, data: Path, model: str) -> _Material:
+def _material(task: CodeTask, data: Path | HubData, model: str) -> _Material:
     """What no seed changes, made once: running the trunk takes minutes."""
     language = load_language_model(model)
     # A few windows more than are needed, as a file is never split.

@@ -84,7 +84,7 @@ def take_part(seed: int, sources: Sources, without: int | None = None) -> Cast:
     InputError
         There is no file, or it does not hold what it should.
     """
-    arrays = read(sources.data)
+    arrays = read(sources.path)
     generator = np.random.default_rng(seed)
     writers = generator.permutation(np.unique(arrays["writer_train"]))
     taking_part = CLIENTS * WRITERS_PER_CLIENT

@@ -185,6 +185,8 @@ def _ranks(labels: torch.Tensor) -> torch.Tensor:
 
 def _pool(sources: Sources) -> Pool:
     gallery = read(sources.data)
+    if sources.classes is not None:
+        gallery = gallery.some_classes(sources.classes)
     photo, sketch, rest = roles(gallery)
     backbone = load_backbone(sources.model)
     generator = np.random.default_rng(0)

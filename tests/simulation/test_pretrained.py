@@ -52,6 +52,21 @@ def test_it_computes_what_transformers_computes(kind: str, tmp_path: Path) -> No
             torch.testing.assert_close(read(batch), wanted, atol=2e-5, rtol=1e-4)
 
 
+def test_the_classifier_of_a_checkpoint_is_left_out(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, patch_size=14, image_size=28, intermediate_size=48,
+        num_labels=5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    read = load_backbone(str(tmp_path))
+    with torch.no_grad():
+        wanted = model(images() * 2 - 1).logits
+        torch.testing.assert_close(model.classifier(read(images())[:, 0]), wanted, atol=2e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_the_tail_goes_on_where_the_trunk_stopped() -> None:
     made, batch = random_backbone(), images()

@@ -36,10 +36,18 @@ def evaluate(
         "zkapex-evaluation"
     ),
     data: Annotated[
-        Path | None, typer.Option(envvar="ZKAPEX_DATA", help="The file or folder of data that the scenario reads.")
+        str | None,
+        typer.Option(
+            envvar="ZKAPEX_DATA",
+            help="The file or folder of data that the scenario reads, or data sets by name: hub:NAME (docs/data.md).",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(envvar="ZKAPEX_MODEL", help="The pretrained model it starts from: a path, or a name.")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(help="In pacs and pacs-samples, how many classes of the data take part; all by default."),
     ] = None,
     methods: Annotated[
         str, typer.Option(help="Names of methods, separated by commas; original and retrain always take part.")
@@ -69,19 +77,23 @@ def evaluate(
     """
     from zkapex.errors import InputError
     from zkapex.simulation.evaluate import evaluate as run
+    from zkapex.simulation.hub import parse_data
     from zkapex.simulation.scenarios import ScenarioConfig, Sources
     from zkapex.simulation.studies import run_study, what_is_called
 
     config = what_is_called(scenario)
     if methods != "all" and not isinstance(config, ScenarioConfig):
         raise InputError(f"{scenario} does not compare methods", fix="leave --methods out")
+    if classes is not None and scenario not in ("pacs", "pacs-samples"):
+        raise InputError(f"{scenario} cannot leave classes out", fix="leave --classes out")
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     names = [] if methods == "all" else [name.strip() for name in methods.split(",")]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         follower = Follower(progress, console)
         if isinstance(config, ScenarioConfig):
-            sources = Sources(data if config.needs_data else None, model if config.needs_model else None)
+            brought = parse_data(data) if data is not None and config.needs_data else None
+            sources = Sources(brought, model if config.needs_model else None, classes=classes)
             results = run(config, seeds, out, sources=sources, methods=names, on_event=follower.on_event)
         else:
             results = run_study(config, seeds, out, follower.on_event)

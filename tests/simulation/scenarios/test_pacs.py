@@ -119,6 +119,25 @@ def test_too_few_images_are_refused(sources: Sources, tmp_path: Path) -> None:
         pacs.PACS.make(0, replace(sources, data=tmp_path / "few.npz"))
 
 
+@pytest.mark.slow
+def test_a_vit_of_the_papers_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ViT-B/16 with random weights, as transformers writes it, at the scenario's own size of images."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("ZKAPEX_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(transformers.ViTConfig()).save_pretrained(tmp_path / "vit")
+    np.savez(tmp_path / "data.npz", **gallery_arrays(8))
+    config: ScenarioConfig = replace(pacs.PACS, **FAST)
+    results = evaluate(
+        config,
+        1,
+        tmp_path / "out",
+        sources=Sources(tmp_path / "data.npz", str(tmp_path / "vit")),
+        methods=["mask-only"],
+    )
+    assert results["methods"]["retrain"]["mean"]["forget_acc"] == 0.0
+
+
 @pytest.mark.parametrize("name", ["pacs", "pacs-samples"])
 def test_an_evaluation_from_the_files_to_the_report(name: str, sources: Sources, tmp_path: Path) -> None:
     config: ScenarioConfig = replace(scenario_config(name), **FAST)
