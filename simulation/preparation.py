@@ -212,12 +212,12 @@ def _plan(
     )
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
-    space = config.space
-    if bench.unseen is not None:
-        space = replace(space, forget_target=accuracy(model, bench.unseen), margin=0.0)
-    if bench.forget_target is not None:
-        space = replace(space, forget_target=bench.forget_target, margin=0.0)
-    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, space))
+    if bench.contrast is None:
+        return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
+    contrast = bench.contrast(model)
+    space = replace(config.space, forget_target=accuracy(contrast.untaught, forget), margin=0.0)
+    plan = search(copies, deployment.names, forget, deployment.encoding, space, contrast=contrast)
+    return save_plan(folder, plan)
 
 
 def _difficulty(config: ScenarioConfig, bench: Bench, seed: int) -> npt.NDArray[np.float64]:

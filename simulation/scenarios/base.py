@@ -10,6 +10,7 @@ from torch import nn
 
 from zkapex.client.personalise import FitSettings
 from zkapex.server.search import SearchSpace
+from zkapex.server.trials import Contrast
 from zkapex.simulation.baselines import CLASSIFICATION
 from zkapex.simulation.data import Examples, Scenario
 from zkapex.simulation.models import ViTConfig, vision_transformer
@@ -52,12 +53,10 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
-    unseen : Examples or None
-        Unseen examples of the kind that is to be forgotten, where others of that kind stay: then the search is to bring
-        forget accuracy down to the global model's accuracy on these, without a margin.
-    forget_target : float or None
-        Forget accuracy that the provider's search is to reach, without a margin, where the data decides it. None: the
-        configuration's.
+    contrast : callable (nn.Module) -> Contrast, or None
+        Where a model that never saw the forget set still answers much of it: two models that tell how much, by the
+        global one. The search is to bring forget accuracy down to the untaught one's, without a margin, and steering
+        aims at what sets the two apart. None: the configuration's target.
     """
 
     world: Scenario
@@ -66,8 +65,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
-    unseen: Examples | None = None
-    forget_target: float | None = None
+    contrast: Callable[[nn.Module], Contrast] | None = None
 
 
 @dataclass(frozen=True)
