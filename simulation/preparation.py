@@ -31,7 +31,7 @@ from zkapex.simulation.metrics import Yardstick
 from zkapex.simulation.metrics.membership import confidence, difficulty, shadow_halves
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
-from zkapex.simulation.training import accuracy, calibration, federated_averaging, provider_copies
+from zkapex.simulation.training import calibration, federated_averaging, provider_copies
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -212,11 +212,11 @@ def _plan(
     )
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
-    if bench.contrast is None:
+    if bench.aim is None:
         return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
-    contrast = bench.contrast(model)
-    space = replace(config.space, forget_target=accuracy(contrast.untaught, forget), margin=0.0)
-    plan = search(copies, deployment.names, forget, deployment.encoding, space, contrast=contrast)
+    aim = bench.aim(model)
+    space = replace(config.space, forget_target=aim.forget, margin=0.0)
+    plan = search(copies, deployment.names, forget, deployment.encoding, space, contrast=aim.contrast)
     return save_plan(folder, plan)
 
 

@@ -36,6 +36,22 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What a search is to reach where a model that never saw the forget set still answers much of it.
+
+    Attributes
+    ----------
+    forget : float
+        Forget accuracy, without a margin.
+    contrast : Contrast or None
+        What steering aims at. None where nothing is steered.
+    """
+
+    forget: float
+    contrast: Contrast | None = None
+
+
+@dataclass(frozen=True)
 class Bench:
     """The data of one seed, and where models of it start from.
 
@@ -53,10 +69,8 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
-    contrast : callable (nn.Module) -> Contrast, or None
-        Where a model that never saw the forget set still answers much of it: two models that tell how much, by the
-        global one. The search is to bring forget accuracy down to the untaught one's, without a margin, and steering
-        aims at what sets the two apart. None: the configuration's target.
+    aim : callable (nn.Module) -> Aim, or None
+        What the search is to reach, by the global model, where the data decide it. None: the configuration's target.
     """
 
     world: Scenario
@@ -65,7 +79,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
-    contrast: Callable[[nn.Module], Contrast] | None = None
+    aim: Callable[[nn.Module], Aim] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from zkapex.client.lora import LoRA
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
-from zkapex.server.trials import Contrast
 from zkapex.simulation.corpus import Windows, read_windows, split_by_file
 from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
 from zkapex.simulation.language import CausalTail, load_language_model
 from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.simulation.training import accuracy
 
 CLIENTS = 2
@@ -140,10 +138,7 @@ class CodeTask:
         def build(_: int) -> CausalTail:
             return copy.deepcopy(made.tail)
 
-        def contrast(taught: nn.Module) -> Contrast:
-            return Contrast(taught, made.tail)
-
-        return Bench(world, test, unseen, note, build, made.tail.targets, contrast)
+        return Bench(world, test, unseen, note, build, made.tail.targets, lambda _: Aim(target))
 
 
 @dataclass(frozen=True)

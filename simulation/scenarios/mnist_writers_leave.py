@@ -11,13 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
 
 from zkapex.server.search import SearchSpace
-from zkapex.server.trials import Contrast
 from zkapex.simulation.data import ClientData, Scenario, client_shift, concatenate
-from zkapex.simulation.models import vision_transformer
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
     CLIENTS,
     MNIST_WRITERS,
@@ -26,7 +23,7 @@ from zkapex.simulation.scenarios.mnist_writers import (
     sizes,
     take_part,
 )
-from zkapex.simulation.training import trained_contrast
+from zkapex.simulation.training import accuracy
 
 FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
 
@@ -56,13 +53,7 @@ def make(seed: int, sources: Sources) -> Bench:
     retained = concatenate(*(client.retained for client in clients))
     world = Scenario(None, tuple(clients), concatenate(*gone), retained, concatenate(*gone_unseen), concatenate(*held))
     note = f"{len(leaving)} writers leave: {sizes(world)}; {len(strangers.labels)} non-members by other writers"
-
-    def contrast(_: nn.Module) -> Contrast:
-        return trained_contrast(
-            lambda: vision_transformer(seed, MNIST_WRITERS.model), world, seed, MNIST_WRITERS.shadow
-        )
-
-    return Bench(world, cast.test, strangers, note, contrast=contrast)
+    return Bench(world, cast.test, strangers, note, aim=lambda model: Aim(accuracy(model, strangers)))
 
 
 MNIST_WRITERS_LEAVE: ScenarioConfig = replace(

@@ -22,15 +22,14 @@ from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
 from zkapex.server.steering import Steer
-from zkapex.server.trials import Contrast
 from zkapex.simulation.backbone import FeatureTable, tail_of
 from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
 from zkapex.simulation.features import features_of
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.pictures import Gallery, IntArray, read
 from zkapex.simulation.pretrained import load_backbone
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
-from zkapex.simulation.training import trained_contrast
+from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
+from zkapex.simulation.training import accuracy, trained_contrast
 
 CLIENTS, SKETCHES = 2, 300
 """Clients, and sketches that each personalises on."""
@@ -121,10 +120,11 @@ def make_samples(seed: int, sources: Sources) -> Bench:
     others, test = unseen.take(torch.arange(half)), unseen.take(torch.arange(half, len(unseen.labels)))
     world = Scenario(None, held, train.take(gone), train.take(~gone), others, test, _proxy_of(pool))
 
-    def contrast(_: torch.nn.Module) -> Contrast:
-        return trained_contrast(lambda: pool.build(seed), world, seed, CENTRAL)
+    def aim(_: torch.nn.Module) -> Aim:
+        contrast = trained_contrast(lambda: pool.build(seed), world, seed, CENTRAL)
+        return Aim(accuracy(contrast.untaught, world.forget_set), contrast)
 
-    return Bench(world, test, others, _sizes(world), pool.build, contrast=contrast)
+    return Bench(world, test, others, _sizes(world), pool.build, aim=aim)
 
 
 def _sizes(world: Scenario) -> str:
