@@ -278,4 +278,4 @@ PACS_SAMPLES = replace(
     make=make_samples,
     space=replace(PACS.space, fractions=(0.001,), steer=Steer(steps=40, retain_weight=30.0, rehearsal=None)),
 )
-"""Photographs of all classes are deleted. Mask size and steering were chosen on seed 0."""
+"""Photographs of all classes are deleted. Mask size and steering were chosen on seeds 0 and 1."""
