@@ -34,6 +34,7 @@ from zkapex.server.saliency import score, statistics
 from zkapex.server.steering import STEER, Steer, fit_steering
 from zkapex.server.trials import (
     BoolArray,
+    Contrast,
     Copy,
     Examples,
     FixedPoint,
@@ -133,6 +134,7 @@ def search(
     encoding: FixedPoint,
     space: SearchSpace | None = None,
     earlier: Mapping[str, BoolArray] | None = None,
+    contrast: Contrast | None = None,
 ) -> Plan:
     """Try deletions of growing size until every copy has forgotten; choose the smallest that does at acceptable cost.
 
@@ -151,6 +153,9 @@ def search(
     earlier : mapping of str to bool array [out, in], optional
         What earlier requests masked, zero in every copy. The plan's mask includes it; fractions are of further weights.
         Not for dampening.
+    contrast : Contrast, optional
+        Where the forget set is to be answered like examples that were never seen: what steering aims at, see
+        `zkapex.server.steering`.
 
     Raises
     ------
@@ -177,7 +182,7 @@ def search(
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
             try:
                 ceiling = min(done, default=None)
-                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling):
+                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling, contrast):
                     found.append(plan)
             except RangeExceededError as error:
                 failure = error
@@ -196,6 +201,7 @@ def _grow(
     rank: int,
     earlier: Mapping[str, BoolArray] | None,
     ceiling: int | None,
+    contrast: Contrast | None,
 ) -> Iterator[Plan]:
     """Plans of growing size, up to the first that reaches the target or masks as much as `ceiling`.
 
@@ -229,7 +235,7 @@ def _grow(
         after = models
         steering: dict[tuple[str, int], IntArray] = {}
         if steered and space.steer:
-            fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, space.target)
+            fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, contrast)
             steering, after = _within_range(trials, Terms(masks, guards, steering=fitted), encoding)
         setting = Setting(scorer, fraction, rank, concentration=space.concentration)
         outcome = judge(trials, after, forget_set, space.target, setting, masks, encoding.chunk)

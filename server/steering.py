@@ -6,13 +6,17 @@ same for all clients, and is otherwise still the one that disturbs the layer's o
 curvature. d is affine in c, so c can be fitted by gradient descent through the operator itself: away from what the
 forget set's labels need, and towards what each copy answered before on examples that it is to keep.
 
+Where examples like those to forget stay, these are not to be answered wrongly, but like ones that were never seen. If a
+`Contrast` tells what that means for each of them, each label's margin is fitted to its own level, from both sides.
+
 A client that trains on may bring back what was only just forgotten. So on the way each copy is trained further, on what
-it is to keep, and the forget set has to stay forgotten with the weights shifted by as much (*rehearsal*).
+it is to keep, and the forget set has to stay forgotten with the weights shifted by as much (*rehearsal*): there margins
+may be larger than asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -26,7 +30,7 @@ from zkapex.client.group_obs import response
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.saliency import margins
-from zkapex.server.trials import Examples, FixedPoint, Target, Trial
+from zkapex.server.trials import Contrast, Examples, FixedPoint, Trial, margins_of
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -36,7 +40,6 @@ _EXPRESSIBLE = 0.05
 """A row is steered only if what is unmasked of each direction in the guard's span has at least this squared length."""
 REHEARSED = (0.3, 0.6)
 REHEARSAL = FitSettings(epochs=5, learning_rate=1e-3, decay=False)
-_CHECK, _PROBED = 5, 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Steer:
     ----------
     steps : int
     margin : float
-        In logits: by how much another label is to win on the forget set. More is not asked for.
+        In logits: by how much another label is to win on the forget set. More is not asked for. Without a contrast.
     retain_weight : float
         Of the divergence from the copy's former predictions on what it is to keep, against the missing margin.
     step_size : float
@@ -56,8 +59,6 @@ class Steer:
         Examples per step and copy.
     rehearsal : FitSettings or None
         Further training of each copy, after each share `REHEARSED` of the steps.
-    stop_at_target : bool
-        Whether to stop as soon as every copy has reached the search's target: for targets that are not close to zero.
     """
 
     steps: int = 100
@@ -67,7 +68,6 @@ class Steer:
     forget_batch: int = 64
     retain_batch: int = 128
     rehearsal: FitSettings | None = REHEARSAL
-    stop_at_target: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.forget_batch, self.retain_batch) < 1 or not 0 < self.step_size < 1:
@@ -86,7 +86,7 @@ def fit_steering(
     forget_set: Examples,
     encoding: FixedPoint,
     settings: Steer,
-    target: Target,
+    contrast: Contrast | None = None,
 ) -> dict[Key, IntArray]:
     """Steering int64 [rows, r] by layer and column block, in multiples of the guard's unit; zero blocks are left out.
 
@@ -101,8 +101,14 @@ def fit_steering(
     forget_set : (inputs, labels)
     encoding : FixedPoint
     settings : Steer
-    target : Target
+    contrast : Contrast, optional
+        Each copy's margins on the forget set are to change as its two models' differ, instead of reaching one margin.
     """
+    away: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _shortfall
+    levels = [torch.full(forget_set[1].shape, settings.margin)] * len(trials)
+    if contrast is not None:
+        away, change = functional.smooth_l1_loss, contrast.change(forget_set)
+        levels = [margins_of(trial.deployed, forget_set) + change for trial in trials]
     copies = [_Steered(trial, masks, guards, encoding) for trial in trials]
     shapes = {key: tuple(push.shape[::2]) for key, (_, _, push) in copies[0].parts.items()}
     values = {key: torch.zeros(shape, requires_grad=True) for key, shape in shapes.items()}
@@ -113,25 +119,23 @@ def fit_steering(
     for step in range(settings.steps):
         optimiser.param_groups[0]["lr"] = unit * (1 - step / settings.steps) ** 0.5
         optimiser.zero_grad()
-        for copy, trial in zip(copies, trials, strict=True):
+        for copy, trial, level in zip(copies, trials, levels, strict=True):
             keep = trial.source.kept()[0]
             if settings.rehearsal and step in rehearsed:
                 copy.rehearse(values, trial.source.kept(), settings.rehearsal)
             f = torch.randperm(len(forget_set[1]), generator=generator)[: settings.forget_batch]
             k = torch.randperm(len(keep), generator=generator)[: settings.retain_batch]
             logits = copy.logits(values, torch.cat([forget_set[0][f], keep[k]]))
-            missing = functional.relu(settings.margin - margins(logits[: len(f)], forget_set[1][f])).mean()
+            missing = away(margins(logits[: len(f)], forget_set[1][f]), level[f])
             if copy.shift:
                 again = copy.logits(values, forget_set[0][f], shifted=True)
-                missing = missing + functional.relu(settings.margin - margins(again, forget_set[1][f])).mean()
+                missing = missing + _shortfall(margins(again, forget_set[1][f]), level[f])
             now = logits[len(f) :].log_softmax(-1).flatten(0, -2)
             with torch.no_grad():
                 before = trial.deployed(keep[k]).log_softmax(-1).flatten(0, -2)
             strayed = functional.kl_div(now, before, log_target=True, reduction="batchmean")
             (missing + settings.retain_weight * strayed).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        if settings.stop_at_target and step % _CHECK == _CHECK - 1 and _reached(copies, values, forget_set, target):
-            break
     return _encoded(values, copies[0], masks, encoding)
 
 
@@ -218,17 +222,8 @@ def _expressible(mask: BoolArray, guard: IntArray) -> npt.NDArray[np.bool_]:
     return np.asarray(np.linalg.eigvalsh(left.transpose(0, 2, 1) @ left)[:, 0] >= _EXPRESSIBLE)
 
 
-@torch.no_grad()
-def _reached(
-    copies: Sequence[_Steered], values: Mapping[Key, torch.Tensor], forget_set: Examples, target: Target
-) -> bool:
-    """Whether every copy, not rounded yet, has come down to the target on the first examples of the forget set."""
-    inputs, labels = forget_set[0][:_PROBED], forget_set[1][:_PROBED]
-    for copy in copies:
-        wrong = margins(copy.logits(values, inputs), labels) > target.margin
-        if 1 - float(wrong.float().mean()) > target.forget:
-            return False
-    return True
+def _shortfall(found: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    return functional.relu(level - found).mean()
 
 
 def _encoded(

@@ -21,6 +21,7 @@ from zkapex.client.group_obs import GUARD_BITS
 from zkapex.client.operators import Terms, operator
 from zkapex.errors import InputError
 from zkapex.server.mask import ChunkShape
+from zkapex.server.saliency import margins
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -83,6 +84,27 @@ class FixedPoint:
     def curvature(self) -> CurvatureEncoding:
         """How curvature is encoded; meaningless if the statement has none."""
         return CurvatureEncoding.of(self.statement, self.kappa)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two models that differ in whether they were trained on the forget set, to tell what training on it did.
+
+    Where examples like those to forget stay, a model that never saw these answers most of them all the same. How far it
+    does so differs from example to example, and this is what membership inference looks at.
+
+    Attributes
+    ----------
+    taught, untaught : nn.Module
+        The first was trained on it.
+    """
+
+    taught: nn.Module
+    untaught: nn.Module
+
+    def change(self, forget_set: Examples) -> torch.Tensor:
+        """By how many logits each label's margin grows if it was never trained on, float32 of the labels' shape."""
+        return margins_of(self.untaught, forget_set) - margins_of(self.taught, forget_set)
 
 
 @dataclass(frozen=True)
@@ -329,6 +351,15 @@ def accuracy(model: nn.Module, examples: Examples, raised: float = 0.0) -> float
         logits[torch.arange(len(own)), own] += raised
         hits += int((logits.argmax(1) == own).sum())
     return hits / labels.numel()
+
+
+@torch.no_grad()
+def margins_of(model: nn.Module, examples: Examples) -> torch.Tensor:
+    """`zkapex.server.saliency.margins` of each label, float32 of the labels' shape."""
+    inputs, labels = examples
+    size = max(1, 512 // labels[0].numel())  # bounds the memory of logits
+    parts = zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
+    return torch.cat([margins(model(x), y) for x, y in parts])
 
 
 def weight_of(model: nn.Module, name: str) -> FloatArray:

@@ -31,7 +31,7 @@ from zkapex.simulation.metrics import Yardstick
 from zkapex.simulation.metrics.membership import Shadows, Signals, shadow_halves, signals
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
-from zkapex.simulation.training import accuracy, calibration, federated_averaging, provider_copies
+from zkapex.simulation.training import calibration, federated_averaging, provider_copies
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -227,12 +227,12 @@ def _plan(
     )
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
-    space = config.space
-    if bench.unseen is not None:
-        space = replace(space, forget_target=accuracy(model, bench.unseen), margin=0.0)
-    if bench.forget_target is not None:
-        space = replace(space, forget_target=bench.forget_target, margin=0.0)
-    return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, space))
+    if bench.aim is None:
+        return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
+    aim = bench.aim(model)
+    space = replace(config.space, forget_target=aim.forget, margin=0.0)
+    plan = search(copies, deployment.names, forget, deployment.encoding, space, contrast=aim.contrast)
+    return save_plan(folder, plan)
 
 
 def _shadows(config: ScenarioConfig, bench: Bench, seed: int) -> Shadows:

@@ -135,7 +135,7 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "than these, and are given the raw examples to forget, which no client has. The operator sees only mask, "
         "guard and steering, but the settings of the search that makes them (scorer, guard rank, sizes and margins) "
         "were chosen while looking at these scenarios: at seeds 0 to 2 of `digits` and of `mnist-writers`, at seed 0 "
-        "of its variants, of `pacs` and of `code-lm`. "
+        "of its variants, of `pacs` and of `code-lm`, at seeds 0 and 1 of `pacs-samples`. "
         "Plain Group-OBS and the mask alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from zkapex.client.personalise import PERSONALISE, FitSettings, fit, personalise
 from zkapex.errors import InputError
-from zkapex.server.search import Copy
+from zkapex.server.trials import Contrast, Copy
 from zkapex.simulation.data import Examples, Scenario, concatenate
 
 #: One client's share of a federated round.
@@ -127,6 +127,19 @@ def provider_copies(
         personalise(fitted, personal, replay, seed * 100 + index, settings)
         copies.append(Copy(fitted, calibration(personal, replay, share), half, judged))
     return copies
+
+
+def trained_contrast(build: Callable[[], nn.Module], scenario: Scenario, seed: int, settings: FitSettings) -> Contrast:
+    """Two models of the provider's own, from the same start, with and without the forget set.
+
+    Neither is like the federation's global model, which averaged clients' models; that they differ in nothing but the
+    forget set is what counts.
+    """
+    taught, untaught = build(), build()
+    untaught_on = scenario.retain_set
+    for model, data in ((taught, concatenate(untaught_on, scenario.forget_set)), (untaught, untaught_on)):
+        fit(model, *data, settings, seed)
+    return Contrast(taught, untaught)
 
 
 def _shuffled(count: int, seed: int) -> torch.Tensor:

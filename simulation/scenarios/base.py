@@ -11,6 +11,7 @@ from torch import nn
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
 from zkapex.server.search import SearchSpace
+from zkapex.server.trials import Contrast
 from zkapex.simulation.baselines import CLASSIFICATION
 from zkapex.simulation.data import Examples, Scenario
 from zkapex.simulation.hub import HubData
@@ -47,6 +48,22 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What a search is to reach where a model that never saw the forget set still answers much of it.
+
+    Attributes
+    ----------
+    forget : float
+        Forget accuracy, without a margin.
+    contrast : Contrast or None
+        What steering aims at. None where nothing is steered.
+    """
+
+    forget: float
+    contrast: Contrast | None = None
+
+
+@dataclass(frozen=True)
 class Bench:
     """The data of one seed, and where models of it start from.
 
@@ -64,12 +81,8 @@ class Bench:
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
         Last components of the names of the layers that unlearning acts on.
-    unseen : Examples or None
-        Unseen examples of the kind that is to be forgotten, where others of that kind stay: then the search is to bring
-        forget accuracy down to the global model's accuracy on these, without a margin.
-    forget_target : float or None
-        Forget accuracy that the provider's search is to reach, without a margin, where the data decides it. None: the
-        configuration's.
+    aim : callable (nn.Module) -> Aim, or None
+        What the search is to reach, by the global model, where the data decide it. None: the configuration's target.
     """
 
     world: Scenario
@@ -78,8 +91,7 @@ class Bench:
     note: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
-    unseen: Examples | None = None
-    forget_target: float | None = None
+    aim: Callable[[nn.Module], Aim] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
 from zkapex.simulation.hub import HubData
 from zkapex.simulation.language import CausalTail, load_language_model
 from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.simulation.training import accuracy
 
 CLIENTS = 2
@@ -140,7 +140,7 @@ class CodeTask:
         def build(_: int) -> CausalTail:
             return copy.deepcopy(made.tail)
 
-        return Bench(world, test, unseen, note, build, made.tail.targets, forget_target=target)
+        return Bench(world, test, unseen, note, build, made.tail.targets, lambda _: Aim(target))
 
 
 @dataclass(frozen=True)

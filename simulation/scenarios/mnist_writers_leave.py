@@ -14,7 +14,7 @@ import numpy as np
 
 from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import ClientData, Scenario, client_shift, concatenate
-from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
     CLIENTS,
     MNIST_WRITERS,
@@ -23,6 +23,7 @@ from zkapex.simulation.scenarios.mnist_writers import (
     sizes,
     take_part,
 )
+from zkapex.simulation.training import accuracy
 
 FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
 
@@ -52,7 +53,7 @@ def make(seed: int, sources: Sources) -> Bench:
     retained = concatenate(*(client.retained for client in clients))
     world = Scenario(None, tuple(clients), concatenate(*gone), retained, concatenate(*gone_unseen), concatenate(*held))
     note = f"{len(leaving)} writers leave: {sizes(world)}; {len(strangers.labels)} non-members by other writers"
-    return Bench(world, cast.test, strangers, note, unseen=strangers)
+    return Bench(world, cast.test, strangers, note, aim=lambda model: Aim(accuracy(model, strangers)))
 
 
 MNIST_WRITERS_LEAVE: ScenarioConfig = replace(

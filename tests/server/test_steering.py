@@ -21,7 +21,7 @@ from zkapex.server.planning import load_plan, save_plan
 from zkapex.server.saliency import score, statistics
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.server.steering import Steer, fit_steering
-from zkapex.server.trials import Target, Trial, accuracy, trials_of
+from zkapex.server.trials import Contrast, Trial, accuracy, margins_of, trials_of
 from zkapex.simulation.data import digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
 
@@ -30,7 +30,6 @@ STATEMENT = StatementSpec(
 )
 ENCODING = FixedPoint(STATEMENT)
 QUICK = Steer(steps=40, forget_batch=32, retain_batch=64)
-TARGET = Target(0.02, 0.05, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Scene:
     terms: Terms
     forget: tuple[torch.Tensor, torch.Tensor]
 
-    def steering(self, steer: Steer = QUICK, target: Target = TARGET) -> dict[tuple[str, int], np.ndarray]:
-        return fit_steering(self.trials, self.terms.masks, self.terms.guards, self.forget, ENCODING, steer, target)
+    def steering(self, steer: Steer = QUICK, contrast: Contrast | None = None) -> dict[tuple[str, int], np.ndarray]:
+        return fit_steering(self.trials, self.terms.masks, self.terms.guards, self.forget, ENCODING, steer, contrast)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +79,27 @@ def test_steering_is_deterministic_and_only_of_rows_with_a_masked_weight(scene: 
         assert not values[~masked].any()
 
 
-def test_it_stops_once_the_target_is_reached(scene: Scene) -> None:
-    stopping = dataclasses.replace(QUICK, stop_at_target=True)
-    near, far = (scene.steering(stopping, Target(forget, 0.05, 0.0)) for forget in (0.6, 0.02))
-    size = [sum(float(np.abs(v).sum()) for v in found.values()) for found in (near, far)]
-    assert 0 < size[0] < size[1]
+class Lowered(nn.Module):
+    """A model whose logit of one class is lower than another's."""
+
+    def __init__(self, model: nn.Module, label: int, by: float) -> None:
+        super().__init__()
+        self.model, self.label, self.by = model, label, by
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(x)
+        return logits - self.by * (torch.arange(logits.shape[1]) == self.label)
+
+
+@pytest.mark.parametrize("by", [2.0, 5.0])
+def test_with_a_contrast_labels_move_as_far_as_training_had_moved_them(scene: Scene, by: float) -> None:
+    (trial,) = scene.trials
+    steer = dataclasses.replace(QUICK, retain_weight=1.0)
+    contrast = Contrast(trial.deployed, Lowered(trial.deployed, int(scene.forget[1][0]), by))
+    assert torch.allclose(contrast.change(scene.forget), torch.tensor(by), atol=1e-4)
+    steered = trial.unlearn(dataclasses.replace(scene.terms, steering=scene.steering(steer, contrast)))
+    moved = margins_of(steered, scene.forget) - margins_of(trial.deployed, scene.forget)
+    assert abs(float(moved.mean()) - by) < 1
 
 
 def test_a_guard_whose_columns_are_masked_away_is_not_steered(scene: Scene) -> None:
@@ -97,7 +112,7 @@ def test_a_guard_whose_columns_are_masked_away_is_not_steered(scene: Scene) -> N
     guards = {n: tuple(np.zeros_like(b) for b in blocks) for n, blocks in scene.terms.guards.items()}
     guards[name] = (guard, *guards[name][1:])
     masks = {n: np.zeros_like(m) for n, m in scene.terms.masks.items()} | {name: mask}
-    found = fit_steering(scene.trials, masks, guards, scene.forget, ENCODING, QUICK, TARGET)
+    found = fit_steering(scene.trials, masks, guards, scene.forget, ENCODING, QUICK)
     assert set(found) == {(name, 0)}
     assert not found[name, 0][0].any()
     assert found[name, 0][1].any()

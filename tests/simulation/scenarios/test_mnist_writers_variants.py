@@ -54,7 +54,6 @@ def test_one_writer_of_each_client_leaves_with_all_images(leave: Bench) -> None:
     everybody = writers(world.retain_set.inputs) | left
     assert len(everybody) == 64
     assert not writers(leave.non_members.inputs) & everybody
-    assert leave.unseen is leave.non_members
     assert set(world.forget_set.labels.tolist()) == set(range(10))
 
 
@@ -72,7 +71,7 @@ def test_poisoned_images_carry_the_square_and_the_wrong_label_and_nothing_else_d
     assert min(writers(world.forget_test.inputs)) >= 1000
     for client in world.clients:
         assert bright(client.train).sum() == len(client.train.labels) - len(client.retained.labels) > 0
-    assert poison.unseen is None
+    assert poison.aim is None
 
 
 def test_a_digit_that_is_the_target_is_not_triggered() -> None:
@@ -91,7 +90,7 @@ def test_where_others_of_the_kind_stay_the_search_aims_at_accuracy_on_unseen_one
     class Enough(Exception):
         pass
 
-    def search(*arguments: object) -> None:
+    def search(*arguments: object, **_: object) -> None:
         space = arguments[-1]
         aims.append((space.forget_target, space.margin))  # type: ignore[attr-defined]
         raise Enough
@@ -103,13 +102,14 @@ def test_where_others_of_the_kind_stay_the_search_aims_at_accuracy_on_unseen_one
     monkeypatch.setattr("zkapex.simulation.preparation.search", search)
     quick = FitSettings(1, 1e-3, batch_size=256)
     config = replace(MNIST_WRITERS_LEAVE, rounds=1, local=quick, personal=quick, proxies=1)
+
     with pytest.raises(Enough):
         prepare(config, leave, 0, tmp_path / "leave", lambda event: None)
     with pytest.raises(Enough):
-        prepare(config, replace(leave, unseen=None), 0, tmp_path / "leave", lambda event: None)
+        prepare(config, replace(leave, aim=None), 0, tmp_path / "leave", lambda event: None)
     (aim, margin), usual = aims
-    assert 0 < aim < 0.5, "noise is not recognised"
     assert margin == 0
+    assert 0 < aim < 0.5, "noise is not recognised"
     assert usual == (config.space.forget_target, config.space.margin)
 
 

@@ -64,12 +64,19 @@ def test_three_per_cent_of_the_photographs_are_forgotten(sources: Sources) -> No
     bench = pacs.PACS_SAMPLES.make(0, sources)
     world = bench.world
     assert world.forget_class is None
-    assert bench.unseen is not None
     assert len(world.forget_set.labels) == 2
-    assert not numbers(bench.unseen, bench.test) & numbers(world.forget_set, world.retain_set)
-    assert not numbers(bench.unseen) & numbers(bench.test)
+    assert not numbers(bench.non_members, bench.test) & numbers(world.forget_set, world.retain_set)
+    assert not numbers(bench.non_members) & numbers(bench.test)
     for client in world.clients:
         assert numbers(client.retained) == numbers(client.train) - numbers(world.forget_set)
+    assert bench.build is not None
+    assert bench.aim is not None
+    found = bench.aim(bench.build(0)).contrast
+    assert found is not None
+    assert torch.isfinite(found.change(world.forget_set)).all()
+    assert any(
+        not torch.equal(a, b) for a, b in zip(found.taught.parameters(), found.untaught.parameters(), strict=True)
+    )
 
 
 def test_a_proxy_sees_another_domain_and_no_image_twice(sources: Sources) -> None:
