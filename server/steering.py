@@ -4,7 +4,8 @@ A guard of zero steering keeps the repair out of the directions through which th
 left to the mask. With steering c the unmasked change d of a row satisfies ``V^T d = c`` instead, c being public and the
 same for all clients, and is otherwise still the one that disturbs the layer's outputs least under the client's own
 curvature. d is affine in c, so c can be fitted by gradient descent through the operator itself: away from what the
-forget set's labels need, and towards what each copy answered before on examples that it is to keep.
+forget set's labels need, and towards what each copy answered before on examples that it is to keep. Labels that go
+altogether, a deleted class, are left out of those answers: what was mistaken for the class is not to be any longer.
 
 Where examples like those to forget stay, these are not to be answered wrongly, but like ones that were never seen. If a
 `Contrast` tells what that means for each of them, each label's margin is fitted to its own level, from both sides.
@@ -40,6 +41,8 @@ _EXPRESSIBLE = 0.05
 """A row is steered only if what is unmasked of each direction in the guard's span has at least this squared length."""
 REHEARSED = (0.3, 0.6)
 REHEARSAL = FitSettings(epochs=5, learning_rate=1e-3, decay=False)
+_NEVER = -1e4
+"""The logit of a label that is not to be answered any more: its probability is zero, the divergence from it finite."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Steer:
     margin : float
         In logits: by how much another label is to win on the forget set. More is not asked for. Without a contrast.
     retain_weight : float
-        Of the divergence from the copy's former predictions on what it is to keep, against the missing margin.
+        Of the divergence from the copy's former predictions on what it is to keep, against the missing margin. A label
+        of the forget set counts as never predicted, unless something that is to be kept has one of its labels.
     step_size : float
         In units of the largest integer weight.
     forget_batch, retain_batch : int
@@ -116,10 +120,11 @@ def fit_steering(
     optimiser = torch.optim.Adam(list(values.values()), lr=unit)
     generator = torch.Generator().manual_seed(0)
     rehearsed = {int(share * settings.steps) for share in REHEARSED}
+    gone = [_deleted(forget_set[1], trial.source.kept()[1]) for trial in trials]
     for step in range(settings.steps):
         optimiser.param_groups[0]["lr"] = unit * (1 - step / settings.steps) ** 0.5
         optimiser.zero_grad()
-        for copy, trial, level in zip(copies, trials, levels, strict=True):
+        for copy, trial, level, never in zip(copies, trials, levels, gone, strict=True):
             keep = trial.source.kept()[0]
             if settings.rehearsal and step in rehearsed:
                 copy.rehearse(values, trial.source.kept(), settings.rehearsal)
@@ -131,12 +136,25 @@ def fit_steering(
                 again = copy.logits(values, forget_set[0][f], shifted=True)
                 missing = missing + _shortfall(margins(again, forget_set[1][f]), level[f])
             now = logits[len(f) :].log_softmax(-1).flatten(0, -2)
-            with torch.no_grad():
-                before = trial.deployed(keep[k]).log_softmax(-1).flatten(0, -2)
+            before = _former(trial, keep[k], never)
             strayed = functional.kl_div(now, before, log_target=True, reduction="batchmean")
             (missing + settings.retain_weight * strayed).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return _encoded(values, copies[0], masks, encoding)
+
+
+def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The labels that are to go altogether: all of the forget set's, or where others keep one of them, none."""
+    labels = forgotten.unique()
+    return labels[:0] if torch.isin(labels, kept).any() else labels
+
+
+@torch.no_grad()
+def _former(trial: Trial, inputs: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of what a copy answered before, without the labels that are `gone`."""
+    logits = trial.deployed(inputs)
+    logits[..., gone] = _NEVER
+    return logits.log_softmax(-1).flatten(0, -2)
 
 
 class _Steered:

@@ -15,6 +15,7 @@ from zkapex.client.group_obs import response, solve
 from zkapex.client.operators import Terms
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
+from zkapex.server import steering as steering_module
 from zkapex.server.guard import gradient_gram, guard_blocks
 from zkapex.server.mask import top_fraction
 from zkapex.server.planning import load_plan, save_plan
@@ -100,6 +101,26 @@ def test_with_a_contrast_labels_move_as_far_as_training_had_moved_them(scene: Sc
     steered = trial.unlearn(dataclasses.replace(scene.terms, steering=scene.steering(steer, contrast)))
     moved = margins_of(steered, scene.forget) - margins_of(trial.deployed, scene.forget)
     assert abs(float(moved.mean()) - by) < 1
+
+
+def test_what_was_mistaken_for_a_deleted_class_is_not_to_be_any_longer(scene: Scene) -> None:
+    """Kept examples that a copy calls the class say nothing in favour of it: the divergence is from other answers."""
+    (trial,) = scene.trials
+    kept = trial.source.kept()
+    gone = steering_module._deleted(scene.forget[1], kept[1])
+    assert gone.tolist() == scene.forget[1].unique().tolist()
+    before = steering_module._former(trial, kept[0], gone)
+    logits = trial.deployed(kept[0])
+    others = torch.ones(logits.shape[1], dtype=torch.bool)
+    others[gone] = False
+    assert torch.equal(before[:, gone].exp(), torch.zeros(len(logits), 1))
+    assert torch.allclose(before[:, others], logits[:, others].log_softmax(-1), atol=1e-5)
+
+
+def test_labels_that_something_kept_has_too_stay_in_the_answers() -> None:
+    """A backdoor's target, or the digit of one image that goes, is nothing that has to go altogether."""
+    assert not len(steering_module._deleted(torch.tensor([0, 0, 7]), torch.tensor([1, 0, 2])))
+    assert steering_module._deleted(torch.tensor([[3, 8], [8, 3]]), torch.tensor([[1, 0], [2, 2]])).tolist() == [3, 8]
 
 
 def test_a_guard_whose_columns_are_masked_away_is_not_steered(scene: Scene) -> None:
