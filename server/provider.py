@@ -11,6 +11,7 @@ from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.server.search import SearchSpace
+from zkapex.server.steps import OnStep, no_step
 from zkapex.server.trials import Copy, Plan
 
 Examples = tuple[torch.Tensor, torch.Tensor]
@@ -38,8 +39,11 @@ class Provider(Protocol):
         """What is to be forgotten, for the receipt's digest; never the data itself."""
         ...
 
-    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
-        """Choose mask, guard and factors, as the statement has them, on own copies (see `zkapex.server.search`)."""
+    def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
+        """Choose mask, guard and factors, as the statement has them, on own copies (see `zkapex.server.search`).
+
+        `on_step` is told where the search is.
+        """
         ...
 
     def curvature_inputs(self) -> torch.Tensor:

@@ -50,6 +50,7 @@ from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_glo
 from zkapex.server.provider import Delegating, Provider
 from zkapex.server.registry import Registry
 from zkapex.server.roster import Roster
+from zkapex.server.steps import seldom
 from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
 
@@ -322,7 +323,7 @@ def _plan(
         statement = roster.manifest.statement
         delegation = provider.delegate(model, statement) if isinstance(provider, Delegating) else None
         if delegation is None:
-            found = provider.plan(model, statement)
+            found = provider.plan(model, statement, seldom(lambda step: roster.emit("search.step", doing=step.words())))
         else:
             found = delegated_plan(coordinator, delegation, model, settings.request_id, folder)
         plan = save_plan(folder, found)

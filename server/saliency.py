@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, vmap
 
 from zkapex.client.curvature import EncodedCurvature
 from zkapex.errors import InputError
+from zkapex.server.steps import OnCount, no_count
 
 FloatArray = npt.NDArray[np.float64]
 Scorer = Callable[["LayerStatistics"], FloatArray]
@@ -59,15 +60,18 @@ def statistics(
     forget_set: tuple[torch.Tensor, torch.Tensor],
     retain_set: tuple[torch.Tensor, torch.Tensor],
     curvature: Mapping[str, Sequence[EncodedCurvature]],
+    on_examples: OnCount = no_count,
 ) -> dict[str, LayerStatistics]:
     """Everything the scorers need, from a model, the two sets (inputs, int64 labels) and the model's curvature, if any.
+
+    `on_examples` is told how many more examples of the two sets are done.
 
     Raises
     ------
     InputError
         If a set is empty or a name is not a linear layer.
     """
-    forget, retain = (gradient_moments(model, names, *examples) for examples in (forget_set, retain_set))
+    forget, retain = (gradient_moments(model, names, *examples, on_examples) for examples in (forget_set, retain_set))
     share = len(forget_set[1]) / (len(forget_set[1]) + len(retain_set[1]))
     result = {}
     for name in names:
@@ -97,7 +101,11 @@ def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_moments(
-    model: nn.Module, names: Sequence[str], inputs: torch.Tensor, labels: torch.Tensor
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    on_examples: OnCount = no_count,
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Mean and mean square of the per-example gradients of `margin_loss` with respect to the named layers' weights.
 
@@ -137,6 +145,7 @@ def gradient_moments(
         for key, gradient in per_example(targets, x, y).items():
             first[key] += gradient.sum(0)
             second[key] += gradient.square().sum(0)
+        on_examples(len(y))
     n, tokens = len(inputs), labels[0].numel()
     return {
         name: (

@@ -32,6 +32,7 @@ from zkapex.server.guard import gradient_gram, guard_blocks
 from zkapex.server.mask import concentrated
 from zkapex.server.saliency import score, statistics
 from zkapex.server.steering import STEER, Steer, fit_steering
+from zkapex.server.steps import OnStep, Step, counted, no_step
 from zkapex.server.trials import (
     BoolArray,
     Contrast,
@@ -135,6 +136,7 @@ def search(
     space: SearchSpace | None = None,
     earlier: Mapping[str, BoolArray] | None = None,
     contrast: Contrast | None = None,
+    on_step: OnStep = no_step,
 ) -> Plan:
     """Try deletions of growing size until every copy has forgotten; choose the smallest that does at acceptable cost.
 
@@ -156,6 +158,8 @@ def search(
     contrast : Contrast, optional
         Where the forget set is to be answered like examples that were never seen: what steering aims at, see
         `zkapex.server.steering`.
+    on_step : callable, optional
+        Told where the search is; not of dampening, which looks at the examples once.
 
     Raises
     ------
@@ -182,7 +186,9 @@ def search(
             done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
             try:
                 ceiling = min(done, default=None)
-                for plan in _grow(trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling, contrast):
+                for plan in _grow(
+                    trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling, contrast, on_step
+                ):
                     found.append(plan)
             except RangeExceededError as error:
                 failure = error
@@ -202,6 +208,7 @@ def _grow(
     earlier: Mapping[str, BoolArray] | None,
     ceiling: int | None,
     contrast: Contrast | None,
+    on_step: OnStep,
 ) -> Iterator[Plan]:
     """Plans of growing size, up to the first that reaches the target or masks as much as `ceiling`.
 
@@ -217,8 +224,10 @@ def _grow(
     total = sum(mask.size for mask in masks.values())
     for fraction in space.fractions:
         scores = {name: np.zeros(mask.shape) for name, mask in masks.items()}
+        examples = sum(len(forget_set[1]) + len(trial.source.kept()[1]) for trial in trials)
+        on_examples = counted(on_step, Step(scorer, rank, fraction, "saliency", 0, examples))
         for trial, model in zip(trials, models, strict=True):
-            layers = statistics(model, names, forget_set, trial.source.kept(), trial.curvature)
+            layers = statistics(model, names, forget_set, trial.source.kept(), trial.curvature, on_examples)
             for name, values in score(scorer, layers).items():
                 scores[name] += values
                 gram[name] = gram.get(name, 0.0) + gradient_gram(layers[name].forget_gradient, encoding.block_width)
@@ -235,7 +244,8 @@ def _grow(
         after = models
         steering: dict[tuple[str, int], IntArray] = {}
         if steered and space.steer:
-            fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, contrast)
+            on_fitted = counted(on_step, Step(scorer, rank, fraction, "steering", 0, space.steer.steps))
+            fitted = fit_steering(trials, masks, guards, forget_set, encoding, space.steer, contrast, on_fitted)
             steering, after = _within_range(trials, Terms(masks, guards, steering=fitted), encoding)
         setting = Setting(scorer, fraction, rank, concentration=space.concentration)
         outcome = judge(trials, after, forget_set, space.target, setting, masks, encoding.chunk)

@@ -31,6 +31,7 @@ from zkapex.client.group_obs import response
 from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.saliency import margins
+from zkapex.server.steps import OnCount, no_count
 from zkapex.server.trials import Contrast, Examples, FixedPoint, Trial, margins_of
 
 BoolArray = npt.NDArray[np.bool_]
@@ -91,6 +92,7 @@ def fit_steering(
     encoding: FixedPoint,
     settings: Steer,
     contrast: Contrast | None = None,
+    on_fitted: OnCount = no_count,
 ) -> dict[Key, IntArray]:
     """Steering int64 [rows, r] by layer and column block, in multiples of the guard's unit; zero blocks are left out.
 
@@ -107,6 +109,8 @@ def fit_steering(
     settings : Steer
     contrast : Contrast, optional
         Each copy's margins on the forget set are to change as its two models' differ, instead of reaching one margin.
+    on_fitted : callable, optional
+        Told of every step.
     """
     away: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _shortfall
     levels = [torch.full(forget_set[1].shape, settings.margin)] * len(trials)
@@ -140,6 +144,7 @@ def fit_steering(
             strayed = functional.kl_div(now, before, log_target=True, reduction="batchmean")
             (missing + settings.retain_weight * strayed).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        on_fitted(1)
     return _encoded(values, copies[0], masks, encoding)
 
 

@@ -12,19 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from zkapex.circuits.profiles import profile
-from zkapex.server.planning import StoredPlan, load_plan, save_plan
-from zkapex.server.search import FixedPoint, SearchSpace, search
+from zkapex.server.planning import load_plan
+from zkapex.server.search import FixedPoint
 from zkapex.simulation.data import Scenario
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.estimate import chunk_sizes
 from zkapex.simulation.models import target_layers
-from zkapex.simulation.preparation import Shelf, federation, personalised
-from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources
-from zkapex.simulation.training import accuracy, calibration, provider_copies
+from zkapex.simulation.preparation import Shelf, federation, personalised, searched
+from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.training import accuracy, calibration
 from zkapex.simulation.workload import Shape
 
 
@@ -64,7 +63,7 @@ class ConcentrationStudy:
             if plan is None:
                 on_event({"event": "stage", "stage": "plan", "seed": seed})
                 space = replace(config.space, concentration=concentration)
-                plan = searched(config, place, bench, seed, deployment, model, space)
+                plan = searched(config, bench, seed, deployment, model, place, on_event, space)
             inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
             after = [deployment.unlearned(m, plan.terms, x) for m, x in zip(before, inputs, strict=True)]
             masked = [deployment.masked(m, plan.masks) for m in before]
@@ -79,33 +78,6 @@ class ConcentrationStudy:
             "chunk_weights": statement.weights,
             "seconds": shelf.seconds,
         }
-
-
-def searched(
-    config: ScenarioConfig,
-    place: Path,
-    bench: Bench,
-    seed: int,
-    deployment: Deployment,
-    model: nn.Module,
-    space: SearchSpace,
-) -> StoredPlan:
-    """What the provider of a scenario finds in another search space, stored in a folder.
-
-    Raises
-    ------
-    RangeExceededError
-        As `zkapex.server.search.search`.
-    """
-    world = bench.world
-    copies = provider_copies(
-        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
-    )
-    order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
-    forget = world.forget_set.take(order[: config.search_forget])
-    found = search(copies, deployment.names, forget, deployment.encoding, space)
-    place.mkdir(exist_ok=True)
-    return save_plan(place, found)
 
 
 def mean_accuracies(models: list[nn.Module], world: Scenario) -> dict[str, float]:

@@ -22,6 +22,7 @@ from zkapex.proofs.signing import key_id, load_private_key
 from zkapex.server.holder import plan_for_holder
 from zkapex.server.provider import Delegation
 from zkapex.server.search import FRACTIONS, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.steps import OnStep, no_step
 from zkapex.simulation.adversaries import check_cheat, make_cheat
 from zkapex.simulation.data import ClientData, Examples, Scenario
 from zkapex.simulation.held import Request, held_scenario, share_of
@@ -184,14 +185,15 @@ class DigitsProvider:
             return f"{self._request.words()} in scikit-learn's digits"
         return f"every image of the digit {self._world.forget_class} in scikit-learn's digits"
 
-    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
         """See `zkapex.server.provider.Provider`."""
         space = SearchSpace(least=LEAST, forget_target=self._forget_target, retain_cost=self._retain_cost)
         if statement.kind == "dampening":
             # Without a repair every logit of margin costs personal accuracy: a quarter of it for the usual three.
             space = replace(space, margin=DAMPENING_MARGIN)
         copies = provider_copies(model, self._world, self._seed)
-        return search(copies, self.target_layers(model), self._world.forget_set, FixedPoint(statement), space)
+        names = self.target_layers(model)
+        return search(copies, names, self._world.forget_set, FixedPoint(statement), space, on_step=on_step)
 
     def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
         """See `zkapex.server.provider.Delegating`."""

@@ -22,7 +22,8 @@ from zkapex.circuits.profiles import profile
 from zkapex.client.personalise import fit, personalise
 from zkapex.errors import StorageError
 from zkapex.server.planning import StoredPlan, load_plan, save_plan
-from zkapex.server.search import FixedPoint, search
+from zkapex.server.search import FixedPoint, SearchSpace, search
+from zkapex.server.steps import Step
 from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.simulation.baselines import Case
 from zkapex.simulation.data import ClientData, Examples, concatenate
@@ -89,7 +90,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     ranks = config.space.guard_ranks
     statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
     deployment = Deployment.of(model, names, FixedPoint(statement))
-    plan = shelf.plan(lambda: _plan(config, bench, seed, deployment, model, folder))
+    plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
     shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
         Case(
@@ -218,21 +219,40 @@ def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
     return personalised(config, seed, model, world.clients, deleted=True)
 
 
-def _plan(
-    config: ScenarioConfig, bench: Bench, seed: int, deployment: Deployment, model: nn.Module, folder: Path
+def searched(
+    config: ScenarioConfig,
+    bench: Bench,
+    seed: int,
+    deployment: Deployment,
+    model: nn.Module,
+    place: Path,
+    on_event: OnEvent,
+    space: SearchSpace | None = None,
 ) -> StoredPlan:
-    world = bench.world
+    """What the provider of a scenario finds in its search space or another one, stored in a folder.
+
+    Raises
+    ------
+    RangeExceededError
+        As `zkapex.server.search.search`.
+    """
+    world, space = bench.world, space or config.space
     copies = provider_copies(
         model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
     )
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
-    if bench.aim is None:
-        return save_plan(folder, search(copies, deployment.names, forget, deployment.encoding, config.space))
-    aim = bench.aim(model)
-    space = replace(config.space, forget_target=aim.forget, margin=0.0)
-    plan = search(copies, deployment.names, forget, deployment.encoding, space, contrast=aim.contrast)
-    return save_plan(folder, plan)
+    contrast = None
+    if bench.aim is not None:
+        aim = bench.aim(model)
+        space, contrast = replace(space, forget_target=aim.forget, margin=0.0), aim.contrast
+
+    def on_step(step: Step) -> None:
+        on_event({"event": "step", "seed": seed, "doing": step.words()})
+
+    found = search(copies, deployment.names, forget, deployment.encoding, space, contrast=contrast, on_step=on_step)
+    place.mkdir(exist_ok=True)
+    return save_plan(place, found)
 
 
 def _shadows(config: ScenarioConfig, bench: Bench, seed: int) -> Shadows:

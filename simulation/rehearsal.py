@@ -31,6 +31,7 @@ from zkapex.server.app import make_server_app
 from zkapex.server.guard import guard_blocks
 from zkapex.server.mask import ChunkShape
 from zkapex.server.search import Outcome, Plan, Setting
+from zkapex.server.steps import OnStep, no_step
 from zkapex.simulation.grid import InProcessGrid, run_config_of_app, run_in_process
 from zkapex.simulation.shapes import ModelShapes
 from zkapex.simulation.workload import Shape, random_mask
@@ -175,7 +176,7 @@ class RandomProvider:
         """See `Provider`."""
         return _FORGET
 
-    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
         """See `Provider`. A random mask, and guards of random directions."""
         rng = np.random.default_rng(self._seed)
         shapes = [Shape(s.name.replace(".", "_"), s.rows, s.cols) for s in self._layers]

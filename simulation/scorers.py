@@ -18,10 +18,10 @@ from zkapex.client.group_obs import RangeExceededError
 from zkapex.server.planning import StoredPlan, load_plan
 from zkapex.server.saliency import SCORERS
 from zkapex.server.search import FixedPoint
-from zkapex.simulation.concentration import mean_accuracies, searched
+from zkapex.simulation.concentration import mean_accuracies
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.models import target_layers
-from zkapex.simulation.preparation import Shelf, federation, personalised
+from zkapex.simulation.preparation import Shelf, federation, personalised, searched
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.simulation.training import calibration
 
@@ -79,7 +79,8 @@ class ScorerStudy:
             plan = load_plan(place)
             if plan is None:
                 on_event({"event": "stage", "stage": scorer, "seed": seed})
-                plan = searched(config, place, bench, seed, deployment, model, replace(space, scorers=(scorer,)))
+                tried = replace(space, scorers=(scorer,))
+                plan = searched(config, bench, seed, deployment, model, place, on_event, tried)
             rows.append({"scorer": scorer, **measured(plan)})
         return {
             "note": bench.note,

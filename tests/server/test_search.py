@@ -16,6 +16,7 @@ from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
 from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, SearchSpace, Setting, search
 from zkapex.server.steering import Steer
+from zkapex.server.steps import Step
 from zkapex.server.trials import choose
 from zkapex.simulation.data import Scenario, digits_scenario
 from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
@@ -55,8 +56,31 @@ def names(model: nn.Module) -> Sequence[str]:
 
 
 @pytest.fixture(scope="module")
-def plan(scenario: Scenario, copies: list[Copy], names: Sequence[str]) -> Plan:
-    return search(copies, names, scenario.forget_set, ENCODING, SPACE)
+def steps() -> list[Step]:
+    """Where the search of `plan` said that it was."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def plan(scenario: Scenario, copies: list[Copy], names: Sequence[str], steps: list[Step]) -> Plan:
+    return search(copies, names, scenario.forget_set, ENCODING, SPACE, on_step=steps.append)
+
+
+def test_a_search_says_where_it_is(plan: Plan, steps: list[Step], scenario: Scenario, copies: list[Copy]) -> None:
+    examples = sum(len(scenario.forget_set.labels) + len(copy.kept()[1]) for copy in copies)
+    for outcome in plan.curve:
+        setting = outcome.setting
+        of_this = [
+            s
+            for s in steps
+            if (s.scorer, s.guard_rank, s.fraction) == (setting.scorer, setting.guard_rank, setting.fraction)
+        ]
+        for stage, total in (("saliency", examples), ("steering", SPACE.steer.steps if SPACE.steer else 0)):
+            found = [s for s in of_this if s.stage == stage]
+            assert {s.total for s in found} == ({total} if total else set())
+            assert [s.done for s in found] == sorted(s.done for s in found)
+            assert not found or (found[0].done, found[-1].done) == (0, total)
+    assert f"mask of {100 * plan.curve[0].setting.fraction:.3g} %" in steps[0].words()
 
 
 def test_the_plan_makes_the_deployed_model_forget(

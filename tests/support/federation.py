@@ -35,6 +35,7 @@ from zkapex.server.registry import Registry
 from zkapex.server.run import RunSettings, run
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.server.steering import Steer
+from zkapex.server.steps import OnStep, no_step
 from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
 
@@ -156,7 +157,7 @@ class SmallProvider:
     def forget_description(self) -> str:
         return f"every {FORGET_CLASS}"
 
-    def plan(self, model: nn.Module, statement: StatementSpec) -> Plan:
+    def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
         self.plans += 1
         public = share(900, 400)
         forget = only(public, public[1] == FORGET_CLASS)
@@ -164,7 +165,7 @@ class SmallProvider:
         steer = Steer(steps=10, forget_batch=16, retain_batch=32, rehearsal=None)
         space = SearchSpace(scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,), steer=steer)
         copies = [Copy(model, retain[0], retain)]
-        found = search(copies, LAYERS, forget, FixedPoint(statement), space)
+        found = search(copies, LAYERS, forget, FixedPoint(statement), space, on_step=on_step)
         masks = {name: mask.copy() for name, mask in found.masks.items()}
         masks["fc1"][:, 32:] = False
         masks["fc2"][32:] = False

@@ -198,6 +198,8 @@ class Follower:
         elif name == "prove.accepted":
             self._proved += 1
             self._update(self._proved, f"{self._proved} proofs accepted")
+        elif name == "search.step":
+            self._progress.update(self._task, note=event["doing"])
         elif name == "search.done":
             self._update(1, f"{event['masked_weights']} weights, {event['scorer']}", 1)
         elif name in self._SETBACKS:

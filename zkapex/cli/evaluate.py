@@ -119,6 +119,8 @@ class Follower:
         elif kind == "stage":
             stage = event["stage"]
             self._say(f"seed {event['seed']}: {STAGES.get(stage, stage)}")
+        elif kind == "step":
+            self._progress.update(self._task, description=f"seed {event['seed']}: {event['doing']}")
         elif kind == "method":
             self._progress.update(self._task, description=f"seed {event['seed']}: {event['method']}")
         elif kind in ("kept", "seed"):
