@@ -141,14 +141,15 @@ def fit_steering(
 
 def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """The labels that are to go altogether: all of the forget set's, or where others keep one of them, none."""
-    labels = forgotten.unique()
-    return labels[:0] if torch.isin(labels, kept).any() else labels
+    labels: torch.Tensor = torch.unique(forgotten)
+    shared = bool(torch.isin(labels, kept).any())
+    return labels[:0] if shared else labels
 
 
 @torch.no_grad()
 def _former(trial: Trial, inputs: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of what a copy answered before, without the labels that are `gone`."""
-    logits = trial.deployed(inputs)
+    logits: torch.Tensor = trial.deployed(inputs)
     logits[..., gone] = _NEVER
     return logits.log_softmax(-1).flatten(0, -2)
 

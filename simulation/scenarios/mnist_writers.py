@@ -198,7 +198,7 @@ MNIST_WRITERS = ScenarioConfig(
     space=SearchSpace(
         ("aware",),
         fractions=FRACTIONS,
-        least=0.08,
+        least=0.04,
         forget_target=0.02,
         retain_cost=0.03,
         margin=1.0,
