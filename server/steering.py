@@ -68,7 +68,7 @@ class Steer:
 
     steps: int = 100
     margin: float = 6.0
-    retain_weight: float = 6.0
+    retain_weight: float = 24.0
     step_size: float = 0.004
     forget_batch: int = 64
     retain_batch: int = 128
@@ -151,7 +151,8 @@ def fit_steering(
 def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """The labels that are to go altogether: all of the forget set's, or where others keep one of them, none."""
     labels: torch.Tensor = torch.unique(forgotten)
-    return labels[:0] if torch.isin(labels, kept).any() else labels
+    shared = bool(torch.isin(labels, kept).any())
+    return labels[:0] if shared else labels
 
 
 @torch.no_grad()

@@ -134,8 +134,9 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
         "than these, and are given the raw examples to forget, which no client has. The operator sees only mask, "
         "guard and steering, but the settings of the search that makes them (scorer, guard rank, sizes and margins) "
-        "were chosen while looking at these scenarios: at seeds 0 to 2 of `digits` and of `mnist-writers`, at seed 0 "
-        "of its variants, of `pacs` and of `code-lm`, at seeds 0 and 1 of `pacs-samples`. "
+        "were chosen while looking at these scenarios: at seeds 0 to 2 of `digits` and of `mnist-writers`, at seeds 0 "
+        "and 1 of `mnist-writers-poison` and of `pacs-samples`, at seed 0 of `mnist-writers-leave`, of `pacs` and of "
+        "`code-lm`. "
         "Plain Group-OBS and the mask alone use the mask that was chosen for the guarded operator.\n",
         LEGEND + "\n",
     ]

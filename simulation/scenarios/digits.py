@@ -44,6 +44,6 @@ DIGITS = ScenarioConfig(
         forget_target=0.02,
         retain_cost=0.03,
         margin=1.0,
-        steer=Steer(steps=120, margin=4.0, retain_weight=24.0),
+        steer=Steer(steps=120, margin=4.0),
     ),
 )

@@ -198,11 +198,11 @@ MNIST_WRITERS = ScenarioConfig(
     space=SearchSpace(
         ("aware",),
         fractions=FRACTIONS,
-        least=0.08,
+        least=0.04,
         forget_target=0.02,
         retain_cost=0.03,
         margin=1.0,
-        steer=Steer(steps=120, margin=6.0, retain_weight=24.0),
+        steer=Steer(steps=120),
     ),
     replay_share=0.25,
     search_forget=600,

@@ -85,6 +85,6 @@ MNIST_WRITERS_POISON: ScenarioConfig = replace(
         forget_target=0.03,
         retain_cost=0.03,
         margin=1.0,
-        steer=Steer(steps=120, margin=8.0, retain_weight=24.0),
+        steer=Steer(steps=120, margin=8.0),
     ),
 )

@@ -45,7 +45,7 @@ CENTRAL = FitSettings(epochs=6, learning_rate=2e-4)
 """Training of a model that no federation averages: as many epochs as the federation has."""
 FRACTIONS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01)
 """Mask sizes the search tries."""
-STEERED = Steer(steps=40, margin=5.0, rehearsal=FitSettings(2, 1e-4, decay=False))
+STEERED = Steer(steps=40, margin=5.0, retain_weight=6.0, rehearsal=FitSettings(2, 1e-4, decay=False))
 """How the repair is steered: rehearsed as gently as clients personalise. This, mask sizes, scorer, guard rank and
 margin were chosen on seed 0 of ``pacs``."""
 

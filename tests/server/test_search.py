@@ -26,7 +26,7 @@ SHAPE = {"rows_per_chunk": 32, "block_width": 32, "weight_limit": 8000, "log2_ro
 STATEMENT = StatementSpec(curvature_rank=32, ridge=192, guard_rank=4, **SHAPE)
 ENCODING = FixedPoint(STATEMENT)
 PLAIN = FixedPoint(StatementSpec(kind="mask-only", curvature="none", **SHAPE))
-QUICK = Steer(steps=30, margin=5.0, forget_batch=32, retain_batch=64, rehearsal=None)
+QUICK = Steer(steps=30, margin=5.0, retain_weight=6.0, forget_batch=32, retain_batch=64, rehearsal=None)
 SPACE = SearchSpace(
     margin=1.0, forget_target=0.02, least=0.02, fractions=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08), steer=QUICK
 )

@@ -30,7 +30,7 @@ STATEMENT = StatementSpec(
     rows_per_chunk=32, block_width=32, weight_limit=8000, log2_rows=14, curvature_rank=32, ridge=192, guard_rank=2
 )
 ENCODING = FixedPoint(STATEMENT)
-QUICK = Steer(steps=40, forget_batch=32, retain_batch=64)
+QUICK = Steer(steps=40, retain_weight=6.0, forget_batch=32, retain_batch=64)
 
 
 @dataclasses.dataclass(frozen=True)
