@@ -6,14 +6,12 @@ Every answer may be asked for again after a crash on either side: a step that wa
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
@@ -24,13 +22,15 @@ from zkapex.client.activations import EncodedActivations
 from zkapex.client.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.curvature import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.client.holdings import Change, Holdings
+from zkapex.client.memory import ENROLMENT, MANIFEST, RESPONSE, Memory
 from zkapex.client.operators import operator
 from zkapex.client.proposal import Planner, propose
 from zkapex.client.salts import SaltLedger, opened_by
 from zkapex.client.state import Vault
 from zkapex.client.task import Task
+from zkapex.client.trust import Trust
 from zkapex.client.weights import encode_weights, load_weights
-from zkapex.errors import InputError, ProtocolError, ProverError, SignatureError, StorageError
+from zkapex.errors import InputError, ProtocolError, ProverError
 from zkapex.proofs.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
@@ -56,27 +56,22 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.pool import prove_all
 from zkapex.proofs.public import BoolArray, IntArray
 from zkapex.proofs.receipt import open_receipt
-from zkapex.proofs.record import arrays_digest
-from zkapex.proofs.sealed import Introduction, seal, unseal, unseal_introduction
+from zkapex.proofs.sealed import seal, unseal
 from zkapex.proofs.second_moment import same_commitments
 from zkapex.proofs.signing import (
     CHALLENGE_BYTES,
     CHALLENGE_TYPE,
-    Envelope,
     key_id,
     load_or_create_private_key,
-    public_key_from_hex,
     public_key_hex,
     sign,
 )
 from zkapex.proofs.verifier import check_circuit_of, circuit_of
 from zkapex.proofs.worker import finished, forget_witness, write_job
-from zkapex.wire import pack, unpack, unpack_arrays
+from zkapex.wire import pack, unpack
 
 MAX_MESSAGE_BYTES = 256 * 2**20
-MODEL, SERVER_KEY, MANIFEST, ENROLMENT = "model.npz", "server.pub", "manifest.json", "enrolment.json"
-HELD, REVISION, THETA = "held-zero.npz", "revision", "theta.json"
-REQUEST, RESPONSE, RECEIPT, SCORES = "request.json", "response.json", "receipt.json", "scores.json"
+REQUEST, RECEIPT, SCORES = "request.json", "receipt.json", "scores.json"
 
 
 def utc_now() -> datetime:
@@ -134,6 +129,8 @@ class DeviceAgent:
         self._device = device
         self._key = load_or_create_private_key(folder / "key.pem")
         self.client_id = key_id(self._key.public_key())
+        self._memory = Memory(self._vault, self._key, task.build_model)
+        self._trust = Trust(self._vault)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -191,16 +188,17 @@ class DeviceAgent:
     def personalise(self, content: RecordDict) -> RecordDict:
         """Fine-tune the global model on private data, and keep the result."""
         _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
-        request = self._from_provider(PersonaliseRequest, blobs)
+        request = self._trust.introduced(PersonaliseRequest, blobs)
         answered = self._vault.inner("answered")
         if answered.has(f"personalise-{request.nonce}"):
             return pack(PersonaliseReply.from_bytes(answered.get(f"personalise-{request.nonce}")))
-        model = self._sent_model(content, request.weights_digest)
+        model = self._memory.sent_model(content, request.weights_digest)
         start = self._clock()
         before = self._task.evaluate(model)["personal"]
-        used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, self._held_zero())
+        held = self._held_zero()
+        used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, held)
         after = self._task.evaluate(model)["personal"]
-        self._save_model(model)
+        self._memory.save_model(model)
         reply = PersonaliseReply(
             client_id=self.client_id,
             examples=used,
@@ -208,14 +206,14 @@ class DeviceAgent:
             accuracy_after=after.correct / after.total,
             wall_s=(self._clock() - start).total_seconds(),
         )
-        self._pin(request.server_key)
+        self._trust.pin(request.server_key)
         answered.put(f"personalise-{request.nonce}", reply.to_bytes())
         return pack(reply)
 
     def enrol(self, content: RecordDict) -> RecordDict:
         """Commit to the personalised weights and their curvature, and sign the commitments."""
         _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
-        request = self._from_provider(EnrolRequest, blobs)
+        request = self._trust.introduced(EnrolRequest, blobs)
         vault = self._vault.inner("enrolment")
         if vault.has(ENROLMENT):
             kept = vault.get(ENROLMENT)
@@ -225,7 +223,7 @@ class DeviceAgent:
             raise ProtocolError("this request to enrol was answered before, and an enrolment since has replaced that")
         manifest = request.manifest
         circuit = self._circuit(manifest, blobs)
-        model = self._load_model()
+        model = self._memory.load_model()
         weights = encode_weights(model, manifest)
         load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
         check_circuit = check_circuit_of(manifest, circuit.srs)
@@ -242,8 +240,8 @@ class DeviceAgent:
             weights,
             {name: np.stack([block.factor for block in blocks]) for name, blocks in curvature.items()},
         )
-        revision = self._next_revision(vault)
-        self._pin(request.server_key)
+        revision = self._memory.next_revision(vault)
+        self._trust.pin(request.server_key)
         vault.clear()
         self._vault.inner("requests").clear()
         ledger = SaltLedger(self._vault)
@@ -266,24 +264,24 @@ class DeviceAgent:
             curvature_proofs=proofs,
         )
         envelope = seal(enrolment, self._key).envelope
-        self._save_model(model)
+        self._memory.save_model(model)
         vault.put(ENROLMENT, envelope)
         return self._deliver(envelope)
 
     def propose(self, content: RecordDict) -> RecordDict:
         """Choose mask and guard for what this device holds and is to be forgotten; the data stay here."""
         _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
-        request = unseal(ProposeRequest, blobs.get("envelope", b""), [self._server_key()]).record
+        request = unseal(ProposeRequest, blobs.get("envelope", b""), [self._trust.key()]).record
         if request.client_id != self.client_id:
             raise ProtocolError("a proposal is asked of another client", why=f"it names {request.client_id[:16]}...")
         kept = self._vault.inner("proposals")
         if kept.has(request.nonce):
             return self._deliver(unseal(Proposal, kept.get(request.nonce), [self._key.public_key()]).envelope)
-        manifest = self._manifest()
+        manifest = self._memory.manifest()
         if request.manifest_digest != manifest.digest():
             raise ProtocolError("a proposal is asked for under another manifest than this device enrolled under")
-        model = self._sent_model(content, request.weights_digest)
-        proposal = propose(request, manifest, model, self._load_model(), self._task, self._planner)
+        model = self._memory.sent_model(content, request.weights_digest)
+        proposal = propose(request, manifest, model, self._memory.load_model(), self._task, self._planner)
         envelope = seal(proposal, self._key).envelope
         kept.put(request.nonce, envelope)
         return self._deliver(envelope)
@@ -291,7 +289,7 @@ class DeviceAgent:
     def unlearn(self, content: RecordDict) -> RecordDict:
         """Apply the operator to the committed weights, deploy the result, and commit to it."""
         _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
-        sealed = unseal(UnlearnRequest, blobs.get("envelope", b""), [self._server_key()])
+        sealed = unseal(UnlearnRequest, blobs.get("envelope", b""), [self._trust.key()])
         request = sealed.record
         if request.client_id != self.client_id:
             raise ProtocolError("the request is for another client", why=f"it names {request.client_id[:16]}...")
@@ -302,11 +300,11 @@ class DeviceAgent:
             return self._deliver(vault.get(RESPONSE))
         if self._clock() >= request.expires_at:
             raise ProtocolError(f"request {request.request_id} expired at {request.expires_at:%Y-%m-%d %H:%M} UTC")
-        manifest = self._manifest()
+        manifest = self._memory.manifest()
         if request.manifest_digest != manifest.digest():
             raise ProtocolError("the request is for another manifest than this device enrolled under")
         circuit = self._circuit(manifest, {})
-        holdings = self._start_from(request)
+        holdings = self._memory.start_from(request)
         instance = Instance(manifest, request)
         change = self._change(holdings, instance, request.operator)
         after = change.apply(holdings)
@@ -323,10 +321,10 @@ class DeviceAgent:
             commitments=commitments,
             root=commitment_root([(c.chunk, c.theta) for c in commitments]),
         )
-        model = self._load_model()
+        model = self._memory.load_model()
         load_weights(model, manifest, after.weights)
-        self._save_model(model)  # deletion takes effect now, whatever becomes of the proof
-        self._hold_zero(zeroed(instance))
+        self._memory.save_model(model)  # deletion takes effect now, whatever becomes of the proof
+        self._memory.hold_zero(zeroed(instance))
         envelope = seal(response, self._key).envelope
         vault.put(RESPONSE, envelope)
         return self._deliver(envelope)
@@ -336,17 +334,17 @@ class DeviceAgent:
         request, _ = unpack(content, ProveRequest, MAX_MESSAGE_BYTES)
         if request.client_id != self.client_id:
             raise ProtocolError("proofs are asked of another client", why=f"it names {request.client_id[:16]}...")
-        vault = self._answered(request.request_id)
-        sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._server_key()])
-        instance = Instance(self._manifest(), sealed.record)
+        vault = self._memory.answered(request.request_id)
+        sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._trust.key()])
+        instance = Instance(self._memory.manifest(), sealed.record)
         strange = sorted(set(request.chunks) - set(instance.touched))
         if strange:
             raise ProtocolError(f"chunk {strange[0]} is not touched by request {request.request_id}")
-        circuit = self._circuit(self._manifest(), {})
+        circuit = self._circuit(self._memory.manifest(), {})
         folders = {chunk: vault.folder / "jobs" / str(chunk) for chunk in request.chunks}
         waiting = [chunk for chunk, folder in folders.items() if finished(folder) is None]
         if waiting:
-            holdings, change = self._start_from(sealed.record), Change.load(vault)
+            holdings, change = self._memory.start_from(sealed.record), Change.load(vault)
             self._prove_chunks(circuit, instance, holdings, change, {chunk: folders[chunk] for chunk in waiting})
         proofs = []
         for chunk, folder in folders.items():
@@ -361,18 +359,18 @@ class DeviceAgent:
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Tally the model before a request, with its mask alone, and after it; the tallies outlive the first two."""
         request, _ = unpack(content, EvaluateRequest, MAX_MESSAGE_BYTES)
-        vault = self._answered(request.request_id)
+        vault = self._memory.answered(request.request_id)
         if vault.has(SCORES):
             kept = EvaluateReply.from_bytes(vault.get(SCORES))
             if {score.model for score in kept.scores} >= set(request.models):
                 scores = [score for score in kept.scores if score.model in request.models]
                 return pack(kept.model_copy(update={"scores": tuple(scores)}))
-        if vault.has(RECEIPT) and open_receipt(vault.get(RECEIPT), [self._server_key()]).outcome.verdict == "proved":
+        if vault.has(RECEIPT) and open_receipt(vault.get(RECEIPT), [self._trust.key()]).outcome.verdict == "proved":
             raise ProtocolError(f"request {request.request_id} is settled", why="the weights before it are gone")
-        manifest = self._manifest()
-        model = self._load_model()
-        sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._server_key()])
-        before = self._start_from(sealed.record).weights
+        manifest = self._memory.manifest()
+        model = self._memory.load_model()
+        sealed = unseal(UnlearnRequest, vault.get(REQUEST), [self._trust.key()])
+        before = self._memory.start_from(sealed.record).weights
         masks = Instance(manifest, sealed.record).masks
         states: dict[str, Callable[[], Mapping[str, IntArray]]] = {
             "before": lambda: before,
@@ -391,16 +389,20 @@ class DeviceAgent:
     def receipt(self, content: RecordDict) -> RecordDict:
         """Keep the receipt of a request; once it says `proved`, the weights before the request are forgotten."""
         _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
-        receipt = open_receipt(blobs.get("envelope", b""), [self._server_key()])
+        receipt = open_receipt(blobs.get("envelope", b""), [self._trust.key()])
         if receipt.facts.client_id != self.client_id:
             raise ProtocolError("the receipt is another client's")
-        vault = self._answered(receipt.facts.request_id)
+        vault = self._memory.answered(receipt.facts.request_id)
         if not vault.has(RECEIPT) and receipt.outcome.verdict == "proved":
-            self._settle(vault, receipt.facts.post_root)
+            self._memory.settle(vault, receipt.facts.post_root)
         vault.put(RECEIPT, receipt.envelope)
         return self._deliver(receipt.envelope)
 
     # -- steps a misbehaving device would take differently; the simulation's adversaries override them ---------------
+
+    def _held_zero(self) -> dict[str, torch.Tensor]:
+        """What personalisation leaves at zero."""
+        return self._memory.held_zero()
 
     def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
         """The exact operator on the committed weights."""
@@ -419,62 +421,7 @@ class DeviceAgent:
             write_job(folder, instance.public(chunk), change.witness(holdings, chunk))
         prove_all(circuit, list(folders.values()), self._workers, on_start=lambda folder: ledger.spend(opened[folder]))
 
-    # -- state --------------------------------------------------------------------------------------------------------
-
-    def _answered(self, request_id: str) -> Vault:
-        """What is kept about a request this device has answered."""
-        vault = self._vault.inner("requests", request_id)
-        if not vault.has(RESPONSE):
-            raise ProtocolError(f"this device has not answered request {request_id} yet")
-        return vault
-
-    def _start_from(self, request: UnlearnRequest) -> Holdings:
-        """The holdings the request starts from: those enrolled, plus every change a receipt has settled."""
-        manifest = self._manifest()
-        vault, enrolled = self._vault.inner("requests", request.request_id), self._vault.inner("enrolment")
-        if not vault.has(RESPONSE) and commitment_root(list(enumerate(self._theta(enrolled)))) != request.pre_root:
-            raise ProtocolError(
-                "the request starts from commitments this device does not hold",
-                why="an earlier request has not been settled by a receipt, or the server's registry is another one",
-                fix="deliver the earlier receipt, or enrol the device again",
-            )
-        return Holdings.load(manifest, enrolled)
-
-    def _theta(self, enrolled: Vault) -> list[str]:
-        """The commitments (hex) to the weights held, by chunk: those enrolled, replaced by what receipts settled."""
-        if not enrolled.has(THETA):
-            return list(unseal(Enrolment, enrolled.get(ENROLMENT), [self._key.public_key()]).record.theta)
-        try:
-            return [str(point) for point in json.loads(enrolled.get(THETA))]
-        except (ValueError, TypeError) as e:
-            raise StorageError(f"{enrolled.folder / THETA} is damaged", fix="enrol the device again") from e
-
-    def _settle(self, vault: Vault, post_root: str | None) -> None:
-        enrolled = self._vault.inner("enrolment")
-        theta = self._theta(enrolled)
-        response = unseal(UnlearnResponse, vault.get(RESPONSE), [self._key.public_key()]).record
-        for commitment in response.commitments:
-            theta[commitment.chunk] = commitment.theta
-        if commitment_root(list(enumerate(theta))) != post_root:
-            raise ProtocolError("the receipt is for other weights than this device holds", fix="enrol the device again")
-        after = Change.load(vault).apply(Holdings.load(self._manifest(), enrolled))
-        # In this order: interrupted in between, the device takes no new request before it has settled this one again.
-        after.save(enrolled)
-        enrolled.put(THETA, json.dumps(theta).encode())
-        for folder in (vault.folder / "jobs").glob("*"):
-            forget_witness(folder)
-
-    def _held_zero(self) -> dict[str, torch.Tensor]:
-        """What the requests this device has answered made zero: what was deleted must not be learned again."""
-        if not self._vault.has(HELD):
-            return {}
-        return {n: torch.from_numpy(mask.astype(np.bool_)) for n, mask in self._vault.get_arrays(HELD).items()}
-
-    def _hold_zero(self, masks: Mapping[str, BoolArray]) -> None:
-        held: dict[str, BoolArray] = {name: mask.numpy() for name, mask in self._held_zero().items()}
-        for name, mask in masks.items():
-            held[name] = held[name] | mask if name in held else mask
-        self._vault.put_arrays(HELD, held)
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _curvature(self, model: nn.Module, manifest: ModelManifest) -> dict[str, tuple[EncodedCurvature, ...]]:
         if manifest.statement.curvature == "none":
@@ -489,76 +436,6 @@ class DeviceAgent:
                 raise InputError("the reference string of the circuit is not on this device", fix="enrol it again")
             srs = import_srs(blobs["srs"], manifest.srs_digest, manifest.statement.log2_rows, manifest.srs_origin)
         return circuit_of(manifest, srs)
-
-    def _next_revision(self, vault: Vault) -> int:
-        """The number of a new enrolment, kept before the old one is given up: the provider takes no number twice."""
-        if vault.has(ENROLMENT):
-            old = unseal(Enrolment, vault.get(ENROLMENT), [self._key.public_key()]).record
-            self._vault.inner("answered").put(f"enrol-{old.nonce}", b"")
-            self._vault.put(REVISION, str(old.revision + 1).encode())
-        if not self._vault.has(REVISION):
-            return 0
-        try:
-            return int(self._vault.get(REVISION))
-        except ValueError as e:
-            raise StorageError(f"{self._vault.folder / REVISION} is damaged", why=str(e)) from e
-
-    def _from_provider(self, kind: type[Introduction], blobs: Mapping[str, bytes]) -> Introduction:
-        """A signed request of the pinned provider or, on a device that knows none yet, of the one it names."""
-        data = blobs.get("envelope", b"")
-        if not self._vault.has(SERVER_KEY):
-            return unseal_introduction(kind, data).record
-        pinned = self._server_key()
-        if {signature.keyid for signature in Envelope.from_bytes(data).signatures} != {key_id(pinned)}:
-            raise SignatureError(
-                "this device is pinned to another provider",
-                why="the server's key is not the one it personalised or enrolled with first",
-                fix=f"if the provider has a new key, replace {self._vault.folder / SERVER_KEY}",
-            )
-        return unseal(kind, data, [pinned]).record
-
-    def _pin(self, server_key: str) -> None:
-        """Trust the first provider whose request this device has carried out, or one put on it beforehand, only."""
-        if not self._vault.has(SERVER_KEY):
-            self._vault.put(SERVER_KEY, server_key.encode())
-
-    def _server_key(self) -> Ed25519PublicKey:
-        if not self._vault.has(SERVER_KEY):
-            raise ProtocolError("this device has not enrolled with any provider yet")
-        return public_key_from_hex(self._vault.get(SERVER_KEY).decode().strip())
-
-    def _manifest(self) -> ModelManifest:
-        vault = self._vault.inner("enrolment")
-        if not vault.has(MANIFEST):
-            raise ProtocolError("this device has not enrolled yet")
-        return ModelManifest.from_bytes(vault.get(MANIFEST))
-
-    def _sent_model(self, content: RecordDict, digest: str) -> nn.Module:
-        """The global model that came with a signed request."""
-        arrays = unpack_arrays(content)
-        if not hmac.compare_digest(arrays_digest(arrays), digest):
-            raise SignatureError("the global model is not the one the provider signed", why="its digest differs")
-        if not all(np.isfinite(values).all() for values in arrays.values()):
-            raise ProtocolError("the global model has weights that are no numbers")
-        model = self._task.build_model()
-        try:
-            model.load_state_dict({name: torch.from_numpy(values) for name, values in arrays.items()})
-        except RuntimeError as e:
-            raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
-        return model
-
-    def _save_model(self, model: nn.Module) -> None:
-        self._vault.put_arrays(MODEL, {name: value.detach().numpy() for name, value in model.state_dict().items()})
-
-    def _load_model(self) -> nn.Module:
-        if not self._vault.has(MODEL):
-            raise ProtocolError("this device has no personalised model yet", fix="personalise before enrolling")
-        model = self._task.build_model()
-        try:
-            model.load_state_dict({n: torch.from_numpy(v) for n, v in self._vault.get_arrays(MODEL).items()})
-        except (RuntimeError, TypeError) as e:
-            raise StorageError(f"{self._vault.folder / MODEL} is not of this device's model", why=str(e)[:500]) from e
-        return model.eval()
 
     def _deliver(self, envelope: bytes) -> RecordDict:
         return pack(Delivery(), {"envelope": envelope})

@@ -17,8 +17,9 @@ import numpy as np
 
 from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.store import Circuit
-from zkapex.client.agent import REQUEST, RESPONSE, DeviceAgent, utc_now
+from zkapex.client.agent import REQUEST, DeviceAgent, utc_now
 from zkapex.client.holdings import Change, Holdings
+from zkapex.client.memory import RESPONSE
 from zkapex.client.operators import Terms, apply_terms, operator
 from zkapex.client.proposal import Planner
 from zkapex.client.state import Vault

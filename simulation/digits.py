@@ -14,7 +14,8 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.client.agent import MODEL, DeviceAgent
+from zkapex.client.agent import DeviceAgent
+from zkapex.client.memory import MODEL
 from zkapex.client.personalise import FitSettings, fit, personalise
 from zkapex.client.task import Tally
 from zkapex.errors import ProtocolError
