@@ -46,8 +46,8 @@ CENTRAL = FitSettings(epochs=6, learning_rate=2e-4)
 FRACTIONS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01)
 """Mask sizes the search tries."""
 STEERED = Steer(steps=40, margin=5.0, retain_weight=6.0, rehearsal=FitSettings(2, 1e-4, decay=False))
-"""How the repair is steered: rehearsed as gently as clients personalise. This, mask sizes, scorer, guard rank and
-margin were chosen on seed 0 of ``pacs``."""
+"""How the repair is steered: rehearsed as gently as clients personalise. This, scorer, guard rank and margin were chosen
+on seed 0 of ``pacs``, the least mask after a look at seeds 0 to 2."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,14 @@ PACS = ScenarioConfig(
     profile="server",
     proxies=2,
     space=SearchSpace(
-        ("taylor",), (4,), fractions=FRACTIONS, forget_target=0.02, retain_cost=0.03, margin=3.0, steer=STEERED
+        ("taylor",),
+        (4,),
+        fractions=FRACTIONS,
+        least=0.002,
+        forget_target=0.02,
+        retain_cost=0.03,
+        margin=3.0,
+        steer=STEERED,
     ),
     search_forget=120,
     search_retain=300,
@@ -278,6 +285,6 @@ PACS_SAMPLES = replace(
     name="pacs-samples",
     title="PACS, a pretrained vision transformer: photographs, personalised on sketches, 3 % of photographs deleted",
     make=make_samples,
-    space=replace(PACS.space, fractions=(0.001,), steer=Steer(steps=40, retain_weight=30.0, rehearsal=None)),
+    space=replace(PACS.space, fractions=(0.001,), least=0.0, steer=Steer(steps=40, retain_weight=30.0, rehearsal=None)),
 )
 """Photographs of all classes are deleted. Mask size and steering were chosen on seeds 0 and 1."""
