@@ -46,8 +46,8 @@ CENTRAL = FitSettings(epochs=6, learning_rate=2e-4)
 FRACTIONS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01)
 """Mask sizes the search tries."""
 STEERED = Steer(steps=40, margin=5.0, retain_weight=6.0, rehearsal=FitSettings(2, 1e-4, decay=False))
-"""How the repair is steered: rehearsed as gently as clients personalise. This, scorer, guard rank and margin were chosen
-on seed 0 of ``pacs``, the least mask after a look at seeds 0 to 2."""
+"""How the repair is steered: rehearsed as gently as clients personalise. This, scorer, guard rank and margin were
+chosen on seed 0 of ``pacs``, the least mask after a look at seeds 0 to 2."""
 
 
 @dataclass(frozen=True)
