@@ -132,6 +132,8 @@ def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
         marker["data"] = [item.facts() for item in sources.data.items]
     if sources.classes is not None:
         marker["classes"] = sources.classes
+    if sources.pixels is not None:
+        marker["pixels"] = sources.pixels
     claim(out, marker)
 
 

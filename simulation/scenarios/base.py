@@ -32,12 +32,15 @@ class Sources:
         Told the name of anything that takes long.
     classes : int or None
         How many classes of images take part. None: all.
+    pixels : int or None
+        Side that images are brought to. None: the scenario's.
     """
 
     data: Path | HubData | None = None
     model: str | None = None
     on_stage: Callable[[str], None] = lambda stage: None
     classes: int | None = None
+    pixels: int | None = None
 
     @property
     def path(self) -> Path | None:

@@ -33,8 +33,8 @@ from zkapex.simulation.training import accuracy, trained_contrast
 
 CLIENTS, SKETCHES = 2, 300
 """Clients, and sketches that each personalises on."""
-PIXELS, BLOCKS = 112, 1
-"""Size of the images, and how many blocks are trained."""
+PIXELS, LARGEST, BLOCKS = 112, 1024, 1
+"""Side of the images unless the user says otherwise, the largest they may ask for, and how many blocks are trained."""
 PHOTOS_CAP, SKETCHES_CAP, OTHERS_CAP = 1670, 1400, 500
 """Images of a domain that take part, at most."""
 HELD_OUT = 0.4
@@ -197,6 +197,7 @@ def _pool(sources: Sources) -> Pool:
         gallery = gallery.some_classes(sources.classes)
     photo, sketch, rest = roles(gallery)
     backbone = load_backbone(sources.model)
+    pixels = _pixels(sources, backbone.config.patch_size)
     generator = np.random.default_rng(0)
 
     def some(domain: str, cap: int) -> IntArray:
@@ -209,7 +210,7 @@ def _pool(sources: Sources) -> Pool:
         negatives.append(True)
     features = [
         features_of(
-            backbone, gallery, numbers, PIXELS, BLOCKS, negative=negative, before=lambda: sources.on_stage("features")
+            backbone, gallery, numbers, pixels, BLOCKS, negative=negative, before=lambda: sources.on_stage("features")
         )
         for numbers, negative in zip(chosen, negatives, strict=True)
     ]
@@ -226,6 +227,19 @@ def _pool(sources: Sources) -> Pool:
         gallery.class_names,
         lambda seed: tail_of(backbone, BLOCKS, classes, table, seed),
     )
+
+
+def _pixels(sources: Sources, patch: int) -> int:
+    """The images' side, of whole patches."""
+    if sources.pixels is None:
+        return PIXELS
+    if sources.pixels < 2 * patch or sources.pixels > LARGEST or sources.pixels % patch:
+        raise InputError(
+            f"--pixels is {sources.pixels}",
+            why=f"the model sees patches of {patch} pixels",
+            fix=f"choose a multiple of {patch} from {2 * patch} to {LARGEST}",
+        )
+    return sources.pixels
 
 
 def roles(gallery: Gallery) -> tuple[str, str, list[str]]:

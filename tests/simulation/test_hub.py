@@ -95,7 +95,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 def test_the_command_line_refuses_what_a_scenario_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, what in (
-        (["digits", "--classes", "3"], "cannot leave classes out"),
+        (["digits", "--classes", "3"], "--classes is for images"),
         (["mnist-writers", "--data", "hub:ylecun/mnist"], "cannot read hub:ylecun/mnist"),
         (["pacs", "--data", "hub:a b[["], "cannot read"),
     ):

@@ -49,6 +49,10 @@ def evaluate(
         int | None,
         typer.Option(help="In pacs and pacs-samples, how many classes of the data take part; all by default."),
     ] = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="In pacs and pacs-samples, the side that images are brought to; 112 by default."),
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="Names of methods, separated by commas; original and retrain always take part.")
     ] = "all",
@@ -84,8 +88,12 @@ def evaluate(
     config = what_is_called(scenario)
     if methods != "all" and not isinstance(config, ScenarioConfig):
         raise InputError(f"{scenario} does not compare methods", fix="leave --methods out")
-    if classes is not None and scenario not in ("pacs", "pacs-samples"):
-        raise InputError(f"{scenario} cannot leave classes out", fix="leave --classes out")
+    if scenario not in ("pacs", "pacs-samples"):
+        for option, value in (("--classes", classes), ("--pixels", pixels)):
+            if value is not None:
+                raise InputError(
+                    f"{option} is for images, and {scenario} has none to choose", fix=f"leave {option} out"
+                )
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     names = [] if methods == "all" else [name.strip() for name in methods.split(",")]
@@ -93,7 +101,7 @@ def evaluate(
         follower = Follower(progress, console)
         if isinstance(config, ScenarioConfig):
             brought = parse_data(data) if data is not None and config.needs_data else None
-            sources = Sources(brought, model if config.needs_model else None, classes=classes)
+            sources = Sources(brought, model if config.needs_model else None, classes=classes, pixels=pixels)
             results = run(config, seeds, out, sources=sources, methods=names, on_event=follower.on_event)
         else:
             results = run_study(config, seeds, out, follower.on_event)

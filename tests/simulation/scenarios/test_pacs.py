@@ -60,6 +60,22 @@ def test_a_class_is_forgotten_and_nobody_is_on_two_sides(sources: Sources) -> No
             assert seed not in {*client.personal.labels.tolist(), *client.personal_test.labels.tolist()}
 
 
+@pytest.mark.parametrize("pixels", [0, 14, 30, 1036])
+def test_images_are_of_whole_patches(sources: Sources, pixels: int) -> None:
+    with pytest.raises(InputError, match=f"--pixels is {pixels}") as refused:
+        pacs.PACS.make(0, replace(sources, pixels=pixels))
+    assert "multiple of 14 from 28 to 1024" in refused.value.fix
+
+
+def test_larger_images_have_more_patches(sources: Sources) -> None:
+    small, large = (pacs.PACS.make(0, replace(sources, pixels=pixels)) for pixels in (None, 42))
+    assert small.build is not None
+    assert large.build is not None
+    images = small.world.forget_set.inputs[:2]
+    assert torch.equal(images, large.world.forget_set.inputs[:2])
+    assert not torch.allclose(small.build(0)(images), large.build(0)(images))
+
+
 def test_three_per_cent_of_the_photographs_are_forgotten(sources: Sources) -> None:
     bench = pacs.PACS_SAMPLES.make(0, sources)
     world = bench.world
