@@ -14,14 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from zkapex.circuits.profiles import profile
 from zkapex.server.planning import load_plan
-from zkapex.server.search import FixedPoint
 from zkapex.simulation.data import Scenario
-from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.estimate import chunk_sizes
-from zkapex.simulation.models import target_layers
-from zkapex.simulation.preparation import Shelf, federation, personalised, searched
+from zkapex.simulation.preparation import Shelf, before_deletion, searched
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.simulation.training import accuracy, calibration
 from zkapex.simulation.workload import Shape
@@ -49,12 +45,8 @@ class ConcentrationStudy:
         """See `zkapex.simulation.studies.Study`."""
         config, bench = self.base, self.base.make(seed, Sources())
         world, shelf = bench.world, Shelf(partial(config.build, bench), seed, folder, on_event)
-        (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
-        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
-        ranks = config.space.guard_ranks
-        statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
-        deployment = Deployment.of(model, tuple(target_layers(model, bench.targets)), FixedPoint(statement))
-        before = [deployment.deploy(one) for one in own]
+        model, own, deployment = before_deletion(config, bench, seed, shelf)
+        before, statement = [deployment.deploy(one) for one in own], deployment.encoding.statement
         shapes = [Shape(n, *model.get_parameter(f"{n}.weight").shape) for n in deployment.names]
         rows = []
         for number, concentration in enumerate(self.concentrations):

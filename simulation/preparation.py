@@ -83,13 +83,8 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
         raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
     shelf = Shelf(partial(config.build, bench), seed, folder, on_event)
     world = bench.world
-    (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
-    own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
+    model, own, deployment = before_deletion(config, bench, seed, shelf)
     retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
-    names = tuple(target_layers(model, bench.targets))
-    ranks = config.space.guard_ranks
-    statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
-    deployment = Deployment.of(model, names, FixedPoint(statement))
     plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
     shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
@@ -191,6 +186,25 @@ class Shelf:
         if plan is None:
             raise StorageError(f"the plan in {self._folder} is gone", fix=f"delete {path} and run again")
         return plan
+
+
+def before_deletion(
+    config: ScenarioConfig, bench: Bench, seed: int, shelf: Shelf
+) -> tuple[nn.Module, list[nn.Module], Deployment]:
+    """The global model, the clients' own ones, and how models are deployed in a scenario.
+
+    Raises
+    ------
+    StorageError
+        The shelf cannot be written, or holds something damaged.
+    """
+    clients = bench.world.clients
+    (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in clients])])
+    own = shelf.models("personalise", lambda: personalised(config, seed, model, clients))
+    ranks = config.space.guard_ranks
+    statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
+    names = tuple(target_layers(model, bench.targets))
+    return model, own, Deployment.of(model, names, FixedPoint(statement))
 
 
 def federation(config: ScenarioConfig, bench: Bench, seed: int, parts: Sequence[Examples]) -> nn.Module:

@@ -13,15 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zkapex.circuits.profiles import profile
 from zkapex.client.group_obs import RangeExceededError
 from zkapex.server.planning import StoredPlan, load_plan
 from zkapex.server.saliency import SCORERS
-from zkapex.server.search import FixedPoint
 from zkapex.simulation.concentration import mean_accuracies
-from zkapex.simulation.deployment import Deployment
-from zkapex.simulation.models import target_layers
-from zkapex.simulation.preparation import Shelf, federation, personalised, searched
+from zkapex.simulation.preparation import Shelf, before_deletion, searched
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.simulation.training import calibration
 
@@ -51,11 +47,7 @@ class ScorerStudy:
         """See `zkapex.simulation.studies.Study`."""
         config, bench = self.base, self.base.make(seed, Sources())
         world, shelf = bench.world, Shelf(partial(config.build, bench), seed, folder, on_event)
-        (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in world.clients])])
-        own = shelf.models("personalise", lambda: personalised(config, seed, model, world.clients))
-        ranks = config.space.guard_ranks
-        statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
-        deployment = Deployment.of(model, tuple(target_layers(model, bench.targets)), FixedPoint(statement))
+        model, own, deployment = before_deletion(config, bench, seed, shelf)
         before = [deployment.deploy(one) for one in own]
         inputs = [calibration(c.personal, c.train, config.replay_share) for c in world.clients]
         steps = (*(f for f in config.space.fractions if f < self.fraction), self.fraction)
