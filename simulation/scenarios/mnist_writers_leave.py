@@ -63,5 +63,5 @@ MNIST_WRITERS_LEAVE: ScenarioConfig = replace(
     make=make,
     space=SearchSpace(("aware",), guard_ranks=(1,), fractions=FRACTIONS, retain_cost=0.03, steer=None, cost_first=True),
 )
-"""What is kept comes first: little is to be forgotten of people whose like stay, and some copies do not come down to the
-aim at any mask that leaves the rest alone."""
+"""What is kept comes first: little is to be forgotten of people whose like stay, and some copies do not come down to
+the aim at any mask that leaves the rest alone."""
