@@ -38,8 +38,6 @@ COLUMNS = {
     "cka_to_retrain": "CKA",
     "seconds": "seconds",
 }
-SUBSETS = ("code-lm",)
-"""Scenarios whose committed results are of fewer methods or seeds than the others': they take longest."""
 
 LEGEND = """\
 `forget` is accuracy on the training examples that are deleted, a class, some people's or single ones; `forget,
@@ -145,8 +143,7 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
     for results in compared:
         name = results["scenario"]
         commits = ", ".join(f"`{commit}`" for commit in results["commits"])
-        subset = f" --methods {','.join(results['methods'])}" if name in SUBSETS else ""
-        again = f"`zkapex evaluate {name} --seeds {len(results['seeds'])}{subset} --out DIR`"
+        again = f"`zkapex evaluate {name} --seeds {len(results['seeds'])} --out DIR`"
         parts.append(f"## `{name}`\n")
         parts.append(f"{results['title']}. Made by {again} at commit {commits}.\n")
         seeds = [f"* seed {seed['seed']}: {seed['note']}{_mask(seed)}" for seed in results["seeds"]]
