@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,11 +132,17 @@ def test_weights_beyond_the_scale_get_a_smaller_one_and_infinite_ones_are_refuse
 
 
 def test_what_was_prepared_is_not_prepared_again(tmp_path: Path) -> None:
-    events: list[str] = []
-    first = prepare(TINY, TINY.make(1, None), 1, tmp_path, lambda event: events.append(event["stage"]))
-    assert events == ["train", "personalise", "retrain", "plan", "shadows"]
-    again = prepare(TINY, TINY.make(1, None), 1, tmp_path, lambda event: events.append(event["stage"]))
-    assert len(events) == 5
+    events: list[dict[str, Any]] = []
+    first = prepare(TINY, TINY.make(1, None), 1, tmp_path, events.append)
+    stages = [event["stage"] for event in events if event["event"] == "stage"]
+    assert stages == ["train", "personalise", "retrain", "plan", "shadows"]
+    steps = [event["doing"] for event in events if event["event"] == "step"]
+    assert "steering 3 of 3" in steps[-1], "the search says where it is"
+    told = len(events)
+    again = prepare(TINY, TINY.make(1, None), 1, tmp_path, events.append)
+    assert len(events) == told
     assert again.seconds == first.seconds
     assert torch.equal(weights(again.cases[1].before), weights(first.cases[1].before))
-    assert np.array_equal(again.yardstick.level, first.yardstick.level)
+    found, kept = again.yardstick.shadows, first.yardstick.shadows
+    assert np.array_equal(found.signals.log_likelihood, kept.signals.log_likelihood)
+    assert np.array_equal(found.trained_on, kept.trained_on)
