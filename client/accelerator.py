@@ -23,6 +23,7 @@ def torch_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
         torch.eye(2, dtype=torch.float64, device=found).sum().item()
+    # Torch raises an AssertionError where it was built without CUDA, and TypeErrors where there is no float64.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:
         raise InputError(
             f"the setting device={device!r} names nothing that this machine can solve on",

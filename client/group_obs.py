@@ -113,11 +113,8 @@ def solve(
         raise InputError(f"the steering has shape {steering.shape}, not {(len(theta_p), v.shape[1])}")
     delta, mu = np.zeros_like(theta_p), np.zeros((len(theta_p), v.shape[1]), np.int64)
     on = torch_device(device)
-    hd, vd = _doubles(h, on) if h.ndim == 2 else None, _doubles(v, on)
-    for rows in _batches(np.flatnonzero(mask.any(1)), h.shape[-1], on):
-        theta, masked = _doubles(theta_p[rows], on), torch.from_numpy(mask[rows]).to(on)
-        own = _doubles(h[rows], on) if hd is None else hd
-        change, push = _response(theta, masked, own, vd)
+    vd = _doubles(v, on)
+    for rows, masked, own, change, push in _responses(theta_p, mask, h, vd, np.flatnonzero(mask.any(1)), on):
         moved = torch.round(change + (push @ _doubles(steering[rows], on)[:, :, None])[:, :, 0])
         delta[rows] = _integers(moved)
         mu[rows] = _integers(_multipliers(moved, masked, own, vd))
@@ -254,13 +251,21 @@ def response(
     """
     _check_shapes(theta_p, mask, h, v)
     on = torch_device(device)
-    shared, vd = _doubles(h, on) if h.ndim == 2 else None, _doubles(v, on)
     change, push = np.zeros(theta_p.shape), np.zeros((*theta_p.shape, v.shape[1]))
-    for rows in _batches(np.arange(len(theta_p)), h.shape[-1], on):
-        own = _doubles(h[rows], on) if shared is None else shared
-        parts = _response(_doubles(theta_p[rows], on), torch.from_numpy(mask[rows]).to(on), own, vd)
+    for rows, _, _, *parts in _responses(theta_p, mask, h, _doubles(v, on), np.arange(len(theta_p)), on):
         change[rows], push[rows] = (part.numpy(force=True) for part in parts)
     return change, push
+
+
+def _responses(
+    theta_p: IntArray, mask: BoolArray, h: IntArray, v: torch.Tensor, rows: IntArray, on: torch.device
+) -> Iterator[tuple[IntArray, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Of these rows, as many at a time as memory allows: their numbers, mask, curvature, and what `_response` gives."""
+    shared = _doubles(h, on) if h.ndim == 2 else None
+    for batch in _batches(rows, h.shape[-1], on):
+        theta, masked = _doubles(theta_p[batch], on), torch.from_numpy(mask[batch]).to(on)
+        own = _doubles(h[batch], on) if shared is None else shared
+        yield batch, masked, own, *_response(theta, masked, own, v)
 
 
 def _response(

@@ -37,9 +37,7 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.packing import pack_guards, pack_masks, touched_chunks
 from zkapex.proofs.receipt import Outcome, issue
 from zkapex.proofs.sealed import Sealed, seal, unseal
-from zkapex.proofs.signing import (
-    public_key_from_hex,
-)
+from zkapex.proofs.signing import public_key_from_hex
 from zkapex.proofs.verifier import ChunkVerifier
 from zkapex.server.costs import CostBook
 from zkapex.server.deletion import Deletion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Stage = Literal["saliency", "steering"]
@@ -72,6 +72,6 @@ def counted(on_step: OnStep, start: Step) -> OnCount:
     def count(more: int) -> None:
         nonlocal done
         done += more
-        on_step(Step(start.scorer, start.guard_rank, start.fraction, start.stage, done, start.total))
+        on_step(replace(start, done=done))
 
     return count

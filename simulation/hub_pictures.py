@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def gallery_of(data: HubData) -> Gallery:
     )
 
 
-class Rows(Sequence[bytes | Path]):
+class Rows:
     """Encoded images of data sets one after the other, none of them in memory."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -59,15 +59,7 @@ class Rows(Sequence[bytes | Path]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> bytes | Path: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[bytes | Path]: ...
-
-    def __getitem__(self, index: int | slice) -> bytes | Path | Sequence[bytes | Path]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int, /) -> bytes | Path:
         part = int(np.searchsorted(self._ends, index, "right"))
         own = self._parts[part]
         image = own[index - int(self._ends[part]) + len(own)]["image"] or {}

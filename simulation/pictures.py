@@ -7,10 +7,9 @@ domain ``domain[i]``, named in ``classes`` and ``domains``. The folder is laid o
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +25,26 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 IntArray = npt.NDArray[np.int64]
 
 
+class Images(Protocol):
+    """Encoded images, or the files they are in, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> bytes | Path: ...
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Encoded images with their class and domain.
 
     Attributes
     ----------
-    images : sequence of bytes or Path
+    images : Images
     labels, domains : int64 array [n]
     class_names, domain_names : tuple of str
     """
 
-    images: Sequence[bytes | Path]
+    images: Images
     labels: IntArray
     domains: IntArray
     class_names: tuple[str, ...]
@@ -97,24 +104,16 @@ class Gallery:
         return f"{self.domain_names[self.domains[index]]}/{self.class_names[self.labels[index]]}"
 
 
-class _Picked(Sequence[bytes | Path]):
-    """Some of a sequence's images, taken from it when they are asked for."""
+class _Picked:
+    """Some of the images, taken when they are asked for."""
 
-    def __init__(self, images: Sequence[bytes | Path], places: IntArray) -> None:
+    def __init__(self, images: Images, places: IntArray) -> None:
         self._images, self._places = images, places
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes | Path: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[bytes | Path]: ...
-
-    def __getitem__(self, index: int | slice) -> bytes | Path | Sequence[bytes | Path]:
-        if isinstance(index, slice):
-            return _Picked(self._images, self._places[index])
+    def __getitem__(self, index: int, /) -> bytes | Path:
         return self._images[int(self._places[index])]
 
 

@@ -9,13 +9,7 @@ from __future__ import annotations
 from zkapex.proofs.messages.bounds import (
     MAX_BATCH,
     MAX_CHUNKS,
-    MAX_GUARD_BYTES,
-    MAX_LAYERS,
-    MAX_MASK_BYTES,
-    MAX_PROOF_BYTES,
-    MAX_STEERING_BYTES,
     Chunk,
-    Dimension,
     Fraction,
     Tolerance,
 )
@@ -36,18 +30,13 @@ from zkapex.proofs.messages.enrolment import (
     PersonaliseReply,
     PersonaliseRequest,
 )
-from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, ModelState, Score
+from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, Score
 from zkapex.proofs.messages.manifest import CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.messages.terms import Claims, GuardBlock, LayerMask, Proposal, ProposeRequest
 
 __all__ = [
     "MAX_BATCH",
     "MAX_CHUNKS",
-    "MAX_GUARD_BYTES",
-    "MAX_LAYERS",
-    "MAX_MASK_BYTES",
-    "MAX_PROOF_BYTES",
-    "MAX_STEERING_BYTES",
     "Audit",
     "Chunk",
     "ChunkCommitment",
@@ -56,7 +45,6 @@ __all__ = [
     "CurvatureCheck",
     "CurvatureProof",
     "Delivery",
-    "Dimension",
     "EnrolRequest",
     "Enrolment",
     "EvaluateReply",
@@ -66,7 +54,6 @@ __all__ = [
     "LayerMask",
     "LayerSpec",
     "ModelManifest",
-    "ModelState",
     "PersonaliseReply",
     "PersonaliseRequest",
     "Proposal",
