@@ -1,13 +1,14 @@
-"""What the frozen trunk of a backbone makes of images, computed once and kept in zkapex's cache folder."""
+"""What the frozen trunk of a model makes of its inputs, computed once and kept in zkapex's cache folder."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import numpy as np
 import torch
+from torch import nn
 
 from zkapex.circuits.cache import cache_root
 from zkapex.errors import StorageError
@@ -29,9 +30,7 @@ def features_of(
     negative: bool = False,
     before: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """What goes into the last `blocks` blocks, float16 [images, tokens, dim].
-
-    The file in the cache is named by everything that the features depend on, and shared by all evaluations.
+    """What goes into the last `blocks` blocks, float16 [images, tokens, dim]; see `kept`.
 
     Parameters
     ----------
@@ -54,11 +53,39 @@ def features_of(
     StorageError
         The cache folder cannot be written.
     """
-    digest = hashlib.sha256(FORMAT + repr((backbone.config, size, blocks, negative)).encode())
-    for name, value in backbone.state_dict().items():
+    facts = (backbone.config, size, blocks, negative)
+    images = (gallery.encoded(index) for index in numbers.tolist())
+
+    def make() -> torch.Tensor:
+        before()
+        return _run(backbone, gallery, numbers, size, blocks, negative)
+
+    return kept(repr(facts), backbone, images, make)
+
+
+def kept(facts: str, model: nn.Module, inputs: Iterable[bytes], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Features from the cache, or made and put there.
+
+    The file is named by everything that the features depend on, and shared by all evaluations and runs.
+
+    Parameters
+    ----------
+    facts : str
+        What decides the features beside weights and inputs.
+    model : nn.Module
+    inputs : iterable of bytes
+    make : callable
+        Makes the features.
+
+    Raises
+    ------
+    StorageError
+        The cache folder cannot be written.
+    """
+    digest = hashlib.sha256(FORMAT + facts.encode())
+    for name, value in model.state_dict().items():
         digest.update(name.encode() + value.numpy().tobytes())
-    for index in numbers.tolist():
-        encoded = gallery.encoded(index)
+    for encoded in inputs:
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     folder = cache_root() / "features"
     path = folder / f"{digest.hexdigest()[:32]}.npz"
@@ -66,8 +93,7 @@ def features_of(
         # What is damaged is made anew.
         with suppress(StorageError, KeyError):
             return torch.from_numpy(load_arrays(path)["features"])
-    before()
-    features = _run(backbone, gallery, numbers, size, blocks, negative)
+    features = make()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as e:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from zkapex.errors import InputError
+from zkapex.simulation.features import kept
 
 _TRUNK_BATCH = 16
 _HALF_PRECISION_ERROR = 0.1
@@ -97,7 +98,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def split(self, windows: torch.Tensor, layers: int, vocabulary: torch.Tensor) -> tuple[torch.Tensor, CausalTail]:
-        """What the trunk makes of windows, and the tail.
+        """What the trunk makes of windows, which is kept in zkapex's cache folder, and the tail.
 
         Parameters
         ----------
@@ -120,36 +121,54 @@ class LanguageModel:
         stack, after = _parts(model)
         if not 0 < layers < len(stack):
             raise InputError(f"a tail of {layers} layers does not fit a model of {len(stack)}")
-        seen: list[torch.Tensor] = []
-        contexts: list[dict[str, Any]] = []
+        first = stack[len(stack) - layers]
+        # Mask and positions of one window fit any number of windows.
+        _, context = _trunk(model, first, windows[:1])
 
-        def stop(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
-            contexts.append({k: v for k, v in kwargs.items() if k != "hidden_states"})
-            raise _TrunkDoneError
+        def hidden_states() -> torch.Tensor:
+            batches = torch.split(windows, _TRUNK_BATCH)
+            return torch.cat([_trunk(model, first, batch)[0].half() for batch in batches])
 
-        handle = stack[len(stack) - layers].register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            # One window first: its mask and positions fit any number of windows.
-            for batch in (windows[:1], *torch.split(windows, _TRUNK_BATCH)):
-                try:
-                    model(input_ids=batch, use_cache=False)
-                except _TrunkDoneError:
-                    continue
-        finally:
-            handle.remove()
-        hidden = torch.cat(seen[1:]).half()
+        facts = f"{type(model).__name__} {layers} {tuple(windows.shape)} {_settings(model)}"
+        hidden = kept(facts, model, [windows.numpy().tobytes()], hidden_states)
         if not torch.isfinite(hidden).all():
             raise InputError("the model's hidden states do not fit half precision")
         output = model.get_output_embeddings()  # type: ignore[operator]
         head = output.weight.detach()[vocabulary].float().clone()
-        tail = CausalTail(copy.deepcopy(list(stack[len(stack) - layers :])), copy.deepcopy(after), head, contexts[0])
+        tail = CausalTail(copy.deepcopy(list(stack[len(stack) - layers :])), copy.deepcopy(after), head, context)
         _check(tail.eval(), hidden[:1], model(input_ids=windows[:1], use_cache=False).logits[..., vocabulary])
         return hidden, tail
 
 
 class _TrunkDoneError(Exception):
     """Ends a forward pass where the tail begins."""
+
+    def __init__(self, hidden: torch.Tensor, context: dict[str, Any]) -> None:
+        super().__init__("the trunk is done")
+        self.hidden, self.context = hidden, context
+
+
+def _trunk(model: nn.Module, first: nn.Module, windows: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What goes into a decoder's layer: hidden states ``[n, T, d]``, and what comes with them."""
+
+    def stop(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
+        context = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+        raise _TrunkDoneError(args[0] if args else kwargs["hidden_states"], context)
+
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(input_ids=windows, use_cache=False)
+    except _TrunkDoneError as done:
+        return done.hidden, done.context
+    finally:
+        handle.remove()
+    raise InputError(f"{type(model).__name__} does not run its layers one after the other")
+
+
+def _settings(model: nn.Module) -> str:
+    """The model's configuration, without where it came from."""
+    settings: Mapping[str, Any] = model.config.to_dict()  # type: ignore[operator, union-attr]
+    return repr(sorted((k, v) for k, v in settings.items() if k not in ("_name_or_path", "transformers_version")))
 
 
 def load_language_model(name: str) -> LanguageModel:

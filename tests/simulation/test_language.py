@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from zkapex.errors import InputError
 from zkapex.server.saliency import margin_loss
+from zkapex.simulation import language as language_module
 from zkapex.simulation.language import LanguageModel, load_language_model
 
 
@@ -64,3 +67,41 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path, language: LanguageMode
         language.split(windows(), 3, torch.arange(9))
     with pytest.raises(InputError, match="not looked for"):
         LanguageModel(torch.nn.Linear(2, 2), None).split(windows(), 1, torch.arange(9))
+
+
+def test_the_trunk_runs_once_for_the_same_model_and_windows(
+    language: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZKAPEX_CACHE", str(tmp_path))
+    ran: list[int] = []
+    trunk = language_module._trunk
+
+    def counted(model: torch.nn.Module, first: torch.nn.Module, batch: torch.Tensor) -> Any:
+        ran.append(len(batch))
+        return trunk(model, first, batch)
+
+    monkeypatch.setattr(language_module, "_trunk", counted)
+
+    def runs(model: LanguageModel, seen: torch.Tensor, layers: int = 1) -> list[int]:
+        ran.clear()
+        hidden, _ = model.split(seen, layers, torch.arange(9))
+        assert torch.equal(hidden, wanted(model, seen, layers))
+        return list(ran)
+
+    def wanted(model: LanguageModel, seen: torch.Tensor, layers: int) -> torch.Tensor:
+        stack = language_module._parts(model.model)[0]
+        with torch.no_grad():
+            return trunk(model.model, stack[len(stack) - layers], seen)[0].half()
+
+    assert runs(language, windows()) == [1, 5]
+    assert runs(language, windows()) == [1], "of one window it is asked for mask and positions"
+    assert runs(language, windows(), layers=2) == [1, 5]
+    assert runs(language, windows()[:, :8]) == [1, 5]
+    assert runs(language, windows().flip(0)) == [1, 5]
+    other = copy.deepcopy(language)
+    with torch.no_grad():
+        next(other.model.parameters()).mul_(1.5)
+    assert runs(other, windows()) == [1, 5]
+    for path in (tmp_path / "features").glob("*.npz"):
+        path.write_bytes(b"")
+    assert runs(language, windows()) == [1, 5], "what is damaged is made again"
