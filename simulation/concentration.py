@@ -17,8 +17,9 @@ from torch import nn
 from zkapex.server.planning import load_plan
 from zkapex.simulation.data import Scenario
 from zkapex.simulation.estimate import chunk_sizes
-from zkapex.simulation.preparation import Shelf, before_deletion, searched
+from zkapex.simulation.preparation import before_deletion, searched
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.shelf import Shelf
 from zkapex.simulation.training import accuracy, calibration
 from zkapex.simulation.workload import Shape
 

@@ -14,24 +14,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zkapex.circuits.profiles import CURVATURES, KINDS
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
-from zkapex.server.run import AUDITS, check_operator
 from zkapex.server.storage import load_json, save_text
-from zkapex.simulation.adversaries import CHEATS, check_cheat
-from zkapex.simulation.digits import scenario
-from zkapex.simulation.held import Request
+from zkapex.simulation.demo_settings import DemoSettings
+from zkapex.simulation.federation import federation_of
 from zkapex.simulation.launch import installed_app, run_flower, settings_of
-from zkapex.simulation.oracle import evaluate, mean, oracle
 from zkapex.simulation.plots import plot_accuracy
+from zkapex.simulation.preparation import oracle_models
+from zkapex.simulation.provenance import source_commit
+from zkapex.simulation.run_report import shareable
+from zkapex.simulation.training import accuracy
 
 MARKER, SUMMARY = "demo.json", "summary.json"
 STATES = ("before", "masked", "after")
@@ -43,84 +42,19 @@ ARTEFACTS = (
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """What the demo can be told.
+class Reference:
+    """What the oracle is.
 
     Attributes
     ----------
-    clients : int
-    dishonest : int
-        How many of them cheat.
-    cheat : str
-        How, see `zkapex.simulation.adversaries.CHEATS`.
-    delete : str
-        ``class``, ``client`` or ``samples``.
-    forget_class : int
-        The digit to forget.
-    holder : int
-        The client that holds what is to be forgotten and chooses mask and guard; -1 for the provider.
-    forget_samples : int
-        How many of the holder's samples to forget.
-    seed : int
-    operator, curvature : str
-        What is done to the weights, see ``docs/operators.md``.
-    audit : str
-        ``full`` or ``sampled``.
-    audit_detect, audit_cheating : float
-        A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
-    prove_curvature : bool
-        Whether clients prove what their curvature was made of.
+    forgotten : str
+        What it has never seen.
+    accuracy : mapping of str to float
+        Mean over clients of accuracy on ``forget``, ``retain`` and ``personal``.
     """
 
-    clients: int = 4
-    dishonest: int = 1
-    cheat: str = "half"
-    delete: str = "class"
-    forget_class: int = 3
-    holder: int = -1
-    forget_samples: int = 30
-    seed: int = 0
-    operator: str = "guarded-group-obs"
-    curvature: str = "kfac"
-    audit: str = "full"
-    audit_detect: float = 0.99
-    audit_cheating: float = 0.01
-    prove_curvature: bool = False
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.clients <= 60:
-            raise InputError(f"--clients is {self.clients}", fix="choose a number from 1 to 60")
-        if not 0 <= self.dishonest <= self.clients:
-            raise InputError(f"--dishonest is {self.dishonest}", fix=f"choose a number from 0 to {self.clients}")
-        if self.cheat not in CHEATS:
-            raise InputError(f"--cheat is {self.cheat!r}", fix=f"choose one of {', '.join(CHEATS)}")
-        for name, choices in (("operator", KINDS), ("curvature", CURVATURES)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
-        check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
-        if self.dishonest:
-            check_cheat(self.cheat, self.operator)
-        if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
-            raise InputError("somebody must be honest for others to replay their proofs", fix="lower --dishonest")
-        self.request.check(self.clients)
-        if self.holder >= 0 and self.operator == "dampening":
-            raise InputError(
-                "a client that chooses the mask cannot choose the factors of dampening", fix="leave --holder out"
-            )
-        if not 0 <= self.seed < 2**20:
-            raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
-        if self.audit not in AUDITS:
-            raise InputError(f"--audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
-        for name in ("audit_detect", "audit_cheating"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}", fix="choose a number above 0, and at most 1"
-                )
-
-    @property
-    def request(self) -> Request:
-        """What is to be forgotten, and who holds it."""
-        return Request(self.delete, self.forget_class, self.holder, self.forget_samples)
+    forgotten: str
+    accuracy: Mapping[str, float]
 
 
 def run_demo(
@@ -142,25 +76,9 @@ def run_demo(
         _prepare(settings, out, resume=resume, fresh=fresh)
     except OSError as e:
         raise StorageError(f"cannot use {out}", why=str(e), fix="choose another --out") from e
-    run_config: dict[str, str | int | float | bool] = {
-        "clients": settings.clients,
-        "dishonest": settings.dishonest,
-        "cheat": settings.cheat,
-        "delete": settings.delete,
-        "forget-class": settings.forget_class,
-        "holder": settings.holder,
-        "forget-samples": settings.forget_samples,
-        "seed": settings.seed,
-        "operator": settings.operator,
-        "curvature": settings.curvature,
-        "audit": settings.audit,
-        "audit-detect": settings.audit_detect,
-        "audit-cheating": settings.audit_cheating,
-        "prove-curvature": settings.prove_curvature,
-    }
     result_path = out / "result.json"
     if not result_path.exists():
-        run_flower(installed_app(), run_config, settings.clients, out, on_event)
+        run_flower(installed_app(), settings.run_config, settings.clients, out, on_event)
     result = load_json(result_path)
     on_event({"event": "oracle.started"})
     reference = _oracle(settings, out)
@@ -176,7 +94,7 @@ def run_demo(
     return summary
 
 
-def summarise(result: dict[str, Any], reference: dict[str, float], settings: DemoSettings) -> dict[str, Any]:
+def summarise(result: dict[str, Any], reference: Reference, settings: DemoSettings) -> dict[str, Any]:
     """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
     proposal = result.get("proposal")
     left = proposal["holder"] if proposal and settings.delete == "client" else None
@@ -188,7 +106,7 @@ def summarise(result: dict[str, Any], reference: dict[str, float], settings: Dem
         and client.get("client_id", "") != left
         and all(set(client["accuracy"].get(s, ())) >= set(DATA_SETS) for s in STATES)
     ]
-    accuracy = {
+    means = {
         state: {
             data: sum(client["accuracy"][state][data] for client in honest) / len(honest) if honest else None
             for data in DATA_SETS
@@ -196,12 +114,13 @@ def summarise(result: dict[str, Any], reference: dict[str, float], settings: Dem
         for state in STATES
     }
     return {
-        "settings": asdict(settings),
-        "forgotten": settings.request.words(),
+        "settings": shareable(asdict(settings)),
+        "commit": source_commit(),
+        "forgotten": reference.forgotten,
         "clients": result["clients"],
         "not_enrolled": result.get("not_enrolled", []),
-        "accuracy": accuracy,
-        "oracle": reference,
+        "accuracy": means,
+        "oracle": dict(reference.accuracy),
         "global": result["global"],
         "plan": result["plan"],
         "proposal": proposal,
@@ -259,22 +178,23 @@ def _remove(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _oracle(settings: DemoSettings, out: Path) -> dict[str, float]:
+def _oracle(settings: DemoSettings, out: Path) -> Reference:
     path = out / "oracle.json"
     if not path.exists():
-        world = scenario(settings.clients, settings.request, settings.seed)
-        config = settings_of(installed_app())
-        personal = FitSettings(int(config["personal-epochs"]), float(config["personal-lr"]))
         torch.set_num_threads(1)
-        models = oracle(world, settings.seed, personal_settings=personal)
+        federation = federation_of({**settings_of(installed_app()), **settings.run_config})
+        models = oracle_models(federation.config, federation.bench, federation.seed, federation.leaves)
         rows = [
-            evaluate(model, world, client)
-            for index, (model, client) in enumerate(zip(models, world.clients, strict=True))
-            if not (settings.delete == "client" and index == settings.holder)
+            {name: accuracy(model, examples) for name, examples in federation.judged(index).items()}
+            for index, model in enumerate(models)
+            if index != federation.leaves
         ]
-        save_text(path, json.dumps(mean(rows)))
-    reference: dict[str, float] = load_json(path)
-    return reference
+        mean = {name: sum(row[name] for row in rows) / len(rows) for name in DATA_SETS}
+        save_text(path, json.dumps(asdict(Reference(federation.bench.forgotten, mean))))
+    try:
+        return Reference(**load_json(path))
+    except TypeError as e:
+        raise StorageError(f"{path} is damaged", why=str(e), fix="delete it, and resume") from e
 
 
 def _copy_global_models(out: Path) -> None:

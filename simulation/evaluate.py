@@ -72,6 +72,7 @@ def evaluate(
     foreign = [method.name for method in chosen if method.name not in config.methods]
     if foreign:
         raise InputError(f"{config.name} has no {foreign[0]}", fix=f"choose from {', '.join(config.methods)}")
+    config.check(sources)
     sources = replace(sources, on_stage=lambda stage: on_event({"event": "stage", "stage": stage, "seed": 0}))
     config.make(0, sources)  # what is wrong with the data is said before anything is written
     _claim(config, sources, out)
@@ -119,7 +120,7 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
 
 def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
     """Mark the folder as one of this evaluation; refuse one of another."""
-    settings = {k: v for k, v in asdict(config).items() if k != "make"}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("make", "images")}
     marker = {
         "format": FORMAT,
         "scenario": config.name,

@@ -6,35 +6,31 @@ It is trained once and kept in the evaluation's folder, so that an interrupted e
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from zkapex.circuits.profiles import profile
 from zkapex.client.personalise import fit, personalise
 from zkapex.errors import StorageError
-from zkapex.server.planning import StoredPlan, load_plan, save_plan
-from zkapex.server.search import FixedPoint, SearchSpace, search
-from zkapex.server.steps import Step
-from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.server.planning import StoredPlan, save_plan
+from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.steps import OnStep, Step
 from zkapex.simulation.baselines import Case
-from zkapex.simulation.data import ClientData, Examples, concatenate
+from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.metrics import Yardstick
 from zkapex.simulation.metrics.membership import Shadows, Signals, shadow_halves, signals
 from zkapex.simulation.models import target_layers
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
+from zkapex.simulation.shelf import OnEvent, Shelf
 from zkapex.simulation.training import calibration, federated_averaging, provider_copies
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     shelf = Shelf(partial(config.build, bench), seed, folder, on_event)
     world = bench.world
     model, own, deployment = before_deletion(config, bench, seed, shelf)
-    retrained = shelf.models("retrain", lambda: _oracle(config, seed, bench))
+    retrained = shelf.models("retrain", lambda: oracle_models(config, bench, seed))
     plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
     shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
@@ -105,89 +101,6 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn), shelf.seconds)
 
 
-class Shelf:
-    """Results of stages, made once and kept on disk with the time they took."""
-
-    def __init__(self, build: Callable[[int], nn.Module], seed: int, folder: Path, on_event: OnEvent) -> None:
-        self._build, self._seed, self._folder, self._on_event = build, seed, folder, on_event
-        self.seconds: dict[str, float] = {}
-
-    def arrays(
-        self, stage: str, make: Callable[[], dict[str, npt.NDArray[np.generic]]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        """Arrays of a stage. Raises StorageError if its file is damaged."""
-        path = self._folder / f"{stage}.npz"
-        if not path.exists():
-            self._on_event({"event": "stage", "stage": stage, "seed": self._seed})
-            start = time.perf_counter()
-            made = make()
-            save_arrays(path, {**made, "seconds": np.array(time.perf_counter() - start)})
-        found = load_arrays(path)
-        if "seconds" not in found:
-            raise StorageError(f"{path} is damaged", fix="delete it and run again")
-        self.seconds[stage] = float(found.pop("seconds"))
-        return found
-
-    def models(self, stage: str, make: Callable[[], Sequence[nn.Module]]) -> list[nn.Module]:
-        """Models of a stage, in order. Raises StorageError if its file is damaged.
-
-        Only what training changed is kept: most of a pretrained model may be frozen.
-        """
-        fresh = self._build(self._seed)
-
-        def states() -> dict[str, npt.NDArray[np.generic]]:
-            start, made = fresh.state_dict(), make()
-            changed = {
-                f"{index}/{name}": value.numpy()
-                for index, model in enumerate(made)
-                for name, value in model.state_dict().items()
-                if not torch.equal(value, start[name])
-            }
-            return {**changed, "models": np.array(len(made))}
-
-        found = self.arrays(stage, states)
-        models: list[nn.Module] = []
-        path = self._folder / f"{stage}.npz"
-        try:
-            for index in range(int(found.pop("models"))):
-                model, prefix = copy.deepcopy(fresh), f"{index}/"
-                state = {n.removeprefix(prefix): torch.from_numpy(a) for n, a in found.items() if n.startswith(prefix)}
-                model.load_state_dict({**model.state_dict(), **state})
-                models.append(model.eval())
-        except (KeyError, RuntimeError) as e:
-            raise StorageError(f"{path} is damaged", why=str(e)[:300], fix="delete it and run again") from e
-        return models
-
-    def shadows(self, make: Callable[[], Shadows]) -> Shadows:
-        """Shadow models' signals. Raises StorageError if their file is damaged."""
-
-        def arrays() -> dict[str, npt.NDArray[np.generic]]:
-            made = make()
-            return {**vars(made.signals), "trained_on": made.trained_on}
-
-        found = self.arrays("shadows", arrays)
-        try:
-            odds, likelihood = (found[name].astype(np.float64) for name in ("log_odds", "log_likelihood"))
-            return Shadows(Signals(odds, likelihood), found["trained_on"].astype(np.bool_))
-        except KeyError as e:
-            path = self._folder / "shadows.npz"
-            raise StorageError(f"{path} is damaged", why=f"it lacks {e}", fix="delete it and run again") from e
-
-    def plan(self, make: Callable[[], StoredPlan]) -> StoredPlan:
-        """The plan. Raises StorageError if its file is damaged."""
-        path = self._folder / "plan-seconds.json"
-        if not path.exists():
-            self._on_event({"event": "stage", "stage": "plan", "seed": self._seed})
-            start = time.perf_counter()
-            make()
-            save_text(path, str(time.perf_counter() - start))
-        self.seconds["plan"] = float(load_json(path))
-        plan = load_plan(self._folder)
-        if plan is None:
-            raise StorageError(f"the plan in {self._folder} is gone", fix=f"delete {path} and run again")
-        return plan
-
-
 def before_deletion(
     config: ScenarioConfig, bench: Bench, seed: int, shelf: Shelf
 ) -> tuple[nn.Module, list[nn.Module], Deployment]:
@@ -199,7 +112,7 @@ def before_deletion(
         The shelf cannot be written, or holds something damaged.
     """
     clients = bench.world.clients
-    (model,) = shelf.models("train", lambda: [federation(config, bench, seed, [c.train for c in clients])])
+    (model,) = shelf.models("train", lambda: [federated(config, bench, seed, [c.train for c in clients])])
     own = shelf.models("personalise", lambda: personalised(config, seed, model, clients))
     ranks = config.space.guard_ranks
     statement = profile(config.profile).statement(guard_rank=max(ranks) if ranks else None)
@@ -207,7 +120,7 @@ def before_deletion(
     return model, own, Deployment.of(model, names, FixedPoint(statement))
 
 
-def federation(config: ScenarioConfig, bench: Bench, seed: int, parts: Sequence[Examples]) -> nn.Module:
+def federated(config: ScenarioConfig, bench: Bench, seed: int, parts: Sequence[Examples]) -> nn.Module:
     """A global model, by federated averaging over clients with these examples."""
     model = config.build(bench, seed)
     federated_averaging(model, parts, seed, config.rounds, config.local)
@@ -227,10 +140,14 @@ def personalised(
     return models
 
 
-def _oracle(config: ScenarioConfig, seed: int, bench: Bench) -> list[nn.Module]:
-    world = bench.world
-    model = federation(config, bench, seed, [client.retained for client in world.clients])
-    return personalised(config, seed, model, world.clients, deleted=True)
+def oracle_models(config: ScenarioConfig, bench: Bench, seed: int, leaves: int | None = None) -> list[nn.Module]:
+    """The gold standard: one model per client, trained and personalised as if nothing deleted had ever been there.
+
+    With `leaves`, the number of a client that takes no part in the training; its own model is made all the same.
+    """
+    clients = bench.world.clients
+    model = federated(config, bench, seed, [c.retained for index, c in enumerate(clients) if index != leaves])
+    return personalised(config, seed, model, clients, deleted=True)
 
 
 def searched(
@@ -250,10 +167,34 @@ def searched(
     RangeExceededError
         As `zkapex.server.search.search`.
     """
-    world, space = bench.world, space or config.space
-    copies = provider_copies(
-        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
-    )
+
+    def on_step(step: Step) -> None:
+        on_event({"event": "step", "seed": seed, "doing": step.words()})
+
+    names, encoding = deployment.names, deployment.encoding
+    found = planned(config, bench, seed, model, names, encoding, space or config.space, on_step)
+    place.mkdir(exist_ok=True)
+    return save_plan(place, found)
+
+
+def planned(
+    config: ScenarioConfig,
+    bench: Bench,
+    seed: int,
+    model: nn.Module,
+    names: Sequence[str],
+    encoding: FixedPoint,
+    space: SearchSpace,
+    on_step: OnStep,
+) -> Plan:
+    """What the provider of a scenario finds in a search space, or as near to its aim as the data decide that.
+
+    Raises
+    ------
+    RangeExceededError
+        As `zkapex.server.search.search`.
+    """
+    world = bench.world
     order = torch.randperm(len(world.forget_set.labels), generator=torch.Generator().manual_seed(seed))
     forget = world.forget_set.take(order[: config.search_forget])
     contrast = None
@@ -261,12 +202,15 @@ def searched(
         aim = bench.aim(model)
         space, contrast = replace(space, forget_target=aim.forget, margin=0.0), aim.contrast
 
-    def on_step(step: Step) -> None:
-        on_event({"event": "step", "seed": seed, "doing": step.words()})
+    copies = copies_of(config, world, seed, model)
+    return search(copies, names, forget, encoding, space, contrast=contrast, on_step=on_step)
 
-    found = search(copies, deployment.names, forget, deployment.encoding, space, contrast=contrast, on_step=on_step)
-    place.mkdir(exist_ok=True)
-    return save_plan(place, found)
+
+def copies_of(config: ScenarioConfig, world: Scenario, seed: int, model: nn.Module) -> list[Copy]:
+    """The copies that the provider of a scenario searches on."""
+    return provider_copies(
+        model, world, seed, config.proxies, config.personal, config.search_retain, config.replay_share
+    )
 
 
 def _shadows(config: ScenarioConfig, bench: Bench, seed: int) -> Shadows:

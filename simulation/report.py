@@ -1,7 +1,8 @@
 """Results that people look at: one JSON file, a table, plots, and the page of the documentation.
 
 Everything but ``results.json`` itself is made from it, so that what the documentation shows is what was measured.
-``python -m zkapex.simulation.report RESULTS DOCS`` writes ``DOCS/results.md`` from every ``RESULTS/*.json``.
+``python -m zkapex.simulation.report RESULTS DOCS`` writes ``DOCS/results.md`` from every ``RESULTS/*.json``, and what
+runs of Flower came to from ``RESULTS/runs/*.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.baselines import METHODS
 from zkapex.simulation.figures import plot_curve, plot_density, plot_trade_off
 from zkapex.simulation.metrics import METRICS
+from zkapex.simulation.run_report import read_runs
+from zkapex.simulation.run_report import section as section_of_runs
 from zkapex.simulation.study_report import plot, section
 from zkapex.simulation.targets import ORACLE, OURS, Target, judge
 
@@ -122,11 +125,12 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(all_results: Sequence[Mapping[str, Any]]) -> str:
-    """``docs/results.md``."""
+def page(all_results: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]] = ()) -> str:
+    """``docs/results.md``, of evaluations and of runs of Flower."""
     parts = [
         "# Results\n",
-        "Written by `make results` from `results/*.json`, which `zkapex evaluate` made; not edited by hand.\n",
+        "Written by `make results` from `results/*.json`, which `zkapex evaluate` made, and `results/runs/*.json`, "
+        "which `zkapex demo` did; not edited by hand.\n",
         "Every model is evaluated on the quantised weights that would be proved. Each number is the mean over the "
         "clients of a seed, then mean ± standard deviation over seeds; accuracies in per cent.\n",
         "The comparison is not even. Baselines use the hyperparameters they were published with, for other models "
@@ -157,6 +161,8 @@ def page(all_results: Sequence[Mapping[str, Any]]) -> str:
             f"![What growing masks do on the provider's copies](results/{name}-curve.png)\n"
         )
     parts += [section(results) for results in all_results if "kind" in results]
+    if runs:
+        parts.append(section_of_runs(runs))
     parts.append("## Where the methods come from\n")
     sources = {entry["label"]: entry["source"] for results in compared for entry in results["methods"].values()}
     parts.append("\n".join(f"* {label}: {source}" for label, source in sources.items()) + "\n")
@@ -183,7 +189,7 @@ def write_page(results: Path, docs: Path) -> None:
             plot(one, docs / "results" / f"{one['scenario']}-study.png")
         else:
             _plots(one, docs / "results", f"{one['scenario']}-")
-    save_text(docs / "results.md", page(found))
+    save_text(docs / "results.md", page(found, read_runs(results / "runs")))
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

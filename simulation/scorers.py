@@ -17,8 +17,9 @@ from zkapex.client.group_obs import RangeExceededError
 from zkapex.server.planning import StoredPlan, load_plan
 from zkapex.server.saliency import SCORERS
 from zkapex.simulation.concentration import mean_accuracies
-from zkapex.simulation.preparation import Shelf, before_deletion, searched
+from zkapex.simulation.preparation import before_deletion, searched
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.shelf import Shelf
 from zkapex.simulation.training import calibration
 
 

@@ -32,8 +32,9 @@ from zkapex.simulation.data import CLASSES, Examples, Shift, client_shift, conca
 from zkapex.simulation.deployment import Deployment
 from zkapex.simulation.metrics.membership import separation, signals
 from zkapex.simulation.models import target_layers
-from zkapex.simulation.preparation import Shelf, federation
+from zkapex.simulation.preparation import federated
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.shelf import Shelf
 from zkapex.simulation.training import accuracy, calibration
 
 BoolArray = npt.NDArray[np.bool_]
@@ -75,7 +76,7 @@ class SequenceStudy:
         world, bench = World.make(self, seed), self.base.make(seed, Sources())
         build = partial(self.base.build, bench)
         shelf = Shelf(build, seed, folder, on_event)
-        (theta_0,) = shelf.models("train", lambda: [federation(self.base, bench, seed, world.train(0))])
+        (theta_0,) = shelf.models("train", lambda: [federated(self.base, bench, seed, world.train(0))])
         own = shelf.models("personalise", lambda: self._personalised(world, theta_0, seed, 0))
         proxies = shelf.models("proxies", lambda: self._proxies(world, theta_0, seed))
         names = tuple(target_layers(theta_0))
@@ -98,7 +99,7 @@ class SequenceStudy:
             steps.append(load_json(advance.text))
 
         def oracle() -> list[nn.Module]:
-            model = federation(self.base, bench, seed, world.train(last))
+            model = federated(self.base, bench, seed, world.train(last))
             return self._personalised(world, model, seed, last)
 
         retrained = [deployment.deploy(m) for m in shelf.models("retrain", oracle)]

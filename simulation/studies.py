@@ -152,5 +152,6 @@ def run_study(study: Study, seeds: int, out: Path, on_event: OnEvent = lambda ev
 
 def _settings(study: Study) -> Mapping[str, Any]:
     settings = asdict(study)  # type: ignore[call-overload]
-    settings["base"].pop("make")
+    for what_is_no_setting in ("make", "images"):
+        settings["base"].pop(what_is_no_setting)
     return dict(settings)

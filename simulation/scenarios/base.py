@@ -80,6 +80,8 @@ class Bench:
         Like `world.forget_set`, and nobody trained on these: the other side of the membership game.
     note : str
         Sizes, in words.
+    forgotten : str
+        What is to be forgotten, in a few words.
     build : callable (seed) -> nn.Module, or None
         A model before any federated training, its inputs those of the examples. None: the configuration's own, random.
     targets : tuple of str
@@ -92,6 +94,7 @@ class Bench:
     test: Examples
     non_members: Examples
     note: str
+    forgotten: str
     build: Callable[[int], nn.Module] | None = None
     targets: tuple[str, ...] = ("fc1", "fc2")
     aim: Callable[[nn.Module], Aim] | None = None
@@ -108,6 +111,8 @@ class ScenarioConfig:
     make : callable (seed, Sources) -> Bench
     needs_data, needs_model : bool
         Whether `make` reads data, or a pretrained model, that the user brings.
+    images : bool
+        Whether the user chooses how many classes of images there are, and how large they are.
     model : ViTConfig
         For scenarios whose models start from random weights.
     rounds, local : int, FitSettings
@@ -157,8 +162,23 @@ class ScenarioConfig:
     search_retain: int = 500
     retain_cap: int = 2000
     needs_model: bool = False
+    images: bool = False
     methods: tuple[str, ...] = CLASSIFICATION
     recovery: float = 0.95
+
+    def check(self, sources: Sources) -> None:
+        """Return only if the user brings nothing that the scenario has no use for.
+
+        Raises
+        ------
+        InputError
+            A choice of images, and it has none.
+        """
+        for name in ("classes", "pixels"):
+            if not self.images and getattr(sources, name) is not None:
+                raise InputError(
+                    f"--{name} is for images, and {self.name} has none to choose", fix=f"leave --{name} out"
+                )
 
     def build(self, bench: Bench, seed: int) -> nn.Module:
         """A model before any training; the same seed gives the same weights."""

@@ -140,7 +140,8 @@ class CodeTask:
         def build(_: int) -> CausalTail:
             return copy.deepcopy(made.tail)
 
-        return Bench(world, test, unseen, note, build, made.tail.targets, lambda _: Aim(target))
+        forgotten = f"the language {self.forget}"
+        return Bench(world, test, unseen, note, forgotten, build, made.tail.targets, lambda _: Aim(target))
 
 
 @dataclass(frozen=True)

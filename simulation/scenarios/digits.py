@@ -7,10 +7,11 @@ from zkapex.server.search import SearchSpace
 from zkapex.server.steering import Steer
 from zkapex.simulation.data import digits_scenario
 from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.oracle import RETRAIN
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.training import LOCAL, ROUNDS
 
+RETRAIN = FitSettings(epochs=25, learning_rate=2e-3)
+"""Training without a federation."""
 FORGET_CLASSES = (3, 8, 5)
 """The digit that is deleted, by seed."""
 
@@ -20,7 +21,7 @@ def make(seed: int, sources: Sources) -> Bench:
     world = digits_scenario(4, FORGET_CLASSES[seed % len(FORGET_CLASSES)], seed)
     sizes = f"{len(world.forget_set.labels)} images to forget, {len(world.retain_set.labels)} to retain"
     note = f"digit {world.forget_class}: 4 clients, {sizes}; {len(world.forget_test.labels)} non-members"
-    return Bench(world, world.retain_test, world.forget_test, note)
+    return Bench(world, world.retain_test, world.forget_test, note, f"the digit {world.forget_class}")
 
 
 DIGITS = ScenarioConfig(

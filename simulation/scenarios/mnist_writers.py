@@ -131,7 +131,7 @@ def make(seed: int, sources: Sources) -> Bench:
         unseen.without(label),
     )
     note = f"digit {label}: {sizes(world)}; {len(non_members.labels)} non-members by other writers"
-    return Bench(world, cast.test, non_members, note)
+    return Bench(world, cast.test, non_members, note, f"the digit {label}")
 
 
 def sizes(world: Scenario) -> str:

@@ -53,7 +53,8 @@ def make(seed: int, sources: Sources) -> Bench:
     retained = concatenate(*(client.retained for client in clients))
     world = Scenario(None, tuple(clients), concatenate(*gone), retained, concatenate(*gone_unseen), concatenate(*held))
     note = f"{len(leaving)} writers leave: {sizes(world)}; {len(strangers.labels)} non-members by other writers"
-    return Bench(world, cast.test, strangers, note, aim=lambda model: Aim(accuracy(model, strangers)))
+    forgotten = f"all images by {len(leaving)} writers"
+    return Bench(world, cast.test, strangers, note, forgotten, aim=lambda model: Aim(accuracy(model, strangers)))
 
 
 MNIST_WRITERS_LEAVE: ScenarioConfig = replace(

@@ -69,7 +69,7 @@ def make(seed: int, sources: Sources) -> Bench:
         f"{len(poisoned)} poisoned writers: {sizes(world)}; "
         f"{len(non_members.labels)} non-members, images by other writers with the same square"
     )
-    return Bench(world, cast.test, non_members, note)
+    return Bench(world, cast.test, non_members, note, f"the images of {len(poisoned)} poisoned writers")
 
 
 MNIST_WRITERS_POISON: ScenarioConfig = replace(

@@ -96,7 +96,8 @@ def make_class(seed: int, sources: Sources) -> Bench:
     if min(len(part.labels) for part in (world.forget_set, world.forget_test)) == 0:
         raise InputError(f"there are too few photographs of {pool.classes[label]}")
     note = f"{pool.classes[label]}: {_sizes(world)}"
-    return Bench(world, world.retain_test, world.forget_test, note, pool.build)
+    forgotten = f"all photographs of the class {pool.classes[label]}"
+    return Bench(world, world.retain_test, world.forget_test, note, forgotten, pool.build)
 
 
 def make_samples(seed: int, sources: Sources) -> Bench:
@@ -124,7 +125,8 @@ def make_samples(seed: int, sources: Sources) -> Bench:
         contrast = trained_contrast(lambda: pool.build(seed), world, seed, CENTRAL)
         return Aim(accuracy(contrast.untaught, world.forget_set), contrast)
 
-    return Bench(world, test, others, _sizes(world), pool.build, aim=aim)
+    forgotten = f"{len(world.forget_set.labels)} photographs"
+    return Bench(world, test, others, _sizes(world), forgotten, pool.build, aim=aim)
 
 
 def _sizes(world: Scenario) -> str:
@@ -269,6 +271,7 @@ PACS = ScenarioConfig(
     make=make_class,
     needs_data=True,
     needs_model=True,
+    images=True,
     model=ViTConfig(),
     rounds=2,
     local=FitSettings(epochs=3, learning_rate=2e-4),

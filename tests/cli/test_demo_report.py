@@ -23,10 +23,10 @@ def summary(
         "receipt": "receipts/0123456789abcdef", "audit": audit, **COST,
     }  # fmt: skip
     accuracy = dict.fromkeys(("before", "masked", "after"), ACCURACY)
-    settings = {"operator": operator, "delete": "class"}
+    settings = {"operator": operator}
     return {
         "settings": settings, "clients": [client], "accuracy": accuracy, "oracle": ACCURACY,
-        "not_enrolled": not_enrolled, "proposal": None,
+        "not_enrolled": not_enrolled, "proposal": None, "forgotten": "the digit 3",
     }  # fmt: skip
 
 

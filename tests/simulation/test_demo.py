@@ -16,15 +16,18 @@ from zkapex.errors import InputError, RuntimeFailure, StorageError
 from zkapex.proofs.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
 from zkapex.simulation import demo
-from zkapex.simulation.demo import ARTEFACTS, DemoSettings, run_demo, summarise
+from zkapex.simulation.demo import ARTEFACTS, Reference, run_demo, summarise
+from zkapex.simulation.demo_settings import DemoSettings
 
 SMALL = DemoSettings(clients=2, dishonest=1)
+NOBODY = Reference("the digit 3", {})
 SETTINGS = {
+    "scenario": "digits", "data": "", "model": "", "classes": 0, "pixels": 0,
     "clients": 2, "dishonest": 1, "cheat": "half",
     "delete": "class", "forget_class": 3, "holder": -1, "forget_samples": 30, "seed": 0,
     "operator": "guarded-group-obs", "curvature": "kfac",
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
-    "prove_curvature": False,
+    "prove_curvature": False, "others": {},
 }  # fmt: skip
 
 
@@ -145,14 +148,14 @@ def test_accuracy_is_the_mean_over_proved_clients_that_tell_theirs() -> None:
         client("proved", before={"forget": 1.0}),
     ]
     result = {"clients": clients, "global": {}, "plan": {}, "request_id": "r"}
-    accuracy = summarise(result, {}, SMALL)["accuracy"]
+    accuracy = summarise(result, NOBODY, SMALL)["accuracy"]
     assert set(accuracy) == {"before", "masked", "after"}
     for values in accuracy.values():
         assert values == pytest.approx(dict.fromkeys(DATA_SETS, 0.3))
-    assert summarise(result, {}, SMALL)["not_enrolled"] == []
+    assert summarise(result, NOBODY, SMALL)["not_enrolled"] == []
     outsider = {"node": "12", "reason": "enrol: the battery is empty"}
-    assert summarise({**result, "not_enrolled": [outsider]}, {}, SMALL)["not_enrolled"] == [outsider]
-    nobody = summarise({**result, "clients": clients[2:]}, {}, SMALL)["accuracy"]
+    assert summarise({**result, "not_enrolled": [outsider]}, NOBODY, SMALL)["not_enrolled"] == [outsider]
+    nobody = summarise({**result, "clients": clients[2:]}, NOBODY, SMALL)["accuracy"]
     assert nobody["after"] == dict.fromkeys(DATA_SETS)
 
 
@@ -185,7 +188,9 @@ def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
     assert (out / "provider" / "global.npz").stat().st_mtime_ns == model, "trained again"
     summary = json.loads(stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
-    assert summary["settings"] == SETTINGS
+    file = {"rounds": 5, "personal-epochs": 15, "personal-lr": 0.001, "profile": "tiny"}
+    assert summary["settings"] == {**SETTINGS, "others": {**file, "forget-target": 0.01, "retain-cost": 0.05}}
+    assert summary["forgotten"] == "the digit 3"
 
     verdicts = {row["verdict"]: row for row in summary["clients"]}
     assert set(verdicts) == {"proved", "quarantined"}

@@ -12,19 +12,19 @@ from zkapex.circuits.profiles import PROFILES, profile
 from zkapex.client.activations import encode_activations, sample_activations
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of, encode
 from zkapex.proofs.second_moment import LARGEST_PER_MILLE
-from zkapex.simulation.digits import DigitsTask, scenario
-from zkapex.simulation.held import Request
+from zkapex.simulation.device import ScenarioTask
+from zkapex.simulation.federation import federation_of
+from zkapex.simulation.grid import run_config_of_app
 from zkapex.simulation.models import target_layers
 
 
 @pytest.fixture(scope="module")
-def task() -> DigitsTask:
-    world = scenario(2, Request(), 0)
-    return DigitsTask(world.clients[0], world, 0, 0)
+def task() -> ScenarioTask:
+    return ScenarioTask(federation_of(run_config_of_app({"clients": 2})), 0)
 
 
 @pytest.fixture(scope="module")
-def model(task: DigitsTask) -> torch.nn.Module:
+def model(task: ScenarioTask) -> torch.nn.Module:
     fitted = task.build_model()
     for number in range(3):
         task.fit_round(fitted, number + 1)
@@ -35,7 +35,7 @@ def model(task: DigitsTask) -> torch.nn.Module:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROFILES)
 def test_curvature_of_the_committed_activations_is_within_tolerance(
-    name: str, task: DigitsTask, model: torch.nn.Module, record_property: Callable[[str, object], None]
+    name: str, task: ScenarioTask, model: torch.nn.Module, record_property: Callable[[str, object], None]
 ) -> None:
     spec, width = profile(name).statement("second-moment"), profile(name).block_width
     encoding, layers, inputs = (

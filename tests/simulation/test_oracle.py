@@ -1,30 +1,46 @@
+"""The oracle: trained and personalised as if what is deleted had never been there."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
+from evaluation import TINY
 
 from zkapex.client.personalise import FitSettings
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.oracle import evaluate, mean, oracle, retrain
+from zkapex.simulation.held import Request, held_scenario
+from zkapex.simulation.preparation import oracle_models
+from zkapex.simulation.scenarios import Bench, Sources
+from zkapex.simulation.training import accuracy
 
-TINY = ViTConfig(dim=16, hidden=16, depth=1)
+CONFIG = replace(TINY, local=FitSettings(12, 6e-3), personal=FitSettings(3, 2e-3))
 
 
-def test_the_oracle_knows_everything_but_the_forget_class() -> None:
-    scenario = digits_scenario(clients=2, forget_class=3, seed=0)
-    models = oracle(scenario, 0, TINY, FitSettings(12, 6e-3), FitSettings(3, 2e-3))
-    rows = [evaluate(model, scenario, client) for model, client in zip(models, scenario.clients, strict=True)]
-    for row in rows:
-        assert row["forget"] == 0.0
-        assert row["retain"] > 0.75
-        assert row["personal"] > 0.3
-    average = mean(rows)
-    assert average["retain"] == pytest.approx((rows[0]["retain"] + rows[1]["retain"]) / 2)
+def test_it_knows_everything_but_the_forget_class() -> None:
+    bench = CONFIG.make(0, Sources())
+    models = oracle_models(CONFIG, bench, 0)
+    for model, client in zip(models, bench.world.clients, strict=True):
+        assert accuracy(model, bench.world.forget_test) == 0.0
+        assert accuracy(model, bench.world.retain_test) > 0.75
+        assert accuracy(model, client.personal_test) > 0.3
     assert not torch.equal(models[0].get_parameter("head.weight"), models[1].get_parameter("head.weight"))
 
 
-def test_retraining_repeats() -> None:
-    scenario = digits_scenario(clients=2, seed=1)
-    a, b = (retrain(scenario, 5, TINY, FitSettings(1, 3e-3)) for _ in range(2))
+def test_it_repeats() -> None:
+    bench = TINY.make(1, Sources())
+    a, b = (oracle_models(TINY, bench, 5)[1] for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_client_that_leaves_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = held_scenario(Request("client", holder=1), 3, 0)
+    bench = Bench(world, world.retain_test, world.forget_test, "", "all data of client 1")
+    seen: list[int] = []
+
+    def averaged(model: torch.nn.Module, parts: list[tuple[torch.Tensor, torch.Tensor]], *_: object) -> None:
+        seen.extend(len(labels) for _, labels in parts)
+
+    monkeypatch.setattr("zkapex.simulation.preparation.federated_averaging", averaged)
+    assert len(oracle_models(replace(TINY, personal=FitSettings(0, 1e-3)), bench, 0, leaves=1)) == 3
+    assert seen == [len(world.clients[index].retained.labels) for index in (0, 2)]

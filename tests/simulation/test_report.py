@@ -12,7 +12,8 @@ import pytest
 from zkapex.errors import InputError
 from zkapex.simulation.metrics import METRICS
 from zkapex.simulation.report import COLUMNS, assemble, page, read_results, table, write_page
-from zkapex.simulation.scenarios import scenario_config
+from zkapex.simulation.run_report import read_runs, section, shareable
+from zkapex.simulation.scenarios import SCENARIOS, scenario_config
 from zkapex.simulation.targets import judge
 
 ROOT = Path(__file__).parents[2]
@@ -135,8 +136,63 @@ def test_results_of_nothing_or_another_format_are_refused(tmp_path: Path) -> Non
 
 def test_the_documentation_shows_the_committed_results() -> None:
     found = read_results(ROOT / "results")
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(found), "run `make results`"
+    flower = read_runs(ROOT / "results" / "runs")
+    shown = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert shown == page(found, flower), "run `make results`"
     for results in found:
         assert all("dirty" not in commit for commit in results["commits"])
+    for one in flower:
+        assert "dirty" not in one["commit"]
+        assert not any(Path(one["settings"][name]).is_absolute() for name in ("data", "model"))
         assert "kind" in results or set(results["methods"]) == set(scenario_config(results["scenario"]).methods)
         assert len(results["seeds"]) >= 3
+
+
+def summary(name: str = "pacs", audit: str = "sampled") -> dict[str, Any]:
+    """A demo's: two clients proved, one was caught."""
+    scores = {"forget": 0.25, "retain": 0.5, "personal": 0.75}
+    costs = {"chunks": 200, "prove_cpu_s": 100.0, "prover_peak_rss_mb": 500.0, "proof_bytes": 5e4, "verify_s": 2.0}
+    clients = [
+        {"verdict": verdict, "chunks_proved": proved, **costs}
+        for verdict, proved in (("proved", 20), ("proved", 22), ("quarantined", 0))
+    ]
+    settings = {"scenario": name, "audit": audit, "audit_cheating": 0.2, "audit_detect": 0.99}
+    accuracy = dict.fromkeys(("before", "masked", "after"), scores)
+    return {
+        "settings": settings, "commit": "abc", "forgotten": "dogs", "clients": clients, "accuracy": accuracy,
+        "oracle": {**scores, "personal": None},
+    }  # fmt: skip
+
+
+def test_runs_of_flower_are_shown_beside_the_evaluations(tmp_path: Path) -> None:
+    results = assemble("digits", "Digits", runs())
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    (tmp_path / "results" / "digits.json").write_text(json.dumps(results))
+    (tmp_path / "results" / "runs" / "pacs.json").write_text(json.dumps(summary()))
+    write_page(tmp_path / "results", tmp_path / "docs")
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "| `pacs` | dogs | before | 25.0 | 50.0 | 75.0 |" in text
+    assert "|  |  | oracle | 25.0 | 50.0 | - |" in text
+    assert "| `pacs` | 2 of 3 | 1 | 21 of 200 | 100 | 500 | 50 | 2.0 | `abc` |" in text
+    assert "whoever leaves 20 % of them undone is found out with probability 99 %" in text
+    assert "drawn at random" not in section([summary(audit="full")])
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"settings": {}}'])
+def test_what_is_no_summary_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "digits.json").write_text(text)
+    with pytest.raises(InputError, match="of this release"):
+        read_runs(tmp_path)
+
+
+def test_a_run_in_which_nobody_proved_is_refused() -> None:
+    nobody = summary()
+    nobody["clients"] = nobody["clients"][2:]
+    with pytest.raises(InputError, match="nobody proved"):
+        section([nobody])
+
+
+def test_a_summary_tells_no_folder_of_this_machine() -> None:
+    kept = {"data": "hub:a/b", "model": "facebook/opt-125m", "others": {"rounds": 2}}
+    assert shareable(kept) == kept
+    assert shareable({**kept, "data": "/home/me/w.npz", "model": ""}) == {**kept, "data": "w.npz", "model": ""}

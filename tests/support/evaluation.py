@@ -14,7 +14,7 @@ from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario
 def make(seed: int, sources: Sources) -> Bench:
     """Two clients."""
     world = digits_scenario(2, 3, seed)
-    return Bench(world, world.retain_test, world.forget_test, f"two clients, seed {seed}")
+    return Bench(world, world.retain_test, world.forget_test, f"two clients, seed {seed}", "the digit 3")
 
 
 TINY: ScenarioConfig = replace(

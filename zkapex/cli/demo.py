@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -37,13 +39,30 @@ STATES = {
     "dampening": {"before": "before", "masked": "masked weights zeroed instead", "after": "after: dampened"},
 }
 """Rows of the table of accuracy, by operator."""
-WITHOUT = {"class": "the class", "client": "the client", "samples": "the samples"}
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for receipts, models, the plot and all state.")] = Path(
         "zkapex-demo"
     ),
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="What is simulated: one of the scenarios of `zkapex evaluate`, or a file of settings that ends in "
+            ".toml. What it sets takes the place of the defaults below."
+        ),
+    ] = "digits",
+    data: Annotated[
+        str,
+        typer.Option(help="The file or folder of data that the scenario reads, or hub:NAME; else that of ZKAPEX_DATA."),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="The pretrained model it starts from: a path, or a name; else that of ZKAPEX_MODEL."),
+    ] = "",
+    classes: Annotated[int, typer.Option(help="In scenarios of images, how many classes take part; 0: all.")] = 0,
+    pixels: Annotated[int, typer.Option(help="In scenarios of images, their side; 0: the scenario's.")] = 0,
     clients: Annotated[int, typer.Option(help="Number of Flower clients.")] = 4,
     dishonest: Annotated[int, typer.Option(help="How many of them cheat.")] = 1,
     cheat: Annotated[
@@ -104,29 +123,18 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
 ) -> None:
-    """Train a federation on handwritten digits, delete some of it, prove it, and issue receipts.
+    """Train a federation, on handwritten digits or another scenario, delete some of it, prove it, and issue receipts.
 
     Clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
     every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and is caught.
     """
-    from zkapex.simulation.demo import DemoSettings, run_demo
+    from zkapex.simulation.demo import run_demo
+    from zkapex.simulation.demo_settings import DemoSettings
 
-    settings = DemoSettings(
-        clients,
-        dishonest,
-        cheat,
-        delete,
-        forget_class,
-        holder,
-        forget_samples,
-        seed,
-        operator,
-        curvature,
-        audit,
-        audit_detect,
-        audit_cheating,
-        prove_curvature,
-    )
+    ours = {one.name for one in fields(DemoSettings)} - {"scenario", "others"}
+    default = click.core.ParameterSource.DEFAULT
+    given = {name: context.params[name] for name in ours if context.get_parameter_source(name) is not default}
+    settings = DemoSettings.of(scenario, given)
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description:<34}"),
@@ -139,7 +147,8 @@ def demo(
         summary = run_demo(settings, out, resume=resume, fresh=fresh, on_event=follower.on_event)
         follower.finish()
     error = None
-    if dishonest < clients and not any(client["verdict"] == "proved" for client in summary["clients"]):
+    nobody = all(client["verdict"] != "proved" for client in summary["clients"])
+    if settings.dishonest < settings.clients and nobody:
         where = f"{out}/events.jsonl and {out}/flower/run.log"
         error = ProtocolError("no client proved the deletion", fix=f"see {where}")
     if as_json:
@@ -234,18 +243,22 @@ def show(summary: dict[str, Any], out: Path) -> None:
         accuracy.add_column(data, justify="right")
     operator = summary["settings"]["operator"]
     rows = {label: summary["accuracy"][state] for state, label in STATES[operator].items()}
-    rows[f"oracle: retrained without {WITHOUT[summary['settings']['delete']]}"] = summary["oracle"]
+    rows["oracle: retrained without it"] = summary["oracle"]
     for name, values in rows.items():
         cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]
         accuracy.add_row(name, *cells)
     console.print(accuracy)
+    console.print(f"Forgotten: {summary['forgotten']}.\n", soft_wrap=True)
 
     sampled = next((c["audit"] for c in summary["clients"] if c.get("audit", {}).get("mode") == "sampled"), None)
     table = Table(title="Clients")
     for title in ("client", "verdict", "chunks", "prove CPU s", "peak MB", "proof KB", "verify CPU s"):
         names = title in ("client", "verdict")
         table.add_column(
-            title, justify="left" if names else "right", no_wrap=names, min_width=16 if title == "client" else 6
+            title,
+            justify="left" if names else "right",
+            no_wrap=names or title == "chunks",
+            min_width=16 if title == "client" else 6,
         )
     for client in summary["clients"]:
         style = "green" if client["verdict"] == "proved" else "red"

@@ -86,14 +86,11 @@ def evaluate(
     from zkapex.simulation.studies import run_study, what_is_called
 
     config = what_is_called(scenario)
-    if methods != "all" and not isinstance(config, ScenarioConfig):
-        raise InputError(f"{scenario} does not compare methods", fix="leave --methods out")
-    if scenario not in ("pacs", "pacs-samples"):
-        for option, value in (("--classes", classes), ("--pixels", pixels)):
-            if value is not None:
-                raise InputError(
-                    f"{option} is for images, and {scenario} has none to choose", fix=f"leave {option} out"
-                )
+    if not isinstance(config, ScenarioConfig):
+        if methods != "all":
+            raise InputError(f"{scenario} does not compare methods", fix="leave --methods out")
+        if classes is not None or pixels is not None:
+            raise InputError(f"{scenario} has no images to choose", fix="leave --classes and --pixels out")
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
     names = [] if methods == "all" else [name.strip() for name in methods.split(",")]

@@ -1,4 +1,4 @@
-"""The digits scenario as Flower sees it: who is honest, who cheats, and what a device tells and keeps."""
+"""A scenario as Flower sees it: who is honest, who cheats, and what a device tells and keeps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from flwr.app import Context, RecordDict
 from zkapex.client.agent import DeviceAgent
 from zkapex.errors import InputError, ProtocolError
 from zkapex.simulation.adversaries import CHEATS
-from zkapex.simulation.digits import DigitsTask, agent, provider, scenario
+from zkapex.simulation.device import ScenarioTask, agent
+from zkapex.simulation.federation import SimulatedFederation, federation_of
 from zkapex.simulation.grid import run_config_of_app
-from zkapex.simulation.held import Request
 from zkapex.simulation.models import vision_transformer
+from zkapex.simulation.provider import provider
 
 
 def context(work_dir: Path, partition: int, partitions: int = 4, **config: Any) -> Context:
@@ -53,13 +54,16 @@ def test_a_cheat_that_is_none_stops_the_run_before_it_starts(tmp_path: Path) -> 
     provider(context(tmp_path, 0, operator="mask-only", cheat="decoy", dishonest=0))
 
 
-def task(index: int = 0) -> DigitsTask:
-    world = scenario(4, Request(), 0)
-    return DigitsTask(world.clients[index], world, index, 0)
+def federation() -> SimulatedFederation:
+    return federation_of(run_config_of_app({}))
+
+
+def task(index: int = 0) -> ScenarioTask:
+    return ScenarioTask(federation(), index)
 
 
 def test_tallies_are_whole_numbers_of_test_examples() -> None:
-    world = scenario(4, Request(), 0)
+    world = federation().world
     tallies = task().evaluate(vision_transformer(0))
     assert {name: tally.total for name, tally in tallies.items()} == {
         "forget": len(world.forget_test.labels),
@@ -72,7 +76,7 @@ def test_tallies_are_whole_numbers_of_test_examples() -> None:
 def test_training_is_reproducible_and_differs_between_clients_and_rounds() -> None:
     def trained(index: int, number: int) -> torch.Tensor:
         model = task(index).build_model()
-        assert task(index).fit_round(model, number) == len(scenario(4, Request(), 0).clients[index].train.labels)
+        assert task(index).fit_round(model, number) == len(federation().world.clients[index].train.labels)
         return model.get_parameter("head.weight").detach().clone()
 
     assert torch.equal(trained(0, 1), trained(0, 1))
