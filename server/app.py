@@ -14,7 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from zkapex.errors import InputError
 from zkapex.server.events import COMPLETED, EventLog
 from zkapex.server.provider import Provider
-from zkapex.server.run import RunSettings, run
+from zkapex.server.run import run
+from zkapex.server.settings import RunSettings
 
 PROVIDER_VARIABLE: Final = "ZKAPEX_PROVIDER"
 """Environment variable of the server naming its provider as ``module:factory``."""
@@ -32,7 +33,8 @@ def make_server_app(provider_factory: ProviderFactory) -> ServerApp:
         work_dir = Path(str(context.run_config["work-dir"]))
         with EventLog(work_dir) as events:
             events.emit("run.started", settings=dict(context.run_config))
-            run(grid, provider_factory(context), RunSettings.from_config(context.run_config), work_dir, events)
+            settings = RunSettings.from_config(context.run_config)
+            run(grid, provider_factory(context), settings, work_dir, events)
             events.emit(COMPLETED)
 
     return server_app

@@ -4,6 +4,7 @@ What is finished is on disk in the work folder, and a run that finds it there do
 
     provider/key.pem, key.pub     signs requests and receipts
     provider/registry.sqlite      clients, commitments, requests, proofs, receipts
+    provider/run.json             what must not change when the run is gone on with
     provider/global.npz           the model after federated training
     provider/plan.npz, plan.json  mask, guard or factors, and the curve they were chosen from
     provider/proposal*.json       the signed request to the client that chose them, if one did, and its signed answer
@@ -15,9 +16,8 @@ What is finished is on disk in the work folder, and a run that finds it there do
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,18 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
-from zkapex.circuits.profiles import CURVATURES, KINDS, named_statement, profile
+from zkapex.circuits.profiles import named_statement, profile
 from zkapex.circuits.srs import local_srs
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.store import circuit
 from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.client.group_obs import GUARD_BITS, tolerances
-from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.messages import MAX_BATCH, CurvatureCheck, LayerSpec, ModelManifest
+from zkapex.errors import ProtocolError
+from zkapex.proofs.messages import CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.record import sha256_hex
 from zkapex.proofs.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.signing import load_or_create_private_key, save_public_key
+from zkapex.server.claim import claim
 from zkapex.server.coordinator import Coordinator
 from zkapex.server.costs import CostBook
 from zkapex.server.delegation import delegated_plan, proposal_facts
@@ -50,149 +51,17 @@ from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_glo
 from zkapex.server.provider import Delegating, Provider
 from zkapex.server.registry import Registry
 from zkapex.server.roster import Roster
+from zkapex.server.settings import RunSettings
 from zkapex.server.steps import seldom
 from zkapex.server.storage import load_arrays, save_arrays, save_text
 from zkapex.server.training import train
-
-AUDITS = ("full", "sampled")
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run can be told; the keys of ``[tool.flwr.app.config]`` with ``-`` for ``_``.
-
-    Attributes
-    ----------
-    rounds : int
-        Rounds of federated averaging.
-    personal_epochs, personal_lr : int, float
-        Personalisation on each device.
-    profile : str
-        Circuit profile, see `zkapex.circuits.profiles`.
-    operator, curvature : str
-        What is done to the weights, see ``docs/operators.md``. Only guarded-group-obs looks at the curvature.
-    guard_rank : int
-        -1: the profile's for guarded-group-obs, and 0 for operators without a guard.
-    request_id : str
-    audit : str
-        ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
-    audit_detect, audit_cheating : float
-        Probability of finding out a client that leaves this fraction of its touched chunks undone, one at least.
-    prove_curvature : bool
-        Whether devices prove, when they enrol, that their curvature is the second moment of committed activations.
-    batch : int
-        Chunks proved per message.
-    timeout_s : int
-        How long to wait for the answer to one message.
-    seed : int
-    """
-
-    rounds: int
-    personal_epochs: int
-    personal_lr: float
-    profile: str
-    operator: str
-    curvature: str
-    guard_rank: int
-    request_id: str
-    audit: str
-    audit_detect: float
-    audit_cheating: float
-    prove_curvature: bool
-    batch: int
-    timeout_s: int
-    seed: int
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> RunSettings:
-        """From Flower's run configuration.
-
-        Raises
-        ------
-        InputError
-            A setting is missing, of another type or out of range.
-        """
-        values = {}
-        for name, kind in cls.__annotations__.items():
-            value = config.get(name.replace("_", "-"))
-            wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
-            accepted = (int, float) if wanted is float else wanted
-            if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):
-                raise InputError(
-                    f"run setting {name.replace('_', '-')} is {value!r}", fix=f"give a value of type {kind}"
-                )
-            values[name] = wanted(value)
-        return cls(**values)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("rounds", 1, 10_000),
-            ("personal_epochs", 1, 10_000),
-            ("guard_rank", -1, 64),
-            ("batch", 1, MAX_BATCH),
-            ("timeout_s", 1, 10**7),
-            ("seed", 0, 2**20 - 1),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(
-                    f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
-                    fix=f"give a number from {low} to {high}",
-                )
-        for name in ("audit_detect", "audit_cheating"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(
-                    f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
-                    fix="give a number above 0, and at most 1",
-                )
-        for name, choices in (("audit", AUDITS), ("operator", KINDS), ("curvature", CURVATURES)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
-                )
-        check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
-        if not 0 < self.personal_lr < 1:
-            raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
-        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
-            raise InputError(
-                f"run setting request-id is {self.request_id!r}", fix="use lower-case letters, digits and hyphens"
-            )
-
-
-def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_curvature: bool = False) -> None:
-    """Refuse what an operator has no use for.
-
-    Raises
-    ------
-    InputError
-        A guard is asked for, or curvature other than by default, and the operator has none; or proofs of curvature
-        for which there is no circuit.
-    """
-    if prove_curvature and (operator, curvature) != ("guarded-group-obs", "kfac"):
-        raise InputError(
-            f"proofs of curvature are asked for, and operator {operator} with {curvature} curvature",
-            why="only the kfac curvature of guarded-group-obs can be proved",
-            fix="leave prove-curvature out, or choose operator guarded-group-obs and curvature kfac",
-        )
-    if operator == "guarded-group-obs":
-        return
-    if guard_rank > 0:
-        raise InputError(
-            f"a guard of rank {guard_rank} is asked for, and operator {operator}",
-            why="it repairs nothing that a guard could guard",
-            fix="leave guard-rank out, or choose operator guarded-group-obs",
-        )
-    if curvature != CURVATURES[0]:
-        raise InputError(
-            f"{curvature} curvature is asked for, and operator {operator}",
-            why="it looks at no curvature",
-            fix="leave curvature out, or choose operator guarded-group-obs",
-        )
 
 
 def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
     """Carry out one deletion from beginning to end, or go on with it; returns the content of ``result.json``."""
     folder = work_dir / "provider"
     folder.mkdir(parents=True, exist_ok=True)
+    claim(folder / "run.json", provider, settings)
     key = load_or_create_private_key(folder / "key.pem")
     if not (work_dir / "key.pub").exists():
         save_public_key(key.public_key(), work_dir / "key.pub")

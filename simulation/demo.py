@@ -22,19 +22,18 @@ from typing import Any
 import torch
 
 from zkapex.errors import InputError, StorageError
+from zkapex.server.settings import RunSettings
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.demo_settings import DemoSettings
-from zkapex.simulation.federation import federation_of
+from zkapex.simulation.federation import DATA_SETS, federation_of, forget_benches, sources_digests
 from zkapex.simulation.launch import installed_app, run_flower, settings_of
 from zkapex.simulation.plots import plot_accuracy
 from zkapex.simulation.preparation import oracle_models
 from zkapex.simulation.provenance import source_commit
-from zkapex.simulation.run_report import shareable
 from zkapex.simulation.training import accuracy
 
 MARKER, SUMMARY = "demo.json", "summary.json"
 STATES = ("before", "masked", "after")
-DATA_SETS = ("forget", "retain", "personal")
 ARTEFACTS = (
     "result.json", SUMMARY, "receipts", "key.pub", "models", "plot.png", "provider", "devices", "flower",
     "events.jsonl", "global-unlearned.npz", "oracle.json", MARKER,
@@ -72,6 +71,8 @@ def run_demo(
     """
     if resume and fresh:
         raise InputError("--resume and --fresh exclude each other", fix="leave one of them out")
+    if not (out / SUMMARY).exists():
+        _check(settings, on_event)
     try:
         _prepare(settings, out, resume=resume, fresh=fresh)
     except OSError as e:
@@ -94,6 +95,15 @@ def run_demo(
     return summary
 
 
+def _check(settings: DemoSettings, on_event: Callable[[dict[str, Any]], None]) -> None:
+    """Return only if the run could start; what is wrong is said before anything is written."""
+    run_config = {**settings_of(installed_app()), **settings.run_config}
+    RunSettings.from_config(run_config)
+    on_event({"event": "data.started"})
+    federation_of(run_config)
+    forget_benches()
+
+
 def summarise(result: dict[str, Any], reference: Reference, settings: DemoSettings) -> dict[str, Any]:
     """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
     proposal = result.get("proposal")
@@ -114,7 +124,7 @@ def summarise(result: dict[str, Any], reference: Reference, settings: DemoSettin
         for state in STATES
     }
     return {
-        "settings": shareable(asdict(settings)),
+        "settings": settings.shareable,
         "commit": source_commit(),
         "forgotten": reference.forgotten,
         "clients": result["clients"],
@@ -147,6 +157,11 @@ def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) ->
                     why=f"it was started with {asdict(earlier)}",
                     fix="resume it with the same options, or choose another --out",
                 )
+            if not finished and kept.get("sources", {}) != sources_digests(settings.run_config):
+                raise InputError(
+                    f"data or model have changed since the demo in {out} was started",
+                    fix="bring the former ones, or start it again with --fresh",
+                )
             return
         if not finished and not fresh:
             raise InputError(
@@ -165,7 +180,8 @@ def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) ->
 
 
 def _mark(settings: DemoSettings, out: Path, *, finished: bool) -> None:
-    save_text(out / MARKER, json.dumps({"settings": asdict(settings), "finished": finished}))
+    sources = sources_digests(settings.run_config)
+    save_text(out / MARKER, json.dumps({"settings": asdict(settings), "sources": sources, "finished": finished}))
 
 
 def _remove(out: Path) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from zkapex.circuits.profiles import CURVATURES, KINDS
 from zkapex.errors import InputError
-from zkapex.server.run import AUDITS, check_operator
+from zkapex.server.settings import AUDITS, check_operator
 from zkapex.simulation.adversaries import CHEATS, check_cheat
-from zkapex.simulation.federation import DATA, DIGITS, MODEL
+from zkapex.simulation.federation import DATA_VARIABLE, DIGITS, MODEL_VARIABLE
 from zkapex.simulation.held import Request
 from zkapex.simulation.scenario_files import Value, absolute, read_scenario
 from zkapex.simulation.scenarios import scenario_config
+
+_REQUEST = ("delete", "forget_class", "holder", "forget_samples")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class DemoSettings:
     def of(cls, scenario: str, given: Mapping[str, Any]) -> DemoSettings:
         """The settings of a scenario's file (`read_scenario`), with those that are `given` in place of the file's.
 
-        Data and model that neither names are those of the environment.
+        Data and model that neither names are those of the environment, if the scenario reads any.
 
         Raises
         ------
@@ -90,17 +93,24 @@ class DemoSettings:
         own = {one.name.replace("_", "-"): one.name for one in fields(cls) if one.name != "others"}
         found = read_scenario(scenario)
         mine = {own[name]: value for name, value in found.items() if name in own} | dict(given)
-        for name, variable in (("data", DATA), ("model", MODEL)):
-            mine[name] = absolute(mine.get(name) or os.environ.get(variable, ""))
-        return cls(**mine, others={name: value for name, value in found.items() if name not in own})
+        config = scenario_config(mine["scenario"])
+        if config.name != DIGITS and (wrong := [name for name in _REQUEST if name in mine]):
+            raise InputError(
+                f"what {config.name} forgets is part of the scenario",
+                why=f"{', '.join('--' + name.replace('_', '-') for name in wrong)} would change it",
+                fix=f"leave it out, or choose --scenario {DIGITS}",
+            )
+        for name, variable, needed in (
+            ("data", DATA_VARIABLE, config.needs_data),
+            ("model", MODEL_VARIABLE, config.needs_model),
+        ):
+            mine[name] = absolute(mine.get(name) or (os.environ.get(variable, "") if needed else ""))
+        others = {name: value for name, value in found.items() if name not in own}
+        if mine.get("operator", cls.operator) != "guarded-group-obs":
+            others.pop("guard-rank", None)  # it has none
+        return cls(**mine, others=others)
 
     def __post_init__(self) -> None:
-        scenario_config(self.scenario)
-        if self.scenario != DIGITS and self.request != Request():
-            raise InputError(
-                f"what {self.scenario} forgets is part of the scenario",
-                fix=f"leave --delete, --forget-class, --holder and --forget-samples out, or choose --scenario {DIGITS}",
-            )
         if not 1 <= self.clients <= 60:
             raise InputError(f"--clients is {self.clients}", fix="choose a number from 1 to 60")
         if not 0 <= self.dishonest <= self.clients:
@@ -140,3 +150,9 @@ class DemoSettings:
         """What Flower is told."""
         own = {one.name.replace("_", "-"): getattr(self, one.name) for one in fields(self) if one.name != "others"}
         return {**self.others, **own}
+
+    @property
+    def shareable(self) -> dict[str, Any]:
+        """As a summary tells them: of data and model on this disk the name alone."""
+        names = {name: getattr(self, name) for name in ("data", "model")}
+        return asdict(self) | {name: Path(v).name if Path(v).is_absolute() else v for name, v in names.items()}

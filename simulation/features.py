@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
 from zkapex.circuits.cache import cache_root
@@ -89,17 +91,27 @@ def kept(facts: str, model: nn.Module, inputs: Iterable[bytes], make: Callable[[
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     folder = cache_root() / "features"
     path = folder / f"{digest.hexdigest()[:32]}.npz"
+    if (found := _found(path)) is not None:
+        return found
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / f"{path.stem}.lock").acquire()
+    except OSError as e:
+        raise StorageError(f"cannot use {folder}", why=str(e), fix="set ZKAPEX_CACHE") from e
+    with lock:
+        # Another process may have made them by now.
+        if (found := _found(path)) is None:
+            found = make()
+            save_arrays(path, {"features": found.numpy()})
+        return found
+
+
+def _found(path: Path) -> torch.Tensor | None:
     if path.exists():
         # What is damaged is made anew.
         with suppress(StorageError, KeyError):
             return torch.from_numpy(load_arrays(path)["features"])
-    features = make()
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as e:
-        raise StorageError(f"cannot use {folder}", why=str(e), fix="set ZKAPEX_CACHE") from e
-    save_arrays(path, {"features": features.numpy()})
-    return features
+    return None
 
 
 @torch.no_grad()

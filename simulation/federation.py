@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from zkapex.errors import InputError
-from zkapex.server.search import SearchSpace
 from zkapex.simulation.data import Examples, Scenario
 from zkapex.simulation.held import Request, held_scenario
 from zkapex.simulation.hub import parse_data
+from zkapex.simulation.provenance import digest_of
 from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario_config
 
 DIGITS = "digits"
 """The one scenario whose request and number of clients are up to the run."""
-LEAST = 0.02
-"""Smallest mask of a steered repair of digits, see `zkapex.server.search.SearchSpace`."""
-DATA, MODEL = "ZKAPEX_DATA", "ZKAPEX_MODEL"
+DATA_VARIABLE, MODEL_VARIABLE = "ZKAPEX_DATA", "ZKAPEX_MODEL"
 """Environment variables for runs whose settings name no data or model."""
+DATA_SETS = ("forget", "retain", "personal")
+"""What a client is judged on."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,9 @@ class SimulatedFederation:
         return self.request.holder if self.request.delete == "client" else None
 
     def judged(self, index: int) -> dict[str, Examples]:
-        """What a client is judged on: ``forget``, ``retain`` and ``personal``, examples that nobody trained on.
+        """What a client is judged on, by the names in `DATA_SETS`: examples that nobody trained on.
 
-        Where no class is deleted, ``forget`` is what is deleted itself: unseen examples like it are those of
-        ``retain``, which are to be answered after the deletion as before.
+        Where no class is deleted, ``forget`` is what is deleted itself.
         """
         world = self.world
         return {
@@ -83,30 +82,66 @@ def federation_of(run_config: Mapping[str, Any]) -> SimulatedFederation:
     )
     request.check(clients)
     config = scenario_config(name)
+    sources = _sources(config, run_config)
     if name == DIGITS:
         bench = _digits(clients, request, seed)
-        config = replace(config, space=SearchSpace(least=LEAST))
     else:
         if request != Request():
             raise InputError(
                 f"what {name} forgets is part of the scenario",
                 fix=f"leave delete, forget-class, holder and forget-samples out, or choose the scenario {DIGITS}",
             )
-        data = str(run_config["data"]) or os.environ.get(DATA, "")
-        model = str(run_config["model"]) or os.environ.get(MODEL, "")
-        bench = _bench(name, seed, data, model, int(run_config["classes"]), int(run_config["pixels"]))
+        bench = _bench(name, seed, sources)
         if len(bench.world.clients) != clients:
             number = len(bench.world.clients)
             raise InputError(
                 f"{name} has {number} clients, and the run {clients}",
-                fix=f"set clients={number} in the run's settings, and num-supernodes={number} in the federation's",
+                fix=f"ask for {number} clients, and with `flwr run` for num-supernodes={number}",
             )
     return SimulatedFederation(_as_run(config, run_config), bench, request, seed)
 
 
+def sources_digests(run_config: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of data and model, as far as they are files or folders here, see `zkapex.simulation.provenance`."""
+    sources = _sources(scenario_config(str(run_config["scenario"])), run_config)
+    found = {
+        "data": digest_of(sources.data) if isinstance(sources.data, Path) else None,
+        "model": digest_of(Path(sources.model)) if sources.model else None,
+    }
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def _sources(config: ScenarioConfig, run_config: Mapping[str, Any]) -> Sources:
+    """What a run names, or the environment, as far as the scenario has a use for it."""
+    found = []
+    for name, variable, needed in (
+        ("data", DATA_VARIABLE, config.needs_data),
+        ("model", MODEL_VARIABLE, config.needs_model),
+    ):
+        value = str(run_config[name])
+        if value and not needed:
+            raise InputError(f"{config.name} reads no {name}, and {value!r} is given", fix=f"leave {name} out")
+        found.append(value or (os.environ.get(variable, "") if needed else ""))
+    data, model = found
+    sources = Sources(
+        parse_data(data) if data else None,
+        model or None,
+        classes=int(run_config["classes"]) or None,
+        pixels=int(run_config["pixels"]) or None,
+    )
+    config.check(sources)
+    return sources
+
+
 def _as_run(config: ScenarioConfig, run_config: Mapping[str, Any]) -> ScenarioConfig:
     """The scenario, with what a run says about it."""
+    for name in ("retain-cost", "forget-target"):
+        if not 0 <= float(run_config[name]) <= 1:
+            raise InputError(f"run setting {name} is {run_config[name]}", fix="give a number from 0 to 1")
     cost, target = float(run_config["retain-cost"]), float(run_config["forget-target"])
+    space = replace(config.space, forget_target=target, retain_cost=cost)
+    if int(run_config["guard-rank"]) >= 0:
+        space = replace(space, guard_ranks=None)  # that of the statement, which is the run's
     return replace(
         config,
         rounds=int(run_config["rounds"]),
@@ -116,7 +151,7 @@ def _as_run(config: ScenarioConfig, run_config: Mapping[str, Any]) -> ScenarioCo
             learning_rate=float(run_config["personal-lr"]),
         ),
         profile=str(run_config["profile"]),
-        space=replace(config.space, forget_target=target, retain_cost=cost),
+        space=space,
     )
 
 
@@ -127,16 +162,13 @@ def _digits(clients: int, request: Request, seed: int) -> Bench:
 
 
 @lru_cache(maxsize=1)
-def _bench(name: str, seed: int, data: str, model: str, classes: int, pixels: int) -> Bench:
-    config = scenario_config(name)
-    sources = Sources(
-        parse_data(data) if data and config.needs_data else None,
-        model if model and config.needs_model else None,
-        classes=classes or None,
-        pixels=pixels or None,
-    )
-    config.check(sources)
-    return config.make(seed, sources)
+def _bench(name: str, seed: int, sources: Sources) -> Bench:
+    return scenario_config(name).make(seed, sources)
+
+
+def forget_benches() -> None:
+    """Let go of the data this process holds, which may be large."""
+    _bench.cache_clear()
 
 
 def device_folder(work_dir: Path, index: int) -> Path:

@@ -54,7 +54,7 @@ class ScenarioProvider:
 
     def forget_description(self) -> str:
         """See `zkapex.server.provider.Provider`."""
-        return f"{self._federation.bench.forgotten} in {self._federation.config.title} (seed {self._federation.seed})"
+        return f"{self._federation.bench.forgotten} ({self._federation.config.name}, seed {self._federation.seed})"
 
     def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
         """See `zkapex.server.provider.Provider`."""
@@ -65,8 +65,6 @@ class ScenarioProvider:
             space = replace(space, margin=min(space.margin, DAMPENING_MARGIN))
         if statement.curvature == "none":
             space = replace(space, scorers=None, guard_ranks=None)
-        elif space.guard_ranks and max(space.guard_ranks) > statement.guard_rank:
-            space = replace(space, guard_ranks=None)
         names = self.target_layers(model)
         return planned(mine.config, mine.bench, mine.seed, model, names, FixedPoint(statement), space, on_step)
 

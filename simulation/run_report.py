@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from zkapex.errors import InputError
 from zkapex.proofs.sentences import percent
 from zkapex.server.storage import load_json
+from zkapex.simulation.federation import DATA_SETS
 
 STATES = {"before": "before", "masked": "mask alone", "after": "after compensation"}
-DATA_SETS = ("forget", "retain", "personal")
+SHOWN = {"seed": 0, "dishonest": 1, "cheat": "half", "operator": "guarded-group-obs"}
+"""What all runs on the page have in common."""
+KEYS = {"settings", "commit", "forgotten", "clients", "accuracy", "oracle"}
 
 INTRODUCTION = """\
 The same scenarios through Flower's own runtime, from training to receipts, with every proof made and verified: what
@@ -23,19 +25,22 @@ last bits from those of the tables above, since Flower averages in single precis
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every committed summary, by name.
+    """Every committed summary, with the ``name`` of its file.
 
     Raises
     ------
     InputError
-        One is no summary of a finished demo.
+        One is no summary of a finished demo, or of one with other settings than the page is about.
     """
     found = []
     for path in sorted(folder.glob("*.json")):
         one = load_json(path)
-        if not isinstance(one, dict) or not {"settings", "commit", "clients", "oracle", "accuracy"} <= set(one):
+        if not isinstance(one, dict) or not set(one) >= KEYS or not set(one["accuracy"]) >= set(STATES):
             raise InputError(f"{path} is no summary.json of this release", fix="run zkapex demo again")
-        found.append(one)
+        other = {name: one["settings"].get(name) for name, value in SHOWN.items() if one["settings"].get(name) != value}
+        if other or "scenario" not in one["settings"]:
+            raise InputError(f"{path} is a run with {other}", why=f"those on the page have {SHOWN}", fix="run it so")
+        found.append({"name": path.stem, **one})
     return found
 
 
@@ -56,7 +61,7 @@ def section(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in sampled:
         settings = run["settings"]
         parts.append(
-            f"In `{settings['scenario']}` the chunks were drawn at random: whoever leaves "
+            f"In `{run['name']}` the chunks were drawn at random: whoever leaves "
             f"{percent(settings['audit_cheating'])} of them undone is found out with probability "
             f"{percent(settings['audit_detect'])}, at least.\n"
         )
@@ -67,7 +72,7 @@ def _accuracy(run: Mapping[str, Any]) -> list[str]:
     rows = {label: run["accuracy"][state] for state, label in STATES.items()} | {"oracle": run["oracle"]}
     lines: list[str] = []
     for label, values in rows.items():
-        scenario, forgotten = (f"`{run['settings']['scenario']}`", run["forgotten"]) if not lines else ("", "")
+        scenario, forgotten = (f"`{run['name']}`", run["forgotten"]) if not lines else ("", "")
         cells = " | ".join("-" if values[data] is None else f"{100 * values[data]:.1f}" for data in DATA_SETS)
         lines.append(f"| {scenario} | {forgotten} | {label} | {cells} |")
     return lines
@@ -76,14 +81,14 @@ def _accuracy(run: Mapping[str, Any]) -> list[str]:
 def _cost(run: Mapping[str, Any]) -> str:
     proved = [client for client in run["clients"] if client["verdict"] == "proved"]
     if not proved:
-        raise InputError(f"nobody proved anything in the run of {run['settings']['scenario']}")
+        raise InputError(f"nobody proved anything in the run of {run['name']}")
 
     def mean(key: str) -> float:
         return sum(float(client[key]) for client in proved) / len(proved)
 
     caught = sum(client["verdict"] == "quarantined" for client in run["clients"])
     cells = [
-        f"`{run['settings']['scenario']}`",
+        f"`{run['name']}`",
         f"{len(proved)} of {len(run['clients'])}",
         str(caught),
         f"{mean('chunks_proved'):.0f} of {mean('chunks'):.0f}",
@@ -94,12 +99,3 @@ def _cost(run: Mapping[str, Any]) -> str:
         f"`{run['commit']}`",
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a summary tells them: of data and model on this disk the name alone."""
-    found = json.loads(json.dumps(settings))
-    for name in ("data", "model"):
-        if Path(found[name]).is_absolute():
-            found[name] = Path(found[name]).name
-    return dict(found)

@@ -15,8 +15,8 @@ from zkapex.simulation.launch import installed_app, settings_of
 
 Value = str | int | float | bool
 FOLDER = Path(str(resources.files("zkapex.simulation.scenarios")))
-NOT_IN_FILES = ("work-dir",)
-"""Settings that are the run's, not the scenario's."""
+WORK_DIR = "work-dir"
+"""The one setting in a file that is Flower's command line's: a demo has its own folder."""
 
 
 def scenario_names() -> list[str]:
@@ -50,16 +50,14 @@ def read_scenario(name: str) -> dict[str, Value]:
         raise InputError(f"{path} is not a readable scenario", why=str(e), fix="give another --scenario") from None
     defaults = settings_of(installed_app())
     for key, value in found.items():
-        if key not in defaults or key in NOT_IN_FILES:
-            raise InputError(
-                f"{path} sets {key!r}, which is no setting of a scenario",
-                fix="use those under [tool.flwr.app.config] in pyproject.toml, but for work-dir",
-            )
+        if key not in defaults:
+            raise InputError(f"{path} sets {key!r}, which no run has", fix=f"use those of {', '.join(defaults)}")
         wanted = type(defaults[key])
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise InputError(f"{key} in {path} is {value!r}", fix=f"give a value of type {wanted.__name__}")
     if "scenario" not in found:
         raise InputError(f"{path} names no scenario", fix='add a line such as scenario = "mnist-writers"')
+    found.pop(WORK_DIR, None)
     return found
 
 

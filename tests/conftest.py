@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,26 @@ import pytest
 import torch
 from federation import CHEATERS, Federation, mixed
 
+from zkapex.simulation import features
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_each() -> None:
     """As in a run: several threads of torch would only take turns with the provers."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data of the user's, and what earlier tests left in the cache of features, decide nothing. Keys are kept."""
+    folder, cache_root, given = tmp_path_factory.mktemp("features"), features.cache_root, os.environ.get("ZKAPEX_CACHE")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ZKAPEX_DATA", "ZKAPEX_MODEL"):
+            patch.delenv(name, raising=False)
+        patch.setattr(
+            features, "cache_root", lambda: folder if os.environ.get("ZKAPEX_CACHE") == given else cache_root()
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -39,8 +39,7 @@ DIGITS = ScenarioConfig(
     profile="tiny",
     proxies=4,
     space=SearchSpace(
-        ("aware",),
-        guard_ranks=(2,),
+        ("selective",),
         least=0.03,
         forget_target=0.02,
         retain_cost=0.03,

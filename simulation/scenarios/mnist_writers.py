@@ -196,7 +196,7 @@ MNIST_WRITERS = ScenarioConfig(
     profile="server",
     proxies=4,
     space=SearchSpace(
-        ("aware",),
+        ("selective",),
         fractions=FRACTIONS,
         least=0.04,
         forget_target=0.02,

@@ -23,7 +23,7 @@ from zkapex.client.app import Agent
 from zkapex.errors import InputError, StorageError
 from zkapex.proofs.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.server.run import RunSettings
+from zkapex.server.settings import RunSettings
 from zkapex.simulation.adversaries import make_cheat
 from zkapex.simulation.grid import Fate
 

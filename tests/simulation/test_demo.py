@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import here, start, zkapex
 from federation import DATA_SETS, refused, snapshot
+from writers import arrays
 
 from zkapex.errors import InputError, RuntimeFailure, StorageError
 from zkapex.proofs.signing import load_public_key
@@ -88,6 +90,35 @@ def test_an_interrupted_demo_asks_what_to_do(tmp_path: Path, no_flower: None) ->
     assert json.loads((out / "demo.json").read_text())["settings"]["clients"] == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"scenario": "mnist-writers"}, "needs a file"),
+        ({"scenario": "mnist-writers", "data": "/nowhere.npz"}, "there is no file"),
+        ({"others": {"rounds": 0}}, "rounds"),
+        ({"others": {"profile": "large"}}, "profile"),
+        ({"others": {"request-id": "A B"}}, "request-id"),
+        ({"others": {"forget-target": float("nan")}}, "forget-target"),
+        ({"model": "facebook/opt-125m"}, "reads no model"),
+    ],
+)
+def test_what_cannot_run_is_said_before_anything_is_written(tmp_path: Path, given: dict[str, Any], what: str) -> None:
+    out = tmp_path / "out"
+    assert what in refused(lambda: go(out, DemoSettings(**given)), InputError).what
+    assert not out.exists()
+
+
+def test_a_demo_goes_on_with_the_data_it_was_started_with(tmp_path: Path, no_flower: None) -> None:
+    data, out = tmp_path / "writers.npz", tmp_path / "out"
+    np.savez(data, **arrays())
+    settings = DemoSettings("mnist-writers", data=str(data))
+    refused(lambda: go(out, settings), RuntimeFailure)
+    refused(lambda: go(out, settings, resume=True), RuntimeFailure)
+    np.savez(data, **arrays(images=30))
+    assert "have changed" in refused(lambda: go(out, settings, resume=True), InputError).what
+    refused(lambda: go(out, settings, fresh=True), RuntimeFailure)
+
+
 def test_a_finished_demo_is_replaced_and_what_is_not_the_demos_stays(tmp_path: Path, no_flower: None) -> None:
     for name in ARTEFACTS:
         (tmp_path / name).write_text("old")
@@ -95,7 +126,8 @@ def test_a_finished_demo_is_replaced_and_what_is_not_the_demos_stays(tmp_path: P
     (tmp_path / "demo.json").write_text(json.dumps({"settings": SETTINGS, "finished": True}))
     refused(lambda: go(tmp_path), RuntimeFailure)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "demo.json"}
-    assert json.loads((tmp_path / "demo.json").read_text()) == {"settings": SETTINGS, "finished": False}
+    mark = {"settings": SETTINGS, "sources": {}, "finished": False}
+    assert json.loads((tmp_path / "demo.json").read_text()) == mark
 
 
 @pytest.mark.parametrize(
@@ -189,7 +221,7 @@ def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
     summary = json.loads(stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
     file = {"rounds": 5, "personal-epochs": 15, "personal-lr": 0.001, "profile": "tiny"}
-    assert summary["settings"] == {**SETTINGS, "others": {**file, "forget-target": 0.01, "retain-cost": 0.05}}
+    assert summary["settings"] == {**SETTINGS, "others": {**file, "forget-target": 0.02, "retain-cost": 0.03}}
     assert summary["forgotten"] == "the digit 3"
 
     verdicts = {row["verdict"]: row for row in summary["clients"]}

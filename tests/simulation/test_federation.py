@@ -17,6 +17,7 @@ from tiny_language import TINY_CODE, save_code, save_model
 from vision_files import gallery_arrays, random_backbone, write_onnx
 from writers import arrays
 
+from zkapex.circuits.profiles import profile
 from zkapex.client.app import make_client_app
 from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
@@ -33,7 +34,7 @@ from zkapex.simulation.federation import SimulatedFederation, federation_of
 from zkapex.simulation.grid import InProcessGrid, run_config_of_app, run_in_process
 from zkapex.simulation.models import ViTConfig
 from zkapex.simulation.preparation import prepare
-from zkapex.simulation.provider import provider
+from zkapex.simulation.provider import ScenarioProvider, provider
 from zkapex.simulation.scenarios import SCENARIOS, ScenarioConfig, pacs
 from zkapex.simulation.training import accuracy
 
@@ -110,14 +111,14 @@ def test_a_scenario_runs_from_training_to_receipts(
             assert torch.allclose(trained[name[2:]], torch.from_numpy(value), rtol=0, atol=1e-6), name
     plan, stored = load_plan(run / "provider"), apart.cases[0].plan
     assert plan is not None
-    assert plan.chosen["masked_weights"] == stored.chosen["masked_weights"]
-    assert plan.chosen["masked_weights"] > 0
+    same = sum(int((mask & stored.masks[name]).sum()) for name, mask in plan.masks.items())
+    assert same > 0.8 * sum(int(mask.sum()) for mask in plan.masks.values()) > 0
     for index, case in enumerate(apart.cases):
         sent = state(run / "models" / f"client-{index:03d}-before.npz")
         for name in (f"{layer}.weight" for layer in case.deployment.names):
             # Where a gradient is next to nothing, Adam makes much of the last bits of a weight.
             value = case.before.state_dict()[name]
-            assert (sent[name] - value).norm() < 0.01 * value.norm(), name
+            assert (sent[name] - value).norm() < 0.2 * (value - trained[name]).norm(), name
 
     (row,) = [row for row in result["clients"] if row["verdict"] == "proved"][:1]
     verify_receipt(run / row["receipt"], [load_public_key(run / "key.pub")])
@@ -127,11 +128,17 @@ def test_a_scenario_runs_from_training_to_receipts(
 
 
 @pytest.mark.parametrize("settings", ["mnist-writers-leave"], indirect=True)
-def test_data_decide_what_is_aimed_at(settings: dict[str, Any]) -> None:
+def test_data_decide_what_is_aimed_at(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     mine = federation_of(settings)
     assert mine.bench.aim is not None
     assert "4 writers" in mine.bench.forgotten
     assert mine.judged(0)["forget"] is mine.world.forget_set, "others like what is deleted stay"
+    aimed: list[SearchSpace] = []
+    monkeypatch.setattr("zkapex.simulation.preparation.search", lambda *a, **k: aimed.append(a[4]))
+    one = ScenarioProvider(mine)
+    model = one.initial_model()
+    one.plan(model, profile("tiny").statement())
+    assert [(space.forget_target, space.margin) for space in aimed] == [(mine.bench.aim(model).forget, 0.0)]
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -153,12 +160,15 @@ def test_settings_that_contradict_the_scenario_are_refused(settings: dict[str, A
         assert isinstance(found, InputError)
         return found
 
-    assert "clients=4" in error(clients=2).fix
+    assert "4 clients" in error(clients=2).fix
     assert "part of the scenario" in error(forget_class=7).what
     assert "part of the scenario" in error(holder=1).what
     assert "--pixels is for images" in error(pixels=28).what
     assert "there is no scenario" in error(scenario="mnist").what
     assert "there is no file" in error(data="/nowhere.npz").what
+    assert "reads no model" in error(model="facebook/opt-125m").what
+    assert "forget-target" in error(forget_target=float("nan")).what
+    assert "retain-cost" in error(retain_cost=-0.1).what
 
 
 @pytest.mark.parametrize("settings", ["mnist-writers"], indirect=True)
@@ -172,8 +182,18 @@ def test_the_environment_names_data_that_a_run_does_not(
     assert federation_of(named).bench.note == federation_of(settings).bench.note
 
 
+@pytest.mark.parametrize("given", [{"data": "w.npz"}, {"model": "m"}, {"classes": 3}, {"pixels": 28}])
+def test_digits_read_nothing(given: dict[str, Any]) -> None:
+    refused(lambda: federation_of(run_config_of_app(given)), InputError)
+
+
+def test_a_run_that_names_a_guard_rank_gets_it() -> None:
+    config = federation_of(run_config_of_app({"guard-rank": 3})).config
+    assert config.space.combinations(profile("tiny").statement(guard_rank=3)) == [("selective", 3)]
+
+
 def test_a_run_has_its_own_rounds_and_personalisation() -> None:
     changed = {"rounds": 3, "personal-epochs": 2, "personal-lr": 5e-3, "retain-cost": 0.2, "profile": "edge"}
     config = federation_of(run_config_of_app(changed)).config
     assert (config.rounds, config.personal.epochs, config.personal.learning_rate) == (3, 2, 5e-3)
-    assert (config.space.retain_cost, config.space.forget_target, config.profile) == (0.2, 0.01, "edge")
+    assert (config.space.retain_cost, config.space.forget_target, config.profile) == (0.2, 0.02, "edge")

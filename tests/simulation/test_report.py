@@ -12,8 +12,8 @@ import pytest
 from zkapex.errors import InputError
 from zkapex.simulation.metrics import METRICS
 from zkapex.simulation.report import COLUMNS, assemble, page, read_results, table, write_page
-from zkapex.simulation.run_report import read_runs, section, shareable
-from zkapex.simulation.scenarios import SCENARIOS, scenario_config
+from zkapex.simulation.run_report import SHOWN, read_runs, section
+from zkapex.simulation.scenarios import scenario_config
 from zkapex.simulation.targets import judge
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +141,11 @@ def test_the_documentation_shows_the_committed_results() -> None:
     assert shown == page(found, flower), "run `make results`"
     for results in found:
         assert all("dirty" not in commit for commit in results["commits"])
+        assert "kind" in results or set(results["methods"]) == set(scenario_config(results["scenario"]).methods)
+        assert len(results["seeds"]) >= 3
     for one in flower:
         assert "dirty" not in one["commit"]
         assert not any(Path(one["settings"][name]).is_absolute() for name in ("data", "model"))
-        assert "kind" in results or set(results["methods"]) == set(scenario_config(results["scenario"]).methods)
-        assert len(results["seeds"]) >= 3
 
 
 def summary(name: str = "pacs", audit: str = "sampled") -> dict[str, Any]:
@@ -156,11 +156,11 @@ def summary(name: str = "pacs", audit: str = "sampled") -> dict[str, Any]:
         {"verdict": verdict, "chunks_proved": proved, **costs}
         for verdict, proved in (("proved", 20), ("proved", 22), ("quarantined", 0))
     ]
-    settings = {"scenario": name, "audit": audit, "audit_cheating": 0.2, "audit_detect": 0.99}
+    settings = {**SHOWN, "scenario": name, "audit": audit, "audit_cheating": 0.2, "audit_detect": 0.99}
     accuracy = dict.fromkeys(("before", "masked", "after"), scores)
     return {
-        "settings": settings, "commit": "abc", "forgotten": "dogs", "clients": clients, "accuracy": accuracy,
-        "oracle": {**scores, "personal": None},
+        "name": name, "settings": settings, "commit": "abc", "forgotten": "dogs", "clients": clients,
+        "accuracy": accuracy, "oracle": {**scores, "personal": None},
     }  # fmt: skip
 
 
@@ -178,10 +178,20 @@ def test_runs_of_flower_are_shown_beside_the_evaluations(tmp_path: Path) -> None
     assert "drawn at random" not in section([summary(audit="full")])
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"settings": {}}'])
-def test_what_is_no_summary_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "digits.json").write_text(text)
+@pytest.mark.parametrize("lost", [None, "settings", "forgotten", "clients", "accuracy"])
+def test_what_is_no_summary_is_refused(tmp_path: Path, lost: str | None) -> None:
+    found = {name: value for name, value in summary().items() if name != lost}
+    (tmp_path / "digits.json").write_text(json.dumps(found if lost else []))
     with pytest.raises(InputError, match="of this release"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"dishonest": 0}, {"cheat": "ignore"}, {"operator": "mask-only"}])
+def test_a_run_of_another_kind_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    found = summary()
+    found["settings"] |= other
+    (tmp_path / "digits.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match="is a run with"):
         read_runs(tmp_path)
 
 
@@ -190,9 +200,3 @@ def test_a_run_in_which_nobody_proved_is_refused() -> None:
     nobody["clients"] = nobody["clients"][2:]
     with pytest.raises(InputError, match="nobody proved"):
         section([nobody])
-
-
-def test_a_summary_tells_no_folder_of_this_machine() -> None:
-    kept = {"data": "hub:a/b", "model": "facebook/opt-125m", "others": {"rounds": 2}}
-    assert shareable(kept) == kept
-    assert shareable({**kept, "data": "/home/me/w.npz", "model": ""}) == {**kept, "data": "w.npz", "model": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from federation import refused
 
 from zkapex.circuits.profiles import profile
 from zkapex.errors import InputError
+from zkapex.server.settings import RunSettings
 from zkapex.simulation.demo_settings import DemoSettings
 from zkapex.simulation.grid import run_config_of_app
 from zkapex.simulation.scenario_files import FOLDER, read_scenario, scenario_names
@@ -36,8 +38,6 @@ def test_a_file_says_what_the_evaluation_does(name: str) -> None:
     assert found["personal-epochs"] == config.personal.epochs
     assert found["personal-lr"] == config.personal.learning_rate
     assert found["profile"] == config.profile
-    if name == "digits":
-        return  # the demo's search is its own
     assert found["retain-cost"] == config.space.retain_cost
     if config.name in AIMED:
         assert "forget-target" not in found
@@ -59,7 +59,6 @@ def test_that_of_digits_says_what_a_run_does_that_is_told_nothing() -> None:
         ("scenario = ", "not a readable scenario"),
         ("clients = 2", "names no scenario"),
         ('scenario = "digits"\nclient = 2', "'client'"),
-        ('scenario = "digits"\nwork-dir = "x"', "'work-dir'"),
         ('scenario = "digits"\nclients = "2"', "clients in"),
         ('scenario = "digits"\nclients = 2.0', "clients in"),
         ('scenario = "digits"\nprove-curvature = 1', "prove-curvature in"),
@@ -99,12 +98,43 @@ def test_data_are_named_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert DemoSettings.of("imagenet-sketch", {}).data.startswith("hub:ILSVRC"), "the file's, not the environment's"
 
 
-def test_only_digits_can_be_asked_to_forget_something_else() -> None:
-    for given in ({"forget_class": 5}, {"delete": "client", "holder": 0}, {"holder": 0}, {"forget_samples": 3}):
+def test_the_environment_says_nothing_to_scenarios_that_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZKAPEX_DATA", "w.npz")
+    monkeypatch.setenv("ZKAPEX_MODEL", "facebook/opt-125m")
+    assert DemoSettings.of("digits", {}) == DemoSettings.of("digits", {"data": "", "model": ""})
+    assert DemoSettings.of("mnist-writers", {}).model == ""
+
+
+def test_only_digits_can_be_asked_to_forget_something_else(tmp_path: Path) -> None:
+    for given in ({"forget_class": 3}, {"delete": "client", "holder": 0}, {"holder": -1}, {"forget_samples": 3}):
         error = refused(lambda given=given: DemoSettings.of("pacs", given), InputError)
         assert "--scenario digits" in error.fix
+    path = tmp_path / "mine.toml"
+    path.write_text('scenario = "pacs"\nforget-class = 3\n')
+    assert "--forget-class" in refused(lambda: DemoSettings.of(str(path), {}), InputError).why
 
 
-def test_files_are_where_the_documentation_says() -> None:
-    assert FOLDER.name == "scenarios"
-    assert FOLDER.parent.name == "simulation"
+def test_an_operator_without_a_guard_gets_no_guard_rank() -> None:
+    assert DemoSettings.of("pacs", {}).run_config["guard-rank"] == 4
+    run = run_config_of_app(DemoSettings.of("pacs", {"operator": "mask-only"}).run_config)
+    assert RunSettings.from_config(run).guard_rank == -1
+
+
+def test_a_folder_in_a_file_is_for_flower_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('scenario = "digits"\nwork-dir = "elsewhere"\n')
+    assert "work-dir" not in DemoSettings.of(str(path), {}).run_config
+
+
+def test_a_summary_tells_no_folder_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "w.npz").touch()
+    named = DemoSettings.of("code-lm", {"data": "hub:a/b", "model": "facebook/opt-125m"})
+    assert named.shareable == vars(named)
+    mine = DemoSettings.of("mnist-writers", {"data": str(tmp_path / "w.npz")})
+    assert mine.shareable == {**vars(mine), "data": "w.npz"}
+
+
+def test_an_installed_package_has_the_files() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["zkapex.simulation.scenarios"] == ["*.toml"]
+    assert FOLDER.parts[-2:] == ("simulation", "scenarios")

@@ -32,8 +32,9 @@ from zkapex.server.events import EventLog
 from zkapex.server.holder import plan_for_holder
 from zkapex.server.provider import Delegation
 from zkapex.server.registry import Registry
-from zkapex.server.run import RunSettings, run
+from zkapex.server.run import run
 from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.server.settings import RunSettings
 from zkapex.server.steering import Steer
 from zkapex.server.steps import OnStep, no_step
 from zkapex.simulation.adversaries import make_cheat

@@ -49,7 +49,8 @@ def demo(
     scenario: Annotated[
         str,
         typer.Option(
-            help="What is simulated: one of the scenarios of `zkapex evaluate`, or a file of settings that ends in "
+            help="What is simulated: digits, mnist-writers, mnist-writers-leave, mnist-writers-poison, pacs, "
+            "pacs-samples, code-lm, imagenet-sketch or codeparrot (docs/data.md), or a file of settings that ends in "
             ".toml. What it sets takes the place of the defaults below."
         ),
     ] = "digits",
@@ -125,8 +126,9 @@ def demo(
 ) -> None:
     """Train a federation, on handwritten digits or another scenario, delete some of it, prove it, and issue receipts.
 
-    Clients train a small vision transformer by FedAvg and personalise it. A deletion request for one digit arrives;
-    every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and is caught.
+    Clients train a model by FedAvg and personalise it. A deletion request arrives, for one digit unless you say
+    otherwise; every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and
+    is caught.
     """
     from zkapex.simulation.demo import run_demo
     from zkapex.simulation.demo_settings import DemoSettings
@@ -164,6 +166,7 @@ class Follower:
     """Turns the events of a run into progress bars, or lines where there is no terminal."""
 
     _STAGES: ClassVar[dict[str, str]] = {
+        "data.started": "reading data",
         "run.started": "starting Flower",
         "train.started": "training the global model",
         "keys.started": "building proving keys",
