@@ -138,8 +138,9 @@ def page(all_results: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
         "guard and steering, but the settings of the search that makes them (scorer, guard rank, sizes and margins) "
         "were chosen while looking at these scenarios: at seeds 0 to 2 of `digits`, `mnist-writers` and `pacs`, at "
         "seeds 0 and 1 of `mnist-writers-poison` and `pacs-samples`, at seed 0 of `mnist-writers-leave` and `code-lm`; "
-        "seeds 3 to 5 of `digits` had no part in that but for the scorer, which was changed after a look at all six. In `pacs-samples` the provider is taken to hold the photographs "
-        "of the federation, and trains two models of its own on them, one without those that leave. "
+        "seeds 3 to 5 of `digits` had no part in that but for the scorer, which was changed after a look at all six. "
+        "In `pacs-samples` the provider is taken to hold the photographs of the federation, "
+        "and trains two models of its own on them, one without those that leave. "
         "Plain Group-OBS and the mask alone use the mask that was chosen for the guarded operator; where that is one "
         "for a steered repair (`selective`), nobody would choose it for them: "
         "[adr/0021](adr/0021-selective-masks.md) has figures with masks that forget by themselves.\n",
