@@ -25,6 +25,8 @@ ALLOWED_LOSSES = 2.0
 """Times what a search may cost, a proposal may cost on the provider's copies: the holder searched on its own."""
 DAMPENING_MARGIN = 0.5
 """In logits, at most, see `zkapex.server.search.SearchSpace`."""
+HELD_COST = 0.05
+"""What a holder's search may cost at least: its mask is not steered, and of some samples it may have to be large."""
 HELD_FRACTIONS = (0.0005, 0.001, *FRACTIONS)
 """Sizes of the mask where only some examples are to be forgotten, and others of their kind stay."""
 
@@ -74,7 +76,7 @@ class ScenarioProvider:
         if request.holder < 0 or self._work_dir is None:
             return None
         key = load_private_key(device_folder(self._work_dir, request.holder) / "key.pem")
-        target, cost = config.space.forget_target, config.space.retain_cost
+        target, cost = config.space.forget_target, max(config.space.retain_cost, HELD_COST)
         space = SearchSpace(forget_target=target, retain_cost=cost)
         if request.delete != "class":
             unseen = accuracy(model, world.retain_test)

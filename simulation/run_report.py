@@ -20,8 +20,8 @@ INTRODUCTION = """\
 The same scenarios through Flower's own runtime, from training to receipts, with every proof made and verified: what
 `zkapex demo --scenario NAME --json` came to at seed 0. The last client cheats: it does half of what was asked.
 Accuracy in per cent is that of the others, of integers as they were proved, as their devices count it on examples
-nobody trained on; where no class is deleted, `forget` is what is deleted itself. Personalised models differ in the
-last bits from those of the tables above, since Flower averages in single precision."""
+nobody trained on; where no class is deleted, `forget` is what is deleted itself. Personalised models differ a little
+from those of the tables above ([adr/0020](adr/0020-scenarios-as-files.md)), the examples they are judged on more."""
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from zkapex.errors import InputError
 from zkapex.simulation.metrics import METRICS
 from zkapex.simulation.report import COLUMNS, assemble, page, read_results, table, write_page
 from zkapex.simulation.run_report import SHOWN, read_runs, section
-from zkapex.simulation.scenarios import scenario_config
+from zkapex.simulation.scenarios import SCENARIOS, scenario_config
 from zkapex.simulation.targets import judge
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,9 @@ def test_the_documentation_shows_the_committed_results() -> None:
         assert all("dirty" not in commit for commit in results["commits"])
         assert "kind" in results or set(results["methods"]) == set(scenario_config(results["scenario"]).methods)
         assert len(results["seeds"]) >= 3
+    assert {one["name"] for one in flower} == set(SCENARIOS)
     for one in flower:
+        assert one["settings"]["scenario"] == one["name"]
         assert "dirty" not in one["commit"]
         assert not any(Path(one["settings"][name]).is_absolute() for name in ("data", "model"))
 
