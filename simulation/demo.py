@@ -26,7 +26,7 @@ from zkapex.server.settings import RunSettings
 from zkapex.server.storage import load_json, save_text
 from zkapex.simulation.demo_settings import DemoSettings
 from zkapex.simulation.federation import DATA_SETS, federation_of, forget_benches, sources_digests
-from zkapex.simulation.launch import installed_app, run_flower, settings_of
+from zkapex.simulation.launch import installed_app, run_config_of, run_flower
 from zkapex.simulation.plots import plot_accuracy
 from zkapex.simulation.preparation import oracle_models
 from zkapex.simulation.provenance import source_commit
@@ -97,7 +97,7 @@ def run_demo(
 
 def _check(settings: DemoSettings, on_event: Callable[[dict[str, Any]], None]) -> None:
     """Return only if the run could start; what is wrong is said before anything is written."""
-    run_config = {**settings_of(installed_app()), **settings.run_config}
+    run_config = run_config_of(installed_app(), settings.run_config)
     RunSettings.from_config(run_config)
     on_event({"event": "data.started"})
     federation_of(run_config)
@@ -180,7 +180,8 @@ def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) ->
 
 
 def _mark(settings: DemoSettings, out: Path, *, finished: bool) -> None:
-    sources = sources_digests(settings.run_config)
+    # Only an interrupted demo is gone on with: what a finished one was made of is not read again.
+    sources = {} if finished else sources_digests(settings.run_config)
     save_text(out / MARKER, json.dumps({"settings": asdict(settings), "sources": sources, "finished": finished}))
 
 
@@ -198,7 +199,7 @@ def _oracle(settings: DemoSettings, out: Path) -> Reference:
     path = out / "oracle.json"
     if not path.exists():
         torch.set_num_threads(1)
-        federation = federation_of({**settings_of(installed_app()), **settings.run_config})
+        federation = federation_of(run_config_of(installed_app(), settings.run_config))
         models = oracle_models(federation.config, federation.bench, federation.seed, federation.leaves)
         rows = [
             {name: accuracy(model, examples) for name, examples in federation.judged(index).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from zkapex.circuits.profiles import CURVATURES, KINDS
 from zkapex.errors import InputError
 from zkapex.server.settings import AUDITS, check_operator
 from zkapex.simulation.adversaries import CHEATS, check_cheat
-from zkapex.simulation.federation import DATA_VARIABLE, DIGITS, MODEL_VARIABLE
+from zkapex.simulation.federation import DIGITS, VARIABLES, brought
 from zkapex.simulation.held import Request
 from zkapex.simulation.scenario_files import Value, absolute, read_scenario
 from zkapex.simulation.scenarios import scenario_config
@@ -100,11 +99,8 @@ class DemoSettings:
                 why=f"{', '.join('--' + name.replace('_', '-') for name in wrong)} would change it",
                 fix=f"leave it out, or choose --scenario {DIGITS}",
             )
-        for name, variable, needed in (
-            ("data", DATA_VARIABLE, config.needs_data),
-            ("model", MODEL_VARIABLE, config.needs_model),
-        ):
-            mine[name] = absolute(mine.get(name) or (os.environ.get(variable, "") if needed else ""))
+        for name in VARIABLES:
+            mine[name] = absolute(brought(config, name, mine.get(name, "")))
         others = {name: value for name, value in found.items() if name not in own}
         if mine.get("operator", cls.operator) != "guarded-group-obs":
             others.pop("guard-rank", None)  # it has none

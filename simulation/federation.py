@@ -18,7 +18,7 @@ from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario
 
 DIGITS = "digits"
 """The one scenario whose request and number of clients are up to the run."""
-DATA_VARIABLE, MODEL_VARIABLE = "ZKAPEX_DATA", "ZKAPEX_MODEL"
+VARIABLES = {"data": "ZKAPEX_DATA", "model": "ZKAPEX_MODEL"}
 """Environment variables for runs whose settings name no data or model."""
 DATA_SETS = ("forget", "retain", "personal")
 """What a client is judged on."""
@@ -111,18 +111,23 @@ def sources_digests(run_config: Mapping[str, Any]) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if digest}
 
 
+def brought(config: ScenarioConfig, name: str, value: str) -> str:
+    """The ``data`` or ``model`` that is given, or else that of the environment if the scenario reads any.
+
+    Raises
+    ------
+    InputError
+        One is given, and the scenario reads none.
+    """
+    needed = {"data": config.needs_data, "model": config.needs_model}[name]
+    if value and not needed:
+        raise InputError(f"{config.name} reads no {name}, and {value!r} is given", fix=f"leave {name} out")
+    return value or (os.environ.get(VARIABLES[name], "") if needed else "")
+
+
 def _sources(config: ScenarioConfig, run_config: Mapping[str, Any]) -> Sources:
     """What a run names, or the environment, as far as the scenario has a use for it."""
-    found = []
-    for name, variable, needed in (
-        ("data", DATA_VARIABLE, config.needs_data),
-        ("model", MODEL_VARIABLE, config.needs_model),
-    ):
-        value = str(run_config[name])
-        if value and not needed:
-            raise InputError(f"{config.name} reads no {name}, and {value!r} is given", fix=f"leave {name} out")
-        found.append(value or (os.environ.get(variable, "") if needed else ""))
-    data, model = found
+    data, model = (brought(config, name, str(run_config[name])) for name in VARIABLES)
     sources = Sources(
         parse_data(data) if data else None,
         model or None,

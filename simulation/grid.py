@@ -26,8 +26,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from zkapex.errors import InputError
-from zkapex.simulation.launch import installed_app, settings_of
+from zkapex.simulation.launch import installed_app, run_config_of
 
 _RUN_ID: Final = 1
 _TASK_ID: Final = 1
@@ -58,17 +57,8 @@ def reliable(_: Message) -> Fate:
 
 
 def run_config_of_app(overrides: Mapping[str, str | int | float | bool]) -> UserConfig:
-    """The run's settings as Flower makes them: the app's defaults, with overrides of known keys only.
-
-    Raises
-    ------
-    InputError
-        An override names a setting the app does not have.
-    """
-    defaults = settings_of(installed_app())
-    if unknown := set(overrides) - defaults.keys():
-        raise InputError("a run was given settings it does not have", why=", ".join(sorted(unknown)))
-    return {**defaults, **overrides}
+    """The settings of a run of the installed app, see `zkapex.simulation.launch.run_config_of`."""
+    return dict(run_config_of(installed_app(), overrides))
 
 
 class InProcessGrid(Grid):

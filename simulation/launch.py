@@ -88,6 +88,22 @@ def settings_of(app_dir: Path) -> dict[str, str | int | float | bool]:
         raise InputError(f"{app_dir} holds no Flower app", why=f"no settings in its pyproject.toml: {error}") from None
 
 
+def run_config_of(
+    app_dir: Path, overrides: Mapping[str, str | int | float | bool]
+) -> dict[str, str | int | float | bool]:
+    """A run's settings as Flower makes them: the app's defaults, with overrides of known keys only.
+
+    Raises
+    ------
+    InputError
+        An override names a setting the app does not have, or there is no Flower app in ``app_dir``.
+    """
+    defaults = settings_of(app_dir)
+    if unknown := set(overrides) - defaults.keys():
+        raise InputError("a run was given settings it does not have", why=", ".join(sorted(unknown)))
+    return {**defaults, **overrides}
+
+
 def run_flower(
     app_dir: Path,
     run_config: Mapping[str, str | int | float | bool],
@@ -127,9 +143,7 @@ def run_flower(
         There is no Flower app in ``app_dir``, it has no such setting, a number is out of range, or a run is going on in
         ``work_dir``.
     """
-    unknown = set(run_config) - settings_of(app_dir).keys()
-    if unknown:
-        raise InputError("a run was given settings it does not have", why=", ".join(sorted(unknown)))
+    run_config_of(app_dir, run_config)  # refuses those the app does not have
     workers = min(clients_at_once or os.cpu_count() or 1, num_supernodes)
     if num_supernodes < 1 or workers < 1:
         raise InputError("a run needs at least one client, and at least one at a time")

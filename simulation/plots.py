@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-_LABELS = {
+LABELS = {
     "guarded-group-obs": {"masked": "mask alone", "after": "after compensation"},
     "mask-only": {"after": "after"},
     "dampening": {"masked": "zeroed instead", "after": "dampened"},
@@ -22,7 +22,7 @@ _COLOURS = {"before": "#9aa5b1", "masked": "#e0a458", "after": "#2f6f8f", "oracl
 
 def plot_accuracy(summary: dict[str, Any], path: Path) -> None:
     """Bars of forget, retain and personal accuracy, before, with the mask alone, after, and of the oracle."""
-    labels = {"before": "before", **_LABELS[summary["settings"]["operator"]], "oracle": "retrained oracle"}
+    labels = {"before": "before", **LABELS[summary["settings"]["operator"]], "oracle": "retrained oracle"}
     states = {**summary["accuracy"], "oracle": summary["oracle"]}
     rows = {state: states[state] for state in labels}
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")

@@ -201,7 +201,6 @@ def planned(
     if bench.aim is not None:
         aim = bench.aim(model)
         space, contrast = replace(space, forget_target=aim.forget, margin=0.0), aim.contrast
-
     copies = copies_of(config, world, seed, model)
     return search(copies, names, forget, encoding, space, contrast=contrast, on_step=on_step)
 

@@ -63,7 +63,7 @@ class ScenarioProvider:
         mine = self._federation
         space = mine.config.space
         if statement.kind == "dampening":
-            # Without a repair every logit of margin costs personal accuracy: a quarter of it for the usual three.
+            # Without a repair every logit of margin costs personal accuracy.
             space = replace(space, margin=min(space.margin, DAMPENING_MARGIN))
         if statement.curvature == "none":
             space = replace(space, scorers=None, guard_ranks=None)

@@ -10,10 +10,12 @@ from zkapex.errors import InputError
 from zkapex.proofs.sentences import percent
 from zkapex.server.storage import load_json
 from zkapex.simulation.federation import DATA_SETS
+from zkapex.simulation.plots import LABELS
 
-STATES = {"before": "before", "masked": "mask alone", "after": "after compensation"}
-SHOWN = {"seed": 0, "dishonest": 1, "cheat": "half", "operator": "guarded-group-obs"}
+OPERATOR = "guarded-group-obs"
+SHOWN = {"seed": 0, "dishonest": 1, "cheat": "half", "operator": OPERATOR}
 """What all runs on the page have in common."""
+STATES = {"before": "before", **LABELS[OPERATOR]}
 KEYS = {"settings", "commit", "forgotten", "clients", "accuracy", "oracle"}
 
 INTRODUCTION = """\
