@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock reference results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -55,6 +55,9 @@ lint: $(STAMP)-dev ## Check style and types
 
 results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 	$(BIN)/python -m zkapex.simulation.evaluation.report.report results docs
+
+reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
+	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
 
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
