@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -44,4 +44,13 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
         """Tallies on the data sets ``forget``, ``retain`` and ``personal``, as far as the device has them."""
+        ...
+
+
+@runtime_checkable
+class ManyRequests(Protocol):
+    """What a `Task` offers beyond the rest if requests differ in what is to be forgotten."""
+
+    def for_request(self, request_id: str) -> Task:
+        """The same model and data, with ``forget`` and what the device holds of it being those of one request."""
         ...

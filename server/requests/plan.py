@@ -55,6 +55,11 @@ class StoredPlan:
             self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
         )
 
+    @property
+    def zeroed(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """The weights, bool [rows, cols] by layer, that it makes zero whatever they were."""
+        return {name: mask & (self.factors[name] == 0) if self.factors else mask for name, mask in self.masks.items()}
+
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
         return {
