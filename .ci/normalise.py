@@ -1,4 +1,4 @@
-"""Rewrite an sdist so that it depends on nothing but its content: sorted, one time (``SOURCE_DATE_EPOCH``), no owner."""
+"""Rewrite an sdist so that it depends on nothing but its content: sorted, one time, no owner."""
 
 from __future__ import annotations
 
