@@ -54,7 +54,7 @@ lint: $(STAMP)-dev ## Check style and types
 	$(BIN)/mypy
 
 results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
-	$(BIN)/python -m zkapex.simulation.report results docs
+	$(BIN)/python -m zkapex.simulation.evaluation.report.report results docs
 
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock

@@ -3,8 +3,8 @@
 One chunk is ``R`` rows by ``B`` columns of one column block of one layer. A circuit commits to a few vectors (each
 commitment is one of the leading points of every proof) whose parts `StatementSpec.parts` lists, and has public outputs
 that must equal constants the verifier knows. The graphs, and why they show what they claim, are in
-`zkapex.circuits.group_obs`, `zkapex.circuits.compliance`, `zkapex.circuits.dampening` and
-`zkapex.circuits.second_moment`:
+`zkapex.circuits.operators.guarded_group_obs`, `zkapex.circuits.operators.mask_only`,
+`zkapex.circuits.operators.dampening` and `zkapex.circuits.operators.second_moment`:
 
 ``guarded-group-obs``  masked weights are zero and the others moved as guarded Group-OBS moves them
 ``mask-only``          masked weights are zero, whatever the others are
@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.slack import SLACK_LIMBS
+from zkapex.circuits.halo2.slack import SLACK_LIMBS
 
 SALTS = 4
 """Uniform field elements at the end of every private vector. Every proof opens each of its vectors at one point, which
@@ -174,7 +174,7 @@ class StatementSpec(BaseModel):
         """Names and lengths of what a committed vector holds, in order.
 
         The public vector of guarded-group-obs with ``freivalds`` holds what is derived from a challenge (see
-        `zkapex.circuits.group_obs`) instead of mask and guard themselves.
+        `zkapex.circuits.operators.guarded_group_obs`) instead of mask and guard themselves.
         """
         rows, width, rank, count = self.rows_per_chunk, self.block_width, self.guard_rank, self.weights
         if vector in ("theta_u", "delta", "activations"):

@@ -19,7 +19,7 @@ from fractions import Fraction
 
 from zkapex.errors import InputError, ReceiptError
 from zkapex.proofs.messages import Audit
-from zkapex.proofs.record import encode_parts, sha256_hex
+from zkapex.proofs.records.record import encode_parts, sha256_hex
 
 
 def seed_commitment(seed: str) -> str:

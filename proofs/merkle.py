@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable, Sequence
 
 from zkapex.errors import CommitmentError, InputError
-from zkapex.proofs.record import encode_parts
+from zkapex.proofs.records.record import encode_parts
 
 _LEAF_PREFIX = b"\x00"
 _NODE_PREFIX = b"\x01"

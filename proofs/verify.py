@@ -9,15 +9,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from zkapex.circuits.srs import Srs, find_srs, import_srs
-from zkapex.circuits.store import Circuit
+from zkapex.circuits.halo2.srs import Srs, find_srs, import_srs
+from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import Error, InputError, ReceiptError
-from zkapex.proofs.batch import BatchVerifier
-from zkapex.proofs.bundle import Bundle, read_bundle
-from zkapex.proofs.claim import Claim
-from zkapex.proofs.enrolled import verify_enrolment
-from zkapex.proofs.evidence import Dossier
-from zkapex.proofs.verifier import check_circuit_of, circuit_of
+from zkapex.proofs.chunk.enrolled import verify_enrolment
+from zkapex.proofs.chunk.verifier import check_circuit_of, circuit_of
+from zkapex.proofs.jobs.batch import BatchVerifier
+from zkapex.proofs.jobs.claim import Claim
+from zkapex.proofs.receipts.bundle import Bundle, read_bundle
+from zkapex.proofs.receipts.evidence import Dossier
 
 OnChunk = Callable[[int, int], None]
 """Called with (verified, total) after each proof."""

@@ -13,9 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from zkapex.errors import InputError
 from zkapex.server.events import COMPLETED, EventLog
-from zkapex.server.provider import Provider
-from zkapex.server.run import run
-from zkapex.server.settings import RunSettings
+from zkapex.server.federation.provider import Provider
+from zkapex.server.federation.settings import RunSettings
+from zkapex.server.requests.run import run
 
 PROVIDER_VARIABLE: Final = "ZKAPEX_PROVIDER"
 """Environment variable of the server naming its provider as ``module:factory``."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from federation import CHEATERS, Federation, mixed
 
-from zkapex.simulation import features
+from zkapex.simulation.data import features
 
 
 @pytest.fixture(autouse=True, scope="session")

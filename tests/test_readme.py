@@ -13,11 +13,11 @@ import pytest
 import zkapex.errors
 from zkapex.cli import INTERRUPTED
 from zkapex.errors import Error
-from zkapex.simulation.adversaries import CHEATS
-from zkapex.simulation.demo_settings import DemoSettings
-from zkapex.simulation.launch import installed_app, settings_of
+from zkapex.simulation.demo.settings import DemoSettings
+from zkapex.simulation.evaluation.studies import STUDIES
+from zkapex.simulation.federation.adversaries import CHEATS
 from zkapex.simulation.scenarios import SCENARIOS
-from zkapex.simulation.studies import STUDIES
+from zkapex.transport.app import installed_app, settings_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import Field
 
-from zkapex import wire
 from zkapex.errors import Error, FormatVersionError, ProtocolError
-from zkapex.proofs.record import Record
+from zkapex.proofs.records.record import Record
+from zkapex.transport import wire
 
 
 class Note(Record):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from zkapex.proofs.messages.bounds import MAX_BATCH, MAX_CHUNKS, MAX_LAYERS, MAX_PROOF_BYTES, Chunk, Tolerance
 from zkapex.proofs.messages.terms import GuardBlock, LayerMask
-from zkapex.proofs.record import (
+from zkapex.proofs.records.record import (
     Blob,
     ClientId,
     Digest,

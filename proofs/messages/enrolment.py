@@ -9,7 +9,7 @@ from pydantic import Field
 from zkapex.circuits.statement import MAX_SCALE
 from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_PROOF_BYTES, Fraction
 from zkapex.proofs.messages.manifest import ModelManifest
-from zkapex.proofs.record import (
+from zkapex.proofs.records.record import (
     Blob,
     ClientId,
     Count,
@@ -35,7 +35,7 @@ class PersonaliseRequest(Record):
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     seed: Count
     weights_digest: Digest
-    """Of the global model that comes with it, see :func:`zkapex.proofs.record.arrays_digest`."""
+    """Of the global model that comes with it, see :func:`zkapex.proofs.records.record.arrays_digest`."""
     nonce: Nonce
     server_key: PublicKeyHex
     """Key the server signs with; the client pins the first it sees."""
@@ -68,7 +68,7 @@ class EnrolRequest(Record):
 
 
 class CurvatureProof(Part):
-    """That one curvature factor is the second moment of committed activations: `zkapex.proofs.second_moment`."""
+    """That one curvature factor is the second moment of committed activations: `zkapex.proofs.chunk.second_moment`."""
 
     activations: PointHex
     """com(X), the activations of one column block."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zkapex.proofs.record import ClientId, Count, Part, Record, RequestId
+from zkapex.proofs.records.record import ClientId, Count, Part, Record, RequestId
 
 ModelState = Literal["before", "masked", "after"]
 """The personalised model before the request, with the mask alone, and after compensation."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_LAYERS, Dimension
-from zkapex.proofs.record import Digest, Name, Part, Record
+from zkapex.proofs.records.record import Digest, Name, Part, Record
 
 
 class LayerSpec(Part):
@@ -21,7 +21,7 @@ class LayerSpec(Part):
 
 
 class CurvatureCheck(Part):
-    """What a device must prove about its curvature when it enrols: see :mod:`zkapex.proofs.second_moment`."""
+    """What a device must prove about its curvature when it enrols: see :mod:`zkapex.proofs.chunk.second_moment`."""
 
     statement: StatementSpec
     circuit_digest: Digest

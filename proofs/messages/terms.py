@@ -16,7 +16,7 @@ from zkapex.proofs.messages.bounds import (
     Dimension,
     Fraction,
 )
-from zkapex.proofs.record import Blob, ClientId, Count, Digest, Name, Nonce, Part, Record, RequestId
+from zkapex.proofs.records.record import Blob, ClientId, Count, Digest, Name, Nonce, Part, Record, RequestId
 
 
 class LayerMask(Part):
@@ -65,7 +65,7 @@ class ProposeRequest(Record):
     manifest_digest: Digest
     """The statement, target layers and fixed point, as the client enrolled under them."""
     weights_digest: Digest
-    """Of the global model that comes with it, see :func:`zkapex.proofs.record.arrays_digest`."""
+    """Of the global model that comes with it, see :func:`zkapex.proofs.records.record.arrays_digest`."""
     scorers: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
     fractions: Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=256)]
     """Sizes of the growing mask, as shares of all target weights, increasing; the last one is the budget."""

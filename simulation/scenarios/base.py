@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.server.search import SearchSpace
-from zkapex.server.trials import Contrast
-from zkapex.simulation.baselines import CLASSIFICATION
-from zkapex.simulation.data import Examples, Scenario
-from zkapex.simulation.hub import HubData
-from zkapex.simulation.models import ViTConfig, vision_transformer
+from zkapex.simulation.data.digits import Examples, Scenario
+from zkapex.simulation.data.hub import HubData
+from zkapex.simulation.evaluation.baselines import CLASSIFICATION
+from zkapex.simulation.models.tiny import ViTConfig, vision_transformer
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.trials import Contrast
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zkapex.client.lora import LoRA
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.server.search import SearchSpace
-from zkapex.simulation.corpus import Windows, read_windows, split_by_file
-from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
-from zkapex.simulation.hub import HubData
-from zkapex.simulation.language import CausalTail, load_language_model
-from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.data.corpus import Windows, read_windows, split_by_file
+from zkapex.simulation.data.digits import ClientData, Examples, Scenario, concatenate
+from zkapex.simulation.data.hub import HubData
+from zkapex.simulation.models.language import CausalTail, load_language_model
+from zkapex.simulation.models.tiny import ViTConfig
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
-from zkapex.simulation.training import accuracy
+from zkapex.unlearning.lora import LoRA
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
 
 CLIENTS = 2
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from zkapex.client.personalise import PERSONALISE, FitSettings
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.models.tiny import ViTConfig
+from zkapex.simulation.models.training import LOCAL, ROUNDS
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
-from zkapex.simulation.training import LOCAL, ROUNDS
+from zkapex.unlearning.personalise import PERSONALISE, FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 RETRAIN = FitSettings(epochs=25, learning_rate=2e-3)
 """Training without a federation."""

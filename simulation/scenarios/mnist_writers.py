@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
-from zkapex.simulation.models import ViTConfig
+from zkapex.simulation.data.digits import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
+from zkapex.storage import load_arrays
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 FORGET_CLASSES = (3, 8, 5)
 """The digit that is deleted, by seed."""

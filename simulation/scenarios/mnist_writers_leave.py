@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from zkapex.server.search import SearchSpace
-from zkapex.simulation.data import ClientData, Scenario, client_shift, concatenate
+from zkapex.simulation.data.digits import ClientData, Scenario, client_shift, concatenate
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
     CLIENTS,
@@ -23,7 +23,7 @@ from zkapex.simulation.scenarios.mnist_writers import (
     sizes,
     take_part,
 )
-from zkapex.simulation.training import accuracy
+from zkapex.unlearning.planning.search import SearchSpace
 
 FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
 

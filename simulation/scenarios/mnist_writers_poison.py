@@ -14,9 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.simulation.data import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.data.digits import ClientData, Examples, Scenario, client_shift, concatenate
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
     CLIENTS,
@@ -26,6 +24,8 @@ from zkapex.simulation.scenarios.mnist_writers import (
     sizes,
     take_part,
 )
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 FRACTIONS = (0.005, *(round(0.01 * step, 2) for step in range(1, 13)))
 TARGET, SQUARE, MARGIN = 0, 4, 2

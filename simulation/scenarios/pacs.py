@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.simulation.backbone import FeatureTable, tail_of
-from zkapex.simulation.data import ClientData, Examples, Scenario, concatenate
-from zkapex.simulation.features import features_of
-from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.pictures import Gallery, IntArray, read
-from zkapex.simulation.pretrained import load_backbone
+from zkapex.simulation.data.digits import ClientData, Examples, Scenario, concatenate
+from zkapex.simulation.data.features import features_of
+from zkapex.simulation.data.pictures import Gallery, IntArray, read
+from zkapex.simulation.models.backbone import FeatureTable, tail_of
+from zkapex.simulation.models.pretrained import load_backbone
+from zkapex.simulation.models.tiny import ViTConfig
+from zkapex.simulation.models.training import accuracy, trained_contrast
 from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
-from zkapex.simulation.training import accuracy, trained_contrast
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 CLIENTS, SKETCHES = 2, 300
 """Clients, and sketches that each personalises on."""

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from py_ecc.optimized_bn128 import FQ2, G1, G2, add, b2, field_modulus, multiply, normalize
 from tiny import SRS_FILE
 
-from zkapex.circuits.ceremony import check_srs, evaluations, linear_combination
 from zkapex.circuits.field import MODULUS
+from zkapex.circuits.halo2.ceremony import check_srs, evaluations, linear_combination
 from zkapex.errors import InputError, VerificationError
 
 LOG2_ROWS = SRS_FILE.read_bytes()[0]

@@ -14,7 +14,7 @@ from keys import Key
 from tiny import CASES, built, case, places
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.slack import SLACK_LIMBS
+from zkapex.circuits.halo2.slack import SLACK_LIMBS
 from zkapex.circuits.statement import StatementSpec
 
 Vectors = dict[str, dict[str, list[int]]]

@@ -8,7 +8,7 @@ import ezkl
 import pytest
 from tiny import spec, srs
 
-from zkapex.circuits.store import circuit
+from zkapex.circuits.halo2.store import circuit
 from zkapex.errors import StorageError
 
 MASK_ONLY = spec(kind="mask-only", curvature="none", curvature_rank=0, ridge=0, guard_rank=0, inner_columns=1)

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from tiny import srs
 
-from zkapex.circuits.build import build_graph
+from zkapex.circuits.halo2.build import build_graph
+from zkapex.circuits.halo2.store import canonical_settings, circuit
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import Kind
-from zkapex.circuits.store import canonical_settings, circuit
 
 KINDS: tuple[Kind, ...] = ("guarded-group-obs", "mask-only", "dampening")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkapex.circuits.slack import SLACK_LIMBS, Slack, slack_for, slack_limbs
+from zkapex.circuits.halo2.slack import SLACK_LIMBS, Slack, slack_for, slack_limbs
 from zkapex.errors import ProverError
 
 LIMITS = st.sampled_from([16, 100, 4032, 16320, 65000])

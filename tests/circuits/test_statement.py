@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import CASES, case, spec
 
-from zkapex.circuits.build import build_graph, statement_digest
 from zkapex.circuits.field import MODULUS
+from zkapex.circuits.halo2.build import build_graph, statement_digest
+from zkapex.circuits.halo2.slack import SLACK_LIMBS
+from zkapex.circuits.halo2.store import RESERVED_ROWS, canonical_settings
 from zkapex.circuits.profiles import PROFILES, profile
-from zkapex.circuits.slack import SLACK_LIMBS
 from zkapex.circuits.statement import (
     FACTOR_SALTS,
     FACTOR_UNIT,
@@ -24,7 +25,6 @@ from zkapex.circuits.statement import (
     SALTS,
     StatementSpec,
 )
-from zkapex.circuits.store import RESERVED_ROWS, canonical_settings
 from zkapex.errors import InputError
 
 SIZES = {"rows_per_chunk": st.integers(1, 12), "block_width": st.integers(2, 12), "log2_rows": st.just(13)}

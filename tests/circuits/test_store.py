@@ -16,9 +16,9 @@ import pytest
 from tiny import SRS_FILE, spec, srs, tiny
 
 from zkapex.circuits.cache import sha256_file
-from zkapex.circuits.srs import Srs, find_srs, import_srs, local_srs
+from zkapex.circuits.halo2.srs import Srs, find_srs, import_srs, local_srs
+from zkapex.circuits.halo2.store import Circuit, circuit
 from zkapex.circuits.statement import StatementSpec
-from zkapex.circuits.store import Circuit, circuit
 from zkapex.errors import ProverError, ResourceError, StorageError, VerificationError
 
 SMALL = StatementSpec(
@@ -92,7 +92,7 @@ def start(root: Path, given: Srs, before: str = "", **environment: str) -> subpr
     program = f"""
 import os, signal
 from pathlib import Path
-from zkapex.circuits import store
+from zkapex.circuits.halo2 import store
 from zkapex.circuits.statement import StatementSpec
 {before}
 spec = StatementSpec.model_validate_json({SMALL.model_dump_json()!r})

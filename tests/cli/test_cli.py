@@ -13,8 +13,8 @@ from commands import here, zkapex
 
 from zkapex import __version__, cli
 from zkapex.errors import Error, InputError, StorageError
-from zkapex.simulation import demo
-from zkapex.simulation.demo import DemoSettings
+from zkapex.simulation.demo import demo
+from zkapex.simulation.demo.demo import DemoSettings
 
 
 def stop(error: BaseException) -> Callable[[], object]:

@@ -9,8 +9,8 @@ import pytest
 from commands import here
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.proofs.calibration import Rates
-from zkapex.simulation import bench
+from zkapex.costs import bench
+from zkapex.costs.calibration import Rates
 
 RATES = Rates(prove_cpu_s=2.0, verify_cpu_s=0.05, commit_cpu_s=0.01, proof_bytes=3296, peak_rss_mb=155.0)
 

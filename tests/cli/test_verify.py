@@ -14,7 +14,7 @@ from commands import zkapex
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import TOUCHED, Federation
 
-from zkapex.proofs.signing import save_public_key
+from zkapex.proofs.records.signing import save_public_key
 
 KEYS = {
     "verified", "verdict", "reasons", "request_id", "client_id", "chunks_touched", "proofs_verified", "verify_cpu_s",

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zkapex.circuits.profiles import profile
-from zkapex.client.activations import SCALE, encode_activations, sample_activations
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
 from zkapex.errors import InputError
-from zkapex.proofs.second_moment import MomentPublic
+from zkapex.proofs.chunk.second_moment import MomentPublic
+from zkapex.unlearning.curvature.activations import SCALE, encode_activations, sample_activations
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 
 SPEC = profile("tiny").statement("second-moment")
 ENCODING = CurvatureEncoding.of(profile("tiny").statement())

@@ -17,10 +17,10 @@ from federation import LAYERS, REQUEST, TOUCHED, Federation, perceptron, refused
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from zkapex.circuits.encoding import dequantise
-from zkapex.client import agent as agent_module
-from zkapex.client.agent import DeviceAgent, utc_now
-from zkapex.client.holdings import Change, Holdings
-from zkapex.client.state import Vault
+from zkapex.client.agent import agent as agent_module
+from zkapex.client.agent.agent import DeviceAgent, utc_now
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.vault import Vault
 from zkapex.errors import (
     Error,
     InputError,
@@ -30,7 +30,7 @@ from zkapex.errors import (
     StorageError,
     VerificationError,
 )
-from zkapex.proofs.instance import Instance
+from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     Delivery,
@@ -42,10 +42,10 @@ from zkapex.proofs.messages import (
     PersonaliseReply,
     UnlearnResponse,
 )
-from zkapex.proofs.record import Record
-from zkapex.proofs.sealed import seal, unseal
-from zkapex.proofs.signing import CHALLENGE_TYPE, Envelope, load_private_key, public_key_hex, verify
-from zkapex.wire import pack, pack_arrays, unpack
+from zkapex.proofs.records.record import Record
+from zkapex.proofs.records.sealed import seal, unseal
+from zkapex.proofs.records.signing import CHALLENGE_TYPE, Envelope, load_private_key, public_key_hex, verify
+from zkapex.transport.wire import pack, pack_arrays, unpack
 
 
 @pytest.fixture

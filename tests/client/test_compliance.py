@@ -12,19 +12,19 @@ import torch
 from bench import LIMIT, Bench
 from federation import TOUCHED, Federation, perceptron
 
-from zkapex.circuits.srs import find_srs
-from zkapex.circuits.store import Circuit
-from zkapex.client.agent import DeviceAgent, utc_now
-from zkapex.client.holdings import Change, Holdings
+from zkapex.circuits.halo2.srs import find_srs
+from zkapex.circuits.halo2.store import Circuit
+from zkapex.client.agent.agent import DeviceAgent, utc_now
+from zkapex.client.state.holdings import Change, Holdings
 from zkapex.errors import ProofError, ProtocolError
-from zkapex.proofs.instance import Instance
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.verifier import ChunkVerifier, circuit_of
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Delivery, Enrolment, ProveRequest, ProveResponse, UnlearnResponse
-from zkapex.proofs.sealed import seal, unseal
-from zkapex.proofs.verifier import ChunkVerifier, circuit_of
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.adversaries import Cheat
-from zkapex.wire import pack, unpack
+from zkapex.proofs.records.sealed import seal, unseal
+from zkapex.simulation.federation.adversaries import Cheat
+from zkapex.storage import load_arrays
+from zkapex.transport.wire import pack, unpack
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from networks import inputs, network
 
 from zkapex.circuits.profiles import profile
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, CurvatureError, curvature_of, encode
-from zkapex.client.moments import fisher_moments, weighted_moments
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, CurvatureError, curvature_of, encode
+from zkapex.unlearning.curvature.moments import fisher_moments, weighted_moments
 
 
 def encoding(width: int, rank: int, ridge: int = 20, kappa: int = 12, damping: float = 0.03) -> CurvatureEncoding:

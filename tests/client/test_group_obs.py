@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkapex.circuits.profiles import RIDGE
-from zkapex.client import group_obs
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, curvature_of, encode
-from zkapex.client.group_obs import (
+from zkapex.errors import InputError
+from zkapex.proofs.chunk.witness import square_sums
+from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.models.tiny import target_layers, vision_transformer
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, curvature_of, encode
+from zkapex.unlearning.operators import group_obs
+from zkapex.unlearning.operators.group_obs import (
     GUARD_BITS,
     RangeExceededError,
     Solution,
@@ -20,10 +24,6 @@ from zkapex.client.group_obs import (
     solve_layer,
     tolerances,
 )
-from zkapex.errors import InputError
-from zkapex.proofs.witness import square_sums
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.models import target_layers, vision_transformer
 
 WIDE = 10**7
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

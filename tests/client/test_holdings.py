@@ -11,10 +11,10 @@ from parties import BLOCK_FISHER, MASK_ONLY, make_manifest
 
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.statement import FACTOR_SALTS
-from zkapex.client.holdings import Change, Holdings
-from zkapex.client.state import Vault
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.vault import Vault
 from zkapex.errors import ProtocolError, StorageError
-from zkapex.proofs.instance import place
+from zkapex.proofs.chunk.instance import place
 
 MANIFEST = make_manifest()  # two layers in chunks of 3 x 4: 6 x 8 in chunks 0-3, 7 x 5 in chunks 4-9
 RNG = np.random.default_rng(0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from zkapex.client.lora import LoRA, adapted
-from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
+from zkapex.unlearning.lora import LoRA, adapted
+from zkapex.unlearning.personalise import FitSettings, fit
 
 
 def model() -> nn.Sequential:

@@ -8,9 +8,9 @@ import torch
 from networks import inputs, network
 from torch import nn
 
-from zkapex.client import moments
-from zkapex.client.moments import fisher_moments, visit_inputs, weighted_moments
 from zkapex.errors import InputError
+from zkapex.unlearning.curvature import moments
+from zkapex.unlearning.curvature.moments import fisher_moments, visit_inputs, weighted_moments
 
 
 def second_moments(

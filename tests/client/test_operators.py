@@ -10,15 +10,15 @@ from federation import REQUEST, Federation, refused
 from parties import DAMPENING, MASK, MASK_ONLY, Party, Provider, make_manifest
 
 from zkapex.circuits.statement import FACTOR_UNIT
-from zkapex.client.holdings import Change, Holdings
-from zkapex.client.operators import OPERATORS, operator
-from zkapex.client.state import Vault
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.vault import Vault
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.instance import Instance
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.witness import check_lookups
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
-from zkapex.proofs.packing import pack_masks
-from zkapex.proofs.signing import Envelope
-from zkapex.proofs.witness import check_lookups
+from zkapex.proofs.records.packing import pack_masks
+from zkapex.proofs.records.signing import Envelope
+from zkapex.unlearning.operators import OPERATORS, operator
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from zkapex.client.personalise import FitSettings, fit, personalise
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples, digits_scenario
-from zkapex.simulation.models import vision_transformer
-from zkapex.simulation.training import accuracy
+from zkapex.simulation.data.digits import Examples, digits_scenario
+from zkapex.simulation.models.tiny import vision_transformer
+from zkapex.simulation.models.training import accuracy
+from zkapex.unlearning.personalise import FitSettings, fit, personalise
 
 SETTINGS = FitSettings(epochs=2, learning_rate=2e-3)
 

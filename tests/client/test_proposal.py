@@ -13,16 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import HELD_SPACE, Examples, HoldingTask, SmallTask, refused, snapshot
 from flwr.app import RecordDict
 
-from zkapex.client.agent import DeviceAgent
-from zkapex.client.proposal import HoldsForgetSet, Planner
+from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.agent.proposal import HoldsForgetSet, Planner
+from zkapex.client.holder import plan_for_holder
 from zkapex.errors import Error, InputError, ProtocolError, SignatureError
 from zkapex.proofs.messages import Delivery, Proposal, ProposeRequest
-from zkapex.proofs.packing import unpack_guards, unpack_masks
-from zkapex.proofs.record import arrays_digest
-from zkapex.proofs.sealed import seal, unseal
-from zkapex.proofs.signing import load_private_key
-from zkapex.server.holder import plan_for_holder
-from zkapex.wire import pack, pack_arrays, unpack
+from zkapex.proofs.records.packing import unpack_guards, unpack_masks
+from zkapex.proofs.records.record import arrays_digest
+from zkapex.proofs.records.sealed import seal, unseal
+from zkapex.proofs.records.signing import load_private_key
+from zkapex.transport.wire import pack, pack_arrays, unpack
 
 
 def request(bench: Bench, **changes: Any) -> ProposeRequest:

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkapex.circuits.statement import FACTOR_SALTS, SALTS
-from zkapex.client import agent as agent_module
-from zkapex.client.agent import DeviceAgent
-from zkapex.client.holdings import Change, Holdings
-from zkapex.client.salts import LOG, SaltLedger, opened_by
-from zkapex.client.state import Vault
+from zkapex.client.agent import agent as agent_module
+from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.salts import LOG, SaltLedger, opened_by
+from zkapex.client.state.vault import Vault
 from zkapex.errors import ProverError, SaltsSpentError, StorageError
+from zkapex.proofs.jobs.worker import finished
 from zkapex.proofs.messages import ProveResponse
-from zkapex.proofs.worker import finished
-from zkapex.wire import unpack
+from zkapex.transport.wire import unpack
 
 A, B, WIDE = {"a": (1, 2, 3, 4)}, {"b": (5, 6, 7, 8)}, {"wide": tuple(range(64))}
 

@@ -12,7 +12,7 @@ from federation import refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zkapex.client.state import Vault
+from zkapex.client.state.vault import Vault
 from zkapex.errors import StorageError
 
 

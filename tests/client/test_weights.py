@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from parties import make_manifest
 
 from zkapex.circuits.encoding import exponent_for
-from zkapex.client.weights import encode_weights, load_weights
 from zkapex.errors import InputError
 from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.unlearning.weights import encode_weights, load_weights
 
 
 def manifest(**changes: object) -> ModelManifest:

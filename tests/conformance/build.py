@@ -20,7 +20,7 @@ from plan import PLANS, Plan
 from world import private_key
 
 from zkapex.errors import Error, NotProvedError
-from zkapex.proofs.signing import load_public_key, save_public_key
+from zkapex.proofs.records.signing import load_public_key, save_public_key
 from zkapex.proofs.verify import verify_receipt
 
 MODULES = (honest, false_proofs, false_receipts)

@@ -18,7 +18,7 @@ from world import FIRST, GUARDED, SECOND, digest, respond
 
 from zkapex.circuits.field import MODULUS
 from zkapex.errors import CommitmentError, Error, ProofError
-from zkapex.proofs.instance import place
+from zkapex.proofs.chunk.instance import place
 from zkapex.proofs.merkle import commitment_root
 
 REPAIR = "the proof does not show that masked weights are zero and the rest is the guarded repair"

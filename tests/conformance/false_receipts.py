@@ -11,7 +11,7 @@ from plan import flip, honest_copy, rejected
 from scene import Scene, payload
 from world import FIRST, GUARDED, NOW, SECOND, WORLDS, private_key, respond
 
-from zkapex.circuits.store import circuit
+from zkapex.circuits.halo2.store import circuit
 from zkapex.errors import (
     CommitmentError,
     FormatVersionError,
@@ -22,8 +22,8 @@ from zkapex.errors import (
     VerificationError,
 )
 from zkapex.proofs.messages import Audit
-from zkapex.proofs.receipt import Statement
-from zkapex.proofs.signing import Envelope, Signature, sign
+from zkapex.proofs.receipts.receipt import Statement
+from zkapex.proofs.records.signing import Envelope, Signature, sign
 
 # -- another circuit ---------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from scene import Scene
 from world import FIRST, GUARDED, WORLDS, respond
 
 from zkapex.proofs.audit import draw, sampled_audit
-from zkapex.proofs.chunk import prove_chunk
-from zkapex.proofs.instance import Instance
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.prove import prove_chunk
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.packing import pack_guards
+from zkapex.proofs.records.packing import pack_guards
 
 SEED = "5e" * 32
 

@@ -18,15 +18,15 @@ from tiny import Forger, forger, prove_with
 from world import FIRST, GUARDED, SECOND, UNGUARDED, WORLDS, Work, World, digest, generator, mask, salts
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, to_felt
-from zkapex.circuits.slack import slack_limbs
+from zkapex.circuits.halo2.slack import slack_limbs
 from zkapex.circuits.statement import FACTOR_UNIT
-from zkapex.proofs.chunk import challenge, complete, prove_chunk, prove_vectors, verify_raw
-from zkapex.proofs.commitment import Point, commit
-from zkapex.proofs.instance import place
-from zkapex.proofs.packing import pack_guards, pack_masks
-from zkapex.proofs.public import IntArray, PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness, square_sums
-from zkapex.simulation.adversaries import forced_vectors
+from zkapex.proofs.chunk.commitment import Point, commit
+from zkapex.proofs.chunk.instance import place
+from zkapex.proofs.chunk.prove import challenge, complete, prove_chunk, prove_vectors, verify_raw
+from zkapex.proofs.chunk.public import IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness, square_sums
+from zkapex.proofs.records.packing import pack_guards, pack_masks
+from zkapex.simulation.federation.adversaries import forced_vectors
 
 IMAGINARY = pow(5, (MODULUS - 1) // 4, MODULUS)
 """A square root of -1: for any x, ``x^2 + (IMAGINARY * x)^2 == 0`` modulo p, which is 1 modulo 4."""

@@ -12,17 +12,17 @@ from conformance import ROOT
 from tiny import SRS_FILE
 from world import NOW, WORLDS, Work, World, private_key, respond
 
-from zkapex.proofs.bundle import write_bundle
-from zkapex.proofs.certificate import request_distance
-from zkapex.proofs.chunk import leading_points, prove_chunk
-from zkapex.proofs.evidence import Evidence
-from zkapex.proofs.instance import Instance
+from zkapex.proofs.chunk.certificate import request_distance
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.prove import leading_points, prove_chunk
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest, UnlearnResponse
-from zkapex.proofs.receipt import FileEntry, Outcome, Statement, issue
-from zkapex.proofs.record import Record, sha256_hex
-from zkapex.proofs.sealed import seal
-from zkapex.proofs.signing import Envelope, sign
+from zkapex.proofs.receipts.bundle import write_bundle
+from zkapex.proofs.receipts.evidence import Evidence
+from zkapex.proofs.receipts.receipt import FileEntry, Outcome, Statement, issue
+from zkapex.proofs.records.record import Record, sha256_hex
+from zkapex.proofs.records.sealed import seal
+from zkapex.proofs.records.signing import Envelope, sign
 
 
 @dataclass(frozen=True)

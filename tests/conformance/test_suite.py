@@ -14,7 +14,7 @@ from tiny import srs
 
 import zkapex.errors
 from zkapex.errors import Error
-from zkapex.proofs.signing import load_public_key
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
 
 KEY = conformance.ROOT / "provider.pem"

@@ -19,14 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tiny import guard, moments, srs
 
 from zkapex.circuits.field import MODULUS
+from zkapex.circuits.halo2.store import Circuit, circuit
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
-from zkapex.circuits.store import Circuit, circuit
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
-from zkapex.client.group_obs import GUARD_BITS, tolerances
-from zkapex.client.holdings import Change, Holdings
-from zkapex.client.operators import operator
-from zkapex.proofs.instance import Instance
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.public import BoolArray, IntArray
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     Audit,
@@ -37,9 +35,11 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import pack_guards, pack_masks
-from zkapex.proofs.public import BoolArray, IntArray
-from zkapex.proofs.signing import key_id, public_key_hex
+from zkapex.proofs.records.packing import pack_guards, pack_masks
+from zkapex.proofs.records.signing import key_id, public_key_hex
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
+from zkapex.unlearning.operators import operator
+from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REQUEST = "forget-one"

@@ -16,13 +16,12 @@ import conformance
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from zkapex.circuits.cache import sha256_file
-from zkapex.circuits.srs import import_srs
+from zkapex.circuits.halo2.srs import import_srs
 from zkapex.errors import Error
-from zkapex.proofs.bundle import Bundle, read_bundle
-from zkapex.proofs.chunk import leading_points
-from zkapex.proofs.claim import Claim
-from zkapex.proofs.commitment import Point
-from zkapex.proofs.evidence import Evidence, derive
+from zkapex.proofs.chunk.commitment import Point
+from zkapex.proofs.chunk.prove import leading_points
+from zkapex.proofs.chunk.verifier import ChunkVerifier, circuit_of
+from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.messages import (
     Enrolment,
     EnrolRequest,
@@ -38,11 +37,12 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.receipt import Statement
-from zkapex.proofs.record import Record
-from zkapex.proofs.sealed import seal
-from zkapex.proofs.signing import Envelope, key_id, public_key_hex
-from zkapex.proofs.verifier import ChunkVerifier, circuit_of
+from zkapex.proofs.receipts.bundle import Bundle, read_bundle
+from zkapex.proofs.receipts.evidence import Evidence, derive
+from zkapex.proofs.receipts.receipt import Statement
+from zkapex.proofs.records.record import Record
+from zkapex.proofs.records.sealed import seal
+from zkapex.proofs.records.signing import Envelope, key_id, public_key_hex
 
 RECORDS: tuple[type[Record], ...] = (
     ModelManifest,

@@ -12,15 +12,15 @@ import psutil
 import pytest
 from tiny import tiny
 
+from zkapex.costs.workload import Shape, Workload, random_mask, random_workload
 from zkapex.errors import CommitmentError, ProofError, ResourceError
-from zkapex.proofs.batch import BatchVerifier
-from zkapex.proofs.chunk import prove_chunk
-from zkapex.proofs.claim import Claim
-from zkapex.proofs.jobs import VERDICT, Work, leave_verdict, read_verdict
-from zkapex.proofs.process import WorkerProcess
-from zkapex.proofs.progress import Progress
-from zkapex.proofs.worker import Cost
-from zkapex.simulation.workload import Shape, Workload, random_mask, random_workload
+from zkapex.proofs.chunk.prove import prove_chunk
+from zkapex.proofs.jobs.batch import BatchVerifier
+from zkapex.proofs.jobs.claim import Claim
+from zkapex.proofs.jobs.interface import VERDICT, Work, leave_verdict, read_verdict
+from zkapex.proofs.jobs.process import WorkerProcess
+from zkapex.proofs.jobs.progress import Progress
+from zkapex.proofs.jobs.worker import Cost
 
 
 @cache

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import spec
 
-from zkapex.proofs import calibration
-from zkapex.proofs.calibration import Rates, calibrated, calibration_file, machine
+from zkapex.costs import calibration
+from zkapex.costs.calibration import Rates, calibrated, calibration_file, machine
 
 RATES = Rates(prove_cpu_s=2.0, verify_cpu_s=0.05, commit_cpu_s=0.01, proof_bytes=3296, peak_rss_mb=155.0)
 

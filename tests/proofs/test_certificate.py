@@ -14,11 +14,11 @@ from parties import DAMPENING, MASK, Party, Provider, make_manifest
 from tiny import FloatArray, case, guard, honest
 
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
-from zkapex.proofs.certificate import chunk_distance, request_distance
-from zkapex.proofs.instance import Instance
-from zkapex.proofs.packing import pack_masks
-from zkapex.proofs.public import IntArray, PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness, square_sums
+from zkapex.proofs.chunk.certificate import chunk_distance, request_distance
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.public import IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness, square_sums
+from zkapex.proofs.records.packing import pack_masks
 
 ROWS, WIDTH = 4, 16
 

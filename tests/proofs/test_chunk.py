@@ -28,11 +28,11 @@ from tiny import (
 )
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, to_felt
-from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
-from zkapex.circuits.store import circuit
-from zkapex.client.group_obs import GUARD_BITS, solve
+from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
+from zkapex.circuits.halo2.store import circuit
 from zkapex.errors import CommitmentError, ProofError, ProverError, VerificationError
-from zkapex.proofs.chunk import (
+from zkapex.proofs.chunk.commitment import POINT_BYTES, Point, commit
+from zkapex.proofs.chunk.prove import (
     Expected,
     challenge,
     complete,
@@ -42,9 +42,9 @@ from zkapex.proofs.chunk import (
     verify_chunk,
     verify_raw,
 )
-from zkapex.proofs.commitment import POINT_BYTES, Point, commit
-from zkapex.proofs.public import PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness, square_sums
+from zkapex.proofs.chunk.public import PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness, square_sums
+from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve
 
 MASKED, STATIONARITY, GUARD, PRODUCTS = range(4)
 """Public outputs, by the equation they belong to."""

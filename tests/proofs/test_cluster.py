@@ -11,11 +11,11 @@ import pytest
 from tiny import empty, honest, honest_expected, tiny
 
 from zkapex.errors import ProverError
-from zkapex.proofs.chunk import verify_chunk
-from zkapex.proofs.cluster import Cluster
-from zkapex.proofs.jobs import Work
-from zkapex.proofs.progress import Progress
-from zkapex.proofs.worker import COST, PROOF, Cost, finished, write_job
+from zkapex.proofs.chunk.prove import verify_chunk
+from zkapex.proofs.jobs.cluster import Cluster
+from zkapex.proofs.jobs.interface import Work
+from zkapex.proofs.jobs.progress import Progress
+from zkapex.proofs.jobs.worker import COST, PROOF, Cost, finished, write_job
 
 pytestmark = pytest.mark.slow
 

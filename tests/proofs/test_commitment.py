@@ -10,10 +10,10 @@ from py_ecc.optimized_bn128 import G1, field_modulus, multiply, normalize
 from tiny import empty, honest, honest_expected, tiny
 
 from zkapex.circuits.field import MODULUS, felts, random_elements, to_felt
-from zkapex.circuits.store import RESERVED_ROWS
+from zkapex.circuits.halo2.store import RESERVED_ROWS
 from zkapex.errors import CommitmentError
-from zkapex.proofs.commitment import POINT_BYTES, Point, commit
-from zkapex.proofs.witness import SaltedVector
+from zkapex.proofs.chunk.commitment import POINT_BYTES, Point, commit
+from zkapex.proofs.chunk.witness import SaltedVector
 
 SCALARS = st.integers(1, MODULUS - 1)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkapex.proofs.context import BN254_SCALAR_FIELD, context_element
+from zkapex.proofs.chunk.context import BN254_SCALAR_FIELD, context_element
 
 BASE: dict[str, Any] = {
     "request_id": "r1",

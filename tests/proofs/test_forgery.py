@@ -32,11 +32,11 @@ from tiny import (
 )
 
 from zkapex.circuits.field import MODULUS, felts, random_elements
-from zkapex.circuits.slack import slack_limbs
+from zkapex.circuits.halo2.slack import slack_limbs
 from zkapex.errors import ProofError, ProverError
-from zkapex.proofs.chunk import Expected, complete, leading_points, prove_vectors, verify_chunk
-from zkapex.proofs.public import IntArray, PublicInputs
-from zkapex.proofs.witness import square_sums
+from zkapex.proofs.chunk.prove import Expected, complete, leading_points, prove_vectors, verify_chunk
+from zkapex.proofs.chunk.public import IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import square_sums
 
 THETA_U, DELTA, FACTOR, AUX = range(4)
 """Order of the lookups; dampening's third is of rounding errors."""

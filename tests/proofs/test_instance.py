@@ -12,10 +12,10 @@ from parties import BLOCK_FISHER, DAMPENING, MASK, MASK_ONLY, Party, Provider, m
 
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.errors import ProtocolError
-from zkapex.proofs.instance import Instance, cut, place
+from zkapex.proofs.chunk.instance import Instance, cut, place
+from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.messages import LayerSpec, ModelManifest, UnlearnRequest
-from zkapex.proofs.packing import pack_guards, pack_masks
-from zkapex.proofs.public import IntArray
+from zkapex.proofs.records.packing import pack_guards, pack_masks
 
 LAYERS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4).map(
     lambda sizes: tuple(LayerSpec(name=f"l{i}", rows=r, cols=c, exponent=3) for i, (r, c) in enumerate(sizes))

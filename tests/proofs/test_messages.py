@@ -30,7 +30,7 @@ from zkapex.proofs.messages import (
     Score,
     UnlearnRequest,
 )
-from zkapex.proofs.record import Record, encode_parts
+from zkapex.proofs.records.record import Record, encode_parts
 
 PARTY, PROVIDER = Party("a"), Provider()
 ENROLMENT = PARTY.enrol().record

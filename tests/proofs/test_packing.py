@@ -12,7 +12,7 @@ from parties import MASK, make_manifest, make_mask
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.messages import GuardBlock, LayerMask
-from zkapex.proofs.packing import (
+from zkapex.proofs.records.packing import (
     guard_digest,
     locate_chunk,
     mask_digest,

@@ -18,13 +18,13 @@ import pytest
 from tiny import empty, expected, honest, make_chunk, tiny
 
 from zkapex.errors import ProverError, ResourceError
-from zkapex.proofs import resources
-from zkapex.proofs.chunk import verify_chunk
-from zkapex.proofs.jobs import Work
-from zkapex.proofs.pool import Pool, prove_all
-from zkapex.proofs.progress import Progress
-from zkapex.proofs.resources import worker_memory
-from zkapex.proofs.worker import COST, PROOF, Cost, finished, write_job
+from zkapex.proofs.chunk.prove import verify_chunk
+from zkapex.proofs.jobs import resources
+from zkapex.proofs.jobs.interface import Work
+from zkapex.proofs.jobs.pool import Pool, prove_all
+from zkapex.proofs.jobs.progress import Progress
+from zkapex.proofs.jobs.resources import worker_memory
+from zkapex.proofs.jobs.worker import COST, PROOF, Cost, finished, write_job
 
 
 def jobs(root: Path, count: int) -> list[Path]:
@@ -35,7 +35,9 @@ def jobs(root: Path, count: int) -> list[Path]:
 
 def no_workers_left() -> bool:
     mine = psutil.Process().children(recursive=True)
-    return not any("zkapex.proofs.service" in " ".join(p.cmdline()) for p in mine if p.status() != psutil.STATUS_ZOMBIE)
+    return not any(
+        "zkapex.proofs.jobs.service" in " ".join(p.cmdline()) for p in mine if p.status() != psutil.STATUS_ZOMBIE
+    )
 
 
 def test_jobs_are_proved_by_several_workers_and_resumed(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while self.left and time.monotonic() < self.deadline:
             for child in psutil.Process().children():
-                if child.pid not in self.seen and "zkapex.proofs.service" in " ".join(child.cmdline()):
+                if child.pid not in self.seen and "zkapex.proofs.jobs.service" in " ".join(child.cmdline()):
                     self.seen.add(child.pid)
                     self.left -= 1
                     time.sleep(1.0)
@@ -169,7 +171,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tiny import tiny
-from zkapex.proofs.pool import prove_all
+from zkapex.proofs.jobs.pool import prove_all
 prove_all(tiny(), [Path(p) for p in sys.argv[1:]], workers=1)
 """
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkapex.proofs.progress import Timeline
+from zkapex.proofs.jobs.progress import Timeline
 
 
 class Clock:

@@ -14,7 +14,7 @@ from tiny import CASES, case, honest
 from zkapex.circuits.field import MODULUS, from_felt, to_felt
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError
-from zkapex.proofs.public import PublicInputs, powers
+from zkapex.proofs.chunk.public import PublicInputs, powers
 
 SHAPE = (32, 32)
 

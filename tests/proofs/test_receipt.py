@@ -34,12 +34,12 @@ from zkapex.errors import (
     StorageError,
     VerificationError,
 )
-from zkapex.proofs.bundle import read_bundle, write_bundle
-from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.receipt import Receipt, Statement, check_receipt, issue, open_receipt
-from zkapex.proofs.sentences import percent
-from zkapex.proofs.signing import Envelope, sign
+from zkapex.proofs.receipts.bundle import read_bundle, write_bundle
+from zkapex.proofs.receipts.evidence import Evidence
+from zkapex.proofs.receipts.receipt import Receipt, Statement, check_receipt, issue, open_receipt
+from zkapex.proofs.receipts.sentences import percent
+from zkapex.proofs.records.signing import Envelope, sign
 
 PROVIDER = Provider()
 TRUSTED = [PROVIDER.key.public_key()]

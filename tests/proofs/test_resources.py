@@ -12,8 +12,8 @@ import pytest
 from tiny import tiny
 
 from zkapex.errors import ResourceError
-from zkapex.proofs import resources
-from zkapex.proofs.resources import (
+from zkapex.proofs.jobs import resources
+from zkapex.proofs.jobs.resources import (
     affordable_workers,
     check_disk,
     cores,

@@ -10,18 +10,15 @@ import pytest
 from tiny import IntArray, bump, srs, tiny, witness_outputs
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, random_elements
+from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
+from zkapex.circuits.halo2.store import Circuit, circuit
 from zkapex.circuits.profiles import PROFILES, profile
-from zkapex.circuits.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.statement import MAX_SCALE, StatementSpec
-from zkapex.circuits.store import Circuit, circuit
-from zkapex.client.activations import encode_activations
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, encode
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
-from zkapex.proofs.chunk import challenge, complete, leading_points, prove_vectors
-from zkapex.proofs.commitment import Point, commit, commit_salted
-from zkapex.proofs.messages import LayerSpec, ModelManifest
-from zkapex.proofs.public import powers
-from zkapex.proofs.second_moment import (
+from zkapex.proofs.chunk.commitment import Point, commit, commit_salted
+from zkapex.proofs.chunk.prove import challenge, complete, leading_points, prove_vectors
+from zkapex.proofs.chunk.public import powers
+from zkapex.proofs.chunk.second_moment import (
     MomentPublic,
     MomentWitness,
     curvature_context,
@@ -29,7 +26,10 @@ from zkapex.proofs.second_moment import (
     same_commitments,
     verify_curvature,
 )
-from zkapex.proofs.witness import SaltedVector
+from zkapex.proofs.chunk.witness import SaltedVector
+from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.unlearning.curvature.activations import encode_activations
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 
 SMALL, PRODUCT = range(2)
 """Public outputs, by the equation they belong to."""

@@ -17,9 +17,9 @@ from parties import Party, Provider
 
 from zkapex.errors import Error, InputError, ProtocolError, SignatureError, StorageError
 from zkapex.proofs.messages import Enrolment, UnlearnRequest
-from zkapex.proofs.record import sha256_hex
-from zkapex.proofs.sealed import restore, seal, unseal, unseal_enrolment
-from zkapex.proofs.signing import (
+from zkapex.proofs.records.record import sha256_hex
+from zkapex.proofs.records.sealed import restore, seal, unseal, unseal_enrolment
+from zkapex.proofs.records.signing import (
     MAX_ENVELOPE_BYTES,
     Envelope,
     create_private_key,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tiny import Chunk, built, case, empty, expected, make_chunk, witness_outputs
 
-from zkapex.circuits.slack import slack_limbs
-from zkapex.client.group_obs import solve
+from zkapex.circuits.halo2.slack import slack_limbs
 from zkapex.errors import CommitmentError, InputError, ProverError
-from zkapex.proofs.chunk import challenge, complete, prove_chunk, verify_chunk
-from zkapex.proofs.commitment import commit
-from zkapex.proofs.public import MAX_STEERING, PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness, square_sums
+from zkapex.proofs.chunk.commitment import commit
+from zkapex.proofs.chunk.prove import challenge, complete, prove_chunk, verify_chunk
+from zkapex.proofs.chunk.public import MAX_STEERING, PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness, square_sums
+from zkapex.unlearning.operators.group_obs import solve
 
 PRODUCTS = 3
 

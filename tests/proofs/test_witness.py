@@ -10,12 +10,12 @@ import pytest
 from tiny import CASES, Chunk, built, case, honest, make_chunk, witness_outputs
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, random_elements
-from zkapex.circuits.slack import SLACK_LIMBS
+from zkapex.circuits.halo2.slack import SLACK_LIMBS
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.errors import ProverError
-from zkapex.proofs.chunk import complete, prove_vectors
-from zkapex.proofs.public import IntArray, PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness, check_lookups, square_sums
+from zkapex.proofs.chunk.prove import complete, prove_vectors
+from zkapex.proofs.chunk.public import IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness, check_lookups, square_sums
 
 REPAIRS = CASES[:6]
 """Those of guarded Group-OBS."""

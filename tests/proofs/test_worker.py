@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny import CASES, built, case, empty, honest, honest_expected, tiny
 
-from zkapex.proofs.chunk import verify_chunk
-from zkapex.proofs.worker import COST, PROOF, finished, forget_witness, peak_rss_mb, read_job, run_job, write_job
+from zkapex.proofs.chunk.prove import verify_chunk
+from zkapex.proofs.jobs.worker import COST, PROOF, finished, forget_witness, peak_rss_mb, read_job, run_job, write_job
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,7 +87,7 @@ def test_the_process_answers_every_line_and_survives_bad_jobs(tmp_path: Path) ->
     np.savez(tmp_path / "range" / "job.npz", **changed)
     names = ["missing", "damaged", "scalars", "range", "missing"]
     result = subprocess.run(
-        [sys.executable, "-m", "zkapex.proofs.service", "prove", str(tiny().folder), str(tiny().srs.path)],
+        [sys.executable, "-m", "zkapex.proofs.jobs.service", "prove", str(tiny().folder), str(tiny().srs.path)],
         input="".join(f"{tmp_path / n}\n" for n in names),
         capture_output=True,
         text=True,
@@ -104,5 +104,5 @@ def test_the_process_answers_every_line_and_survives_bad_jobs(tmp_path: Path) ->
 
 @pytest.mark.parametrize("module", ["torch", "flwr"])
 def test_proving_loads_neither_torch_nor_flower(module: str) -> None:
-    program = f"import sys, zkapex.proofs.service, zkapex.proofs.cluster; sys.exit({module!r} in sys.modules)"
+    program = f"import sys, zkapex.proofs.jobs.service, zkapex.proofs.jobs.cluster; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

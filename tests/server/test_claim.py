@@ -9,9 +9,9 @@ import pytest
 from federation import Federation, refused
 
 from zkapex.errors import InputError, StorageError
-from zkapex.server.claim import DECISIVE, claim
-from zkapex.server.settings import RunSettings
-from zkapex.simulation.grid import run_config_of_app
+from zkapex.server.federation.claim import DECISIVE, claim
+from zkapex.server.federation.settings import RunSettings
+from zkapex.transport.grid import run_config_of_app
 
 
 def settings(**other: Any) -> RunSettings:

@@ -13,9 +13,10 @@ import pytest
 from federation import REQUEST, Altered, Federation, SmallTask, honest, refused
 from flwr.app import ConfigRecord, RecordDict
 
-from zkapex.client.agent import DeviceAgent
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
 from zkapex.errors import ProtocolError, ProverError
+from zkapex.proofs.jobs.worker import COST, PROOF
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     ChunkProof,
@@ -25,12 +26,11 @@ from zkapex.proofs.messages import (
     ProveResponse,
     UnlearnResponse,
 )
-from zkapex.proofs.record import Record
-from zkapex.proofs.sealed import seal
-from zkapex.proofs.signing import CHALLENGE_TYPE, Envelope, create_private_key, load_private_key, sign
-from zkapex.proofs.worker import COST, PROOF
-from zkapex.server import peers
-from zkapex.wire import pack, unpack
+from zkapex.proofs.records.record import Record
+from zkapex.proofs.records.sealed import seal
+from zkapex.proofs.records.signing import CHALLENGE_TYPE, Envelope, create_private_key, load_private_key, sign
+from zkapex.transport import peers
+from zkapex.transport.wire import pack, unpack
 
 R = TypeVar("R", bound=Record)
 OFF_CURVE = "11" * 64

@@ -8,7 +8,7 @@ import pytest
 from federation import refused
 
 from zkapex.errors import StorageError
-from zkapex.server.costs import ClientCosts, CostBook
+from zkapex.server.requests.costs import ClientCosts, CostBook
 
 
 def test_costs_add_up_and_outlive_the_process(tmp_path: Path) -> None:

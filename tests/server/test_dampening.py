@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT
-from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
-from zkapex.server.dampening import Importance, dampen, importance
-from zkapex.server.saliency import margin_loss
-from zkapex.server.search import Copy, FixedPoint, SearchSpace, search
-from zkapex.server.trials import Plan, trials_of, weight_of
+from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.planning.dampening import Importance, dampen, importance
+from zkapex.unlearning.planning.saliency import margin_loss
+from zkapex.unlearning.planning.search import Copy, FixedPoint, SearchSpace, search
+from zkapex.unlearning.planning.trials import Plan, trials_of, weight_of
 
 ENCODING = FixedPoint(profile("tiny").statement(kind="dampening"))
 

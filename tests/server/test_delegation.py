@@ -26,16 +26,16 @@ from federation import (
 )
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from zkapex.client.agent import DeviceAgent
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
+from zkapex.client.holder import plan_for_holder
 from zkapex.errors import Error, InputError, ProtocolError, SignatureError, StorageError, VerificationError
 from zkapex.proofs.messages import Delivery, GuardBlock, LayerMask, ModelManifest, Proposal
-from zkapex.proofs.packing import pack_masks, unpack_masks
-from zkapex.proofs.sealed import restore, seal
-from zkapex.proofs.signing import load_private_key
+from zkapex.proofs.records.packing import pack_masks, unpack_masks
+from zkapex.proofs.records.sealed import restore, seal
+from zkapex.proofs.records.signing import load_private_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.server.holder import plan_for_holder
-from zkapex.wire import pack, unpack
+from zkapex.transport.wire import pack, unpack
 
 HOLDER, LIMIT = 1, 2**26
 

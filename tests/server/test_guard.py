@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkapex.errors import InputError
-from zkapex.server.guard import gradient_gram, guard_blocks
+from zkapex.unlearning.planning.guard import gradient_gram, guard_blocks
 
 
 @given(seed=st.integers(0, 2**32 - 1), columns=st.integers(5, 20), rank=st.integers(1, 4))

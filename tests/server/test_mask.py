@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkapex.errors import InputError
-from zkapex.server.mask import ChunkShape, concentrated, top_fraction
+from zkapex.unlearning.planning.mask import ChunkShape, concentrated, top_fraction
 
 
 @given(

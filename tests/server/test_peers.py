@@ -11,8 +11,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from zkapex.client.app import Agent, make_client_app
 from zkapex.errors import ProverError
-from zkapex.server.peers import Answer, Peers, Trouble
-from zkapex.simulation.grid import Fate, InProcessGrid, Network, reliable
+from zkapex.transport.grid import Fate, InProcessGrid, Network, reliable
+from zkapex.transport.peers import Answer, Peers, Trouble
 
 Act = Callable[[int], RecordDict]
 

@@ -11,12 +11,12 @@ from federation import LAYERS, Federation, SmallProvider, perceptron, refused
 
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT
-from zkapex.client.curvature import CurvatureEncoding, curvature_of
-from zkapex.client.weights import encode_weights
 from zkapex.errors import StorageError
 from zkapex.proofs.messages import ModelManifest
-from zkapex.server.planning import StoredPlan, load_plan, save_plan, unlearn_global
-from zkapex.server.search import Plan
+from zkapex.server.requests.plan import StoredPlan, load_plan, save_plan, unlearn_global
+from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
+from zkapex.unlearning.planning.search import Plan
+from zkapex.unlearning.weights import encode_weights
 
 
 @pytest.fixture(scope="module")

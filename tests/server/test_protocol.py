@@ -14,9 +14,9 @@ from parties import FEDERATION, NOW, SEED, Party, Provider, make_manifest, point
 
 from zkapex.errors import CommitmentError, Error, IllegalTransitionError, ProtocolError, ReceiptError
 from zkapex.proofs.messages import ChunkCommitment
-from zkapex.proofs.sealed import Sealed
-from zkapex.server.protocol import decide
-from zkapex.server.states import (
+from zkapex.proofs.records.sealed import Sealed
+from zkapex.server.protocol.decide import decide
+from zkapex.server.protocol.states import (
     UNDER_WAY,
     Client,
     ClientStatus,

@@ -10,22 +10,22 @@ import pytest
 from federation import Altered, Federation, SmallTask
 from flwr.app import RecordDict
 
-from zkapex.circuits.srs import find_srs
-from zkapex.circuits.store import Circuit
-from zkapex.client.agent import DeviceAgent
+from zkapex.circuits.halo2.srs import find_srs
+from zkapex.circuits.halo2.store import Circuit
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
-from zkapex.client.holdings import Holdings
-from zkapex.client.salts import LOG
-from zkapex.client.state import Vault
+from zkapex.client.state.holdings import Holdings
+from zkapex.client.state.salts import LOG
+from zkapex.client.state.vault import Vault
 from zkapex.errors import CommitmentError, Error, ProofError
-from zkapex.proofs.commitment import commit
-from zkapex.proofs.enrolled import curvature_distance, verify_enrolment
+from zkapex.proofs.chunk.commitment import commit
+from zkapex.proofs.chunk.enrolled import curvature_distance, verify_enrolment
+from zkapex.proofs.chunk.verifier import check_circuit_of, circuit_of
 from zkapex.proofs.messages import Delivery, Enrolment, ModelManifest
-from zkapex.proofs.sealed import seal, unseal_enrolment
-from zkapex.proofs.signing import load_public_key
-from zkapex.proofs.verifier import check_circuit_of, circuit_of
+from zkapex.proofs.records.sealed import seal, unseal_enrolment
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.wire import pack, unpack
+from zkapex.transport.wire import pack, unpack
 
 Change = Callable[[Enrolment], Enrolment]
 

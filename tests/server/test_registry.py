@@ -33,11 +33,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from zkapex.errors import FormatVersionError, InputError, ProtocolError, StorageError
-from zkapex.proofs.bundle import read_bundle, write_bundle
-from zkapex.proofs.receipt import issue
-from zkapex.server.registry import Registry, utc_now
-from zkapex.server.schema import ProofRow
-from zkapex.server.states import (
+from zkapex.proofs.receipts.bundle import read_bundle, write_bundle
+from zkapex.proofs.receipts.receipt import issue
+from zkapex.server.protocol.states import (
     ClientStatus,
     Distributed,
     Drawn,
@@ -53,6 +51,8 @@ from zkapex.server.states import (
     Responded,
     Verified,
 )
+from zkapex.server.store.registry import Registry, utc_now
+from zkapex.server.store.schema import ProofRow
 
 PROVIDER = Provider()
 
@@ -211,9 +211,9 @@ from pathlib import Path
 sys.path.insert(0, {support!r})
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from parties import FEDERATION, Party, Provider, make_manifest
-from zkapex.server import rows
-from zkapex.server.registry import Registry
-from zkapex.server.states import Enrolled, Opened, Distributed
+from zkapex.server.store import rows
+from zkapex.server.store.registry import Registry
+from zkapex.server.protocol.states import Enrolled, Opened, Distributed
 
 party = Party("a", Ed25519PrivateKey.from_private_bytes(bytes(32)))
 registry = Registry(Path({path!r}), FEDERATION)

@@ -18,14 +18,14 @@ from commands import here
 from federation import TOUCHED, Federation, SmallTask, honest, refused, snapshot, step_of
 from flwr.app import Message
 
-from zkapex.client.agent import DeviceAgent
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
 from zkapex.errors import InputError, StorageError
-from zkapex.proofs.signing import load_public_key
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.server.settings import RunSettings
-from zkapex.simulation.adversaries import make_cheat
-from zkapex.simulation.grid import Fate
+from zkapex.server.federation.settings import RunSettings
+from zkapex.simulation.federation.adversaries import make_cheat
+from zkapex.transport.grid import Fate
 
 STATES, DATA = {"before", "masked", "after"}, {"forget", "retain", "personal"}
 COSTS = ("prove_cpu_s", "prover_peak_rss_mb", "proof_bytes", "verify_s")

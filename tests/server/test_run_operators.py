@@ -13,11 +13,11 @@ from federation import LAYERS, Federation, SmallTask, honest, perceptron
 from zkapex.circuits.encoding import dequantise
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.client.app import Agent
-from zkapex.proofs.signing import load_public_key
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.server.planning import StoredPlan, load_plan
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.adversaries import make_cheat
+from zkapex.server.requests.plan import StoredPlan, load_plan
+from zkapex.simulation.federation.adversaries import make_cheat
+from zkapex.storage import load_arrays
 
 RUNS = {
     "mask-only": ("mask-only", "kfac", ("ignore", "half", "replay")),

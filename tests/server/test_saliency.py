@@ -8,13 +8,20 @@ import torch
 from torch import nn
 
 from zkapex.circuits.profiles import profile
-from zkapex.client.curvature import CurvatureEncoding, curvature_of
-from zkapex.client.group_obs import solve
 from zkapex.errors import InputError
-from zkapex.server import saliency
-from zkapex.server.saliency import SCORERS, LayerStatistics, gradient_moments, margin_loss, score, statistics
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.models import vision_transformer
+from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.models.tiny import vision_transformer
+from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
+from zkapex.unlearning.operators.group_obs import solve
+from zkapex.unlearning.planning import saliency
+from zkapex.unlearning.planning.saliency import (
+    SCORERS,
+    LayerStatistics,
+    gradient_moments,
+    margin_loss,
+    score,
+    statistics,
+)
 
 NAMES = ("blocks.0.fc1", "blocks.1.fc2")
 

@@ -10,17 +10,17 @@ from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
 from zkapex.circuits.statement import StatementSpec
-from zkapex.client.curvature import curvature_of
-from zkapex.client.group_obs import RangeExceededError, solve_layer
-from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
-from zkapex.server.search import Copy, FixedPoint, Outcome, Plan, SearchSpace, Setting, search
-from zkapex.server.steering import Steer
-from zkapex.server.steps import Step
-from zkapex.server.trials import choose
-from zkapex.simulation.data import Scenario, digits_scenario
-from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
-from zkapex.simulation.training import accuracy, provider_copies
+from zkapex.simulation.data.digits import Scenario, digits_scenario
+from zkapex.simulation.models.tiny import ViTConfig, target_layers, vision_transformer
+from zkapex.simulation.models.training import accuracy, provider_copies
+from zkapex.unlearning.curvature.factor import curvature_of
+from zkapex.unlearning.operators.group_obs import RangeExceededError, solve_layer
+from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.planning.search import Copy, FixedPoint, Outcome, Plan, SearchSpace, Setting, search
+from zkapex.unlearning.planning.steering import Steer
+from zkapex.unlearning.planning.steps import Step
+from zkapex.unlearning.planning.trials import choose
 
 SHAPE = {"rows_per_chunk": 32, "block_width": 32, "weight_limit": 8000, "log2_rows": 14}
 STATEMENT = StatementSpec(curvature_rank=32, ridge=192, guard_rank=4, **SHAPE)

@@ -11,20 +11,20 @@ import torch
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
-from zkapex.client.group_obs import response, solve
-from zkapex.client.operators import Terms
-from zkapex.client.personalise import FitSettings, fit
 from zkapex.errors import InputError
-from zkapex.server import steering as steering_module
-from zkapex.server.guard import gradient_gram, guard_blocks
-from zkapex.server.mask import top_fraction
-from zkapex.server.planning import load_plan, save_plan
-from zkapex.server.saliency import score, statistics
-from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
-from zkapex.server.steering import Steer, fit_steering
-from zkapex.server.trials import Contrast, Trial, accuracy, margins_of, trials_of
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
+from zkapex.server.requests.plan import load_plan, save_plan
+from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.models.tiny import ViTConfig, target_layers, vision_transformer
+from zkapex.unlearning.operators import Terms
+from zkapex.unlearning.operators.group_obs import response, solve
+from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.planning import steering as steering_module
+from zkapex.unlearning.planning.guard import gradient_gram, guard_blocks
+from zkapex.unlearning.planning.mask import top_fraction
+from zkapex.unlearning.planning.saliency import score, statistics
+from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.unlearning.planning.steering import Steer, fit_steering
+from zkapex.unlearning.planning.trials import Contrast, Trial, accuracy, margins_of, trials_of
 
 STATEMENT = StatementSpec(
     rows_per_chunk=32, block_width=32, weight_limit=8000, log2_rows=14, curvature_rank=32, ridge=192, guard_rank=2

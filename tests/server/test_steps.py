@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from zkapex.server.steps import Step, counted, seldom
+from zkapex.unlearning.planning.steps import Step, counted, seldom
 
 START = Step("aware", 4, 0.02, "saliency", 0, 10)
 

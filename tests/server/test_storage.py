@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zkapex.errors import StorageError
-from zkapex.server.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 
 
 def test_round_trip_leaves_nothing_over(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from zkapex.client.app import Agent
 from zkapex.errors import ProtocolError
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.grid import Fate
+from zkapex.storage import load_arrays
+from zkapex.transport.grid import Fate
 
 
 def with_arrays(**changes: np.ndarray) -> Callable[[RecordDict], RecordDict]:

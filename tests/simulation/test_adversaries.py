@@ -11,8 +11,8 @@ from federation import CHEATERS, Federation, SmallTask, honest, refused
 from zkapex.client.app import Agent
 from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
-from zkapex.simulation.adversaries import CHEATS, NO_CHEATS, check_cheat, make_cheat
-from zkapex.simulation.demo_settings import DemoSettings
+from zkapex.simulation.demo.settings import DemoSettings
+from zkapex.simulation.federation.adversaries import CHEATS, NO_CHEATS, check_cheat, make_cheat
 
 NOT_THE_OPERATOR = "the proof does not show that masked weights are zero and the rest is the guarded repair"
 NOT_THE_WEIGHTS = "commitment"

@@ -11,12 +11,12 @@ from tiny import spec, tiny
 
 from zkapex.circuits.profiles import named_statement
 from zkapex.cli.progress import duration
+from zkapex.costs import bench
+from zkapex.costs.bench import BenchSettings, Proofs, cells_per_weight, rates
+from zkapex.costs.workload import Shape, random_mask, random_workload
 from zkapex.errors import InputError
-from zkapex.proofs.witness import square_sums
-from zkapex.proofs.worker import Cost
-from zkapex.simulation import bench
-from zkapex.simulation.bench import BenchSettings, Proofs, cells_per_weight, rates
-from zkapex.simulation.workload import Shape, random_mask, random_workload
+from zkapex.proofs.chunk.witness import square_sums
+from zkapex.proofs.jobs.worker import Cost
 
 WANTED = {
     "weights", "chunks", "cpu_ms_per_weight", "proof_bytes_per_weight", "verify_cpu_us_per_weight",
@@ -71,7 +71,7 @@ def test_a_workload_satisfies_the_statement_wherever_its_mask_falls() -> None:
 
 
 def test_rates_are_measured_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zkapex.proofs.calibration.cache_root", lambda: tmp_path_factory.mktemp("cache", False))
+    monkeypatch.setattr("zkapex.costs.calibration.cache_root", lambda: tmp_path_factory.mktemp("cache", False))
     monkeypatch.setattr(bench, "circuit", lambda spec, srs: tiny())
     asked: list[tuple[int, int | None]] = []
 

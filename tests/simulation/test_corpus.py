@@ -7,7 +7,7 @@ import pytest
 from tiny_language import save_code
 
 from zkapex.errors import InputError
-from zkapex.simulation.corpus import Windows, read_windows, split_by_file
+from zkapex.simulation.data.corpus import Windows, read_windows, split_by_file
 
 
 def encode(text: str) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples, Shift, client_shift, digits_scenario, proxy_shift
+from zkapex.simulation.data.digits import Examples, Shift, client_shift, digits_scenario, proxy_shift
 
 
 def key(examples: Examples) -> set[bytes]:

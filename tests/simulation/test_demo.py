@@ -15,11 +15,11 @@ from federation import DATA_SETS, refused, snapshot
 from writers import arrays
 
 from zkapex.errors import InputError, RuntimeFailure, StorageError
-from zkapex.proofs.signing import load_public_key
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
-from zkapex.simulation import demo
-from zkapex.simulation.demo import ARTEFACTS, Reference, run_demo, summarise
-from zkapex.simulation.demo_settings import DemoSettings
+from zkapex.simulation.demo import demo
+from zkapex.simulation.demo.demo import ARTEFACTS, Reference, run_demo, summarise
+from zkapex.simulation.demo.settings import DemoSettings
 
 SMALL = DemoSettings(clients=2, dishonest=1)
 NOBODY = Reference("the digit 3", {})

@@ -10,14 +10,14 @@ import torch
 from federation import refused
 from flwr.app import Context, RecordDict
 
-from zkapex.client.agent import DeviceAgent
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.errors import InputError, ProtocolError
-from zkapex.simulation.adversaries import CHEATS
-from zkapex.simulation.device import ScenarioTask, agent
-from zkapex.simulation.federation import SimulatedFederation, federation_of
-from zkapex.simulation.grid import run_config_of_app
-from zkapex.simulation.models import vision_transformer
-from zkapex.simulation.provider import provider
+from zkapex.simulation.federation.adversaries import CHEATS
+from zkapex.simulation.federation.device import ScenarioTask, agent
+from zkapex.simulation.federation.federation import SimulatedFederation, federation_of
+from zkapex.simulation.federation.provider import provider
+from zkapex.simulation.models.tiny import vision_transformer
+from zkapex.transport.grid import run_config_of_app
 
 
 def context(work_dir: Path, partition: int, partitions: int = 4, **config: Any) -> Context:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from zkapex.circuits.profiles import PROFILES, profile
-from zkapex.client.activations import encode_activations, sample_activations
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of, encode
-from zkapex.proofs.second_moment import LARGEST_PER_MILLE
-from zkapex.simulation.device import ScenarioTask
-from zkapex.simulation.federation import federation_of
-from zkapex.simulation.grid import run_config_of_app
-from zkapex.simulation.models import target_layers
+from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
+from zkapex.simulation.federation.device import ScenarioTask
+from zkapex.simulation.federation.federation import federation_of
+from zkapex.simulation.models.tiny import target_layers
+from zkapex.transport.grid import run_config_of_app
+from zkapex.unlearning.curvature.activations import encode_activations, sample_activations
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of, encode
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import spec, tiny
 
+from zkapex.costs.bench import prove_and_verify
+from zkapex.costs.calibration import Rates
+from zkapex.costs.estimate import Question, chunk_sizes, estimate, expected_touched
+from zkapex.costs.shapes import ModelShapes, model_shapes
+from zkapex.costs.workload import Shape, random_mask, random_workload
 from zkapex.errors import InputError
 from zkapex.proofs.audit import assumed_bad, detection_probability, draws_for
-from zkapex.proofs.calibration import Rates
-from zkapex.proofs.packing import touched_chunks
-from zkapex.proofs.pool import prove_all
-from zkapex.proofs.worker import finished
-from zkapex.simulation.bench import prove_and_verify
-from zkapex.simulation.estimate import Question, chunk_sizes, estimate, expected_touched
-from zkapex.simulation.shapes import ModelShapes, model_shapes
-from zkapex.simulation.workload import Shape, random_mask, random_workload
+from zkapex.proofs.jobs.pool import prove_all
+from zkapex.proofs.jobs.worker import finished
+from zkapex.proofs.records.packing import touched_chunks
 
 RATES = Rates(prove_cpu_s=2.0, verify_cpu_s=0.05, commit_cpu_s=0.01, proof_bytes=3296, peak_rss_mb=155.0)
 

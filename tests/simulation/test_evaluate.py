@@ -12,9 +12,9 @@ from commands import here
 from evaluation import TINY
 
 from zkapex.errors import InputError, StorageError
-from zkapex.simulation.baselines import METHODS
-from zkapex.simulation.evaluate import evaluate
-from zkapex.simulation.metrics import METRICS
+from zkapex.simulation.evaluation.baselines import METHODS
+from zkapex.simulation.evaluation.evaluate import evaluate
+from zkapex.simulation.evaluation.metrics import METRICS
 
 
 @pytest.fixture(scope="module")

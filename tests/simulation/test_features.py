@@ -11,7 +11,7 @@ import torch
 from federation import refused
 
 from zkapex.errors import StorageError
-from zkapex.simulation.features import kept
+from zkapex.simulation.data.features import kept
 
 
 @pytest.fixture

@@ -19,24 +19,24 @@ from writers import arrays
 
 from zkapex.circuits.profiles import profile
 from zkapex.client.app import make_client_app
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.proofs.signing import load_public_key
+from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
 from zkapex.server.app import make_server_app
-from zkapex.server.planning import load_plan
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.demo_settings import DemoSettings
-from zkapex.simulation.device import ScenarioTask, agent
-from zkapex.simulation.federation import SimulatedFederation, federation_of
-from zkapex.simulation.grid import InProcessGrid, run_config_of_app, run_in_process
-from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.preparation import prepare
-from zkapex.simulation.provider import ScenarioProvider, provider
+from zkapex.server.requests.plan import load_plan
+from zkapex.simulation.demo.settings import DemoSettings
+from zkapex.simulation.evaluation.preparation import prepare
+from zkapex.simulation.federation.device import ScenarioTask, agent
+from zkapex.simulation.federation.federation import SimulatedFederation, federation_of
+from zkapex.simulation.federation.provider import ScenarioProvider, provider
+from zkapex.simulation.models.tiny import ViTConfig
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import SCENARIOS, ScenarioConfig, pacs
-from zkapex.simulation.training import accuracy
+from zkapex.storage import load_arrays
+from zkapex.transport.grid import InProcessGrid, run_config_of_app, run_in_process
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 SPACE = SearchSpace(("taylor",), (2,), fractions=(0.02,), forget_target=0.02, steer=Steer(steps=3, rehearsal=None))
 SMALL: dict[str, ScenarioConfig] = {
@@ -134,7 +134,7 @@ def test_data_decide_what_is_aimed_at(settings: dict[str, Any], monkeypatch: pyt
     assert "4 writers" in mine.bench.forgotten
     assert mine.judged(0)["forget"] is mine.world.forget_set, "others like what is deleted stay"
     aimed: list[SearchSpace] = []
-    monkeypatch.setattr("zkapex.simulation.preparation.search", lambda *a, **k: aimed.append(a[4]))
+    monkeypatch.setattr("zkapex.simulation.evaluation.preparation.search", lambda *a, **k: aimed.append(a[4]))
     one = ScenarioProvider(mine)
     model = one.initial_model()
     one.plan(model, profile("tiny").statement())

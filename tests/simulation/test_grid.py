@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from zkapex.errors import InputError
-from zkapex.simulation.grid import Fate, InProcessGrid, run_config_of_app, run_in_process
+from zkapex.transport.grid import Fate, InProcessGrid, run_config_of_app, run_in_process
 
 
 def counting_app() -> ClientApp:

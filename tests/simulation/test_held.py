@@ -7,8 +7,8 @@ import torch
 from federation import refused
 
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples, concatenate
-from zkapex.simulation.held import PUBLIC, Request, held_scenario, share_of
+from zkapex.simulation.data.digits import Examples, concatenate
+from zkapex.simulation.federation.held import PUBLIC, Request, held_scenario, share_of
 
 
 def rows(*parts: Examples) -> set[bytes]:

@@ -17,11 +17,11 @@ from tiny_language import TASK, save_code, save_model
 from vision_files import CLASSES, DOMAINS, gallery_arrays, random_backbone, write_folder, write_onnx
 
 from zkapex.errors import InputError
-from zkapex.simulation import corpus, hub
-from zkapex.simulation.corpus import read_windows
-from zkapex.simulation.evaluate import evaluate
-from zkapex.simulation.hub import HubData, HubItem, parse_data
-from zkapex.simulation.pictures import Gallery, read
+from zkapex.simulation.data import corpus, hub
+from zkapex.simulation.data.corpus import read_windows
+from zkapex.simulation.data.hub import HubData, HubItem, parse_data
+from zkapex.simulation.data.pictures import Gallery, read
+from zkapex.simulation.evaluation.evaluate import evaluate
 from zkapex.simulation.scenarios import Sources, pacs, scenario_config
 from zkapex.simulation.scenarios.mnist_writers import MNIST_WRITERS
 

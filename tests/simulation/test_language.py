@@ -10,9 +10,9 @@ from tiny_language import save_model
 from torch.func import functional_call, grad, vmap
 
 from zkapex.errors import InputError
-from zkapex.server.saliency import margin_loss
-from zkapex.simulation import language as language_module
-from zkapex.simulation.language import LanguageModel, load_language_model
+from zkapex.simulation.models import language as language_module
+from zkapex.simulation.models.language import LanguageModel, load_language_model
+from zkapex.unlearning.planning.saliency import margin_loss
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from zkapex.errors import InputError, RuntimeFailure
-from zkapex.simulation.launch import installed_app, run_flower
+from zkapex.simulation.federation.launch import run_flower
+from zkapex.transport.app import installed_app
 
 SUPPORT = Path(__file__).parents[1] / "support"
 ENVIRONMENT = {"PYTHONPATH": str(SUPPORT), "ZKAPEX_TEST_RUN": str(os.getpid())}
@@ -70,7 +71,7 @@ def test_a_killed_run_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from zkapex.simulation.launch import run_flower
+from zkapex.simulation.federation.launch import run_flower
 run_flower(Path({str(SUPPORT / "lineapp")!r}), {{}}, 1, Path({str(tmp_path)!r}),
            lambda event: os.kill(os.getpid(), signal.SIGKILL), environment={ENVIRONMENT!r})
 """

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zkapex.errors import InputError
-from zkapex.simulation.models import ViTConfig, target_layers, vision_transformer
+from zkapex.simulation.models.tiny import ViTConfig, target_layers, vision_transformer
 
 
 def test_default_model_is_small_enough_to_prove() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from evaluation import TINY
 
-from zkapex.client.personalise import FitSettings
-from zkapex.simulation.held import Request, held_scenario
-from zkapex.simulation.preparation import oracle_models
+from zkapex.simulation.evaluation.preparation import oracle_models
+from zkapex.simulation.federation.held import Request, held_scenario
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import Bench, Sources
-from zkapex.simulation.training import accuracy
+from zkapex.unlearning.personalise import FitSettings
 
 CONFIG = replace(TINY, local=FitSettings(12, 6e-3), personal=FitSettings(3, 2e-3))
 
@@ -41,6 +41,6 @@ def test_a_client_that_leaves_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> 
     def averaged(model: torch.nn.Module, parts: list[tuple[torch.Tensor, torch.Tensor]], *_: object) -> None:
         seen.extend(len(labels) for _, labels in parts)
 
-    monkeypatch.setattr("zkapex.simulation.preparation.federated_averaging", averaged)
+    monkeypatch.setattr("zkapex.simulation.evaluation.preparation.federated_averaging", averaged)
     assert len(oracle_models(replace(TINY, personal=FitSettings(0, 1e-3)), bench, 0, leaves=1)) == 3
     assert seen == [len(world.clients[index].retained.labels) for index in (0, 2)]

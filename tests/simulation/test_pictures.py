@@ -11,7 +11,7 @@ from PIL import Image
 from vision_files import CLASSES, DOMAINS, gallery_arrays, write_folder
 
 from zkapex.errors import InputError
-from zkapex.simulation.pictures import read
+from zkapex.simulation.data.pictures import read
 from zkapex.simulation.scenarios.pacs import roles
 
 

@@ -10,9 +10,9 @@ import torch
 from vision_files import CONFIG, random_backbone, write_onnx
 
 from zkapex.errors import InputError
-from zkapex.server.saliency import gradient_moments
-from zkapex.simulation.backbone import FeatureTable, tail_of
-from zkapex.simulation.pretrained import load_backbone
+from zkapex.simulation.models.backbone import FeatureTable, tail_of
+from zkapex.simulation.models.pretrained import load_backbone
+from zkapex.unlearning.planning.saliency import gradient_moments
 
 
 def images(n: int = 3, size: int = 28) -> torch.Tensor:

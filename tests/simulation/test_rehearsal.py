@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from federation import refused
 
+from zkapex.costs.rehearsal import RehearsalSettings, rehearse
+from zkapex.costs.shapes import ModelShapes
+from zkapex.costs.workload import Shape
 from zkapex.errors import InputError
 from zkapex.proofs.audit import draws_for
 from zkapex.proofs.verify import verify_receipt
-from zkapex.simulation.rehearsal import RehearsalSettings, rehearse
-from zkapex.simulation.shapes import ModelShapes
-from zkapex.simulation.workload import Shape
 
 MODEL = ModelShapes("two-layers", (Shape("mlp.fc1", 64, 40), Shape("mlp.fc2", 40, 64)))
 SETTINGS = RehearsalSettings("tiny", density=0.01, audit_detect=0.3, audit_cheating=0.4, workers=1)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from zkapex.errors import InputError
-from zkapex.simulation.metrics import METRICS
-from zkapex.simulation.report import COLUMNS, assemble, page, read_results, table, write_page
-from zkapex.simulation.run_report import SHOWN, read_runs, section
+from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.report.report import COLUMNS, assemble, page, read_results, table, write_page
+from zkapex.simulation.evaluation.report.runs import SHOWN, read_runs, section
+from zkapex.simulation.evaluation.targets import judge
 from zkapex.simulation.scenarios import SCENARIOS, scenario_config
-from zkapex.simulation.targets import judge
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,11 +11,11 @@ from federation import refused
 
 from zkapex.circuits.profiles import profile
 from zkapex.errors import InputError
-from zkapex.server.settings import RunSettings
-from zkapex.simulation.demo_settings import DemoSettings
-from zkapex.simulation.grid import run_config_of_app
-from zkapex.simulation.scenario_files import FOLDER, read_scenario, scenario_names
+from zkapex.server.federation.settings import RunSettings
+from zkapex.simulation.demo.settings import DemoSettings
 from zkapex.simulation.scenarios import SCENARIOS, code_lm, mnist_writers, pacs, scenario_config
+from zkapex.simulation.scenarios.files import FOLDER, read_scenario, scenario_names
+from zkapex.transport.grid import run_config_of_app
 
 OF_THE_PAPER = ("codeparrot", "imagenet-sketch")
 AIMED = ("mnist-writers-leave", "pacs-samples", "code-lm")

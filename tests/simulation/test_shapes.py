@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny import tiny
 
+from zkapex.costs.shapes import BUILT_IN, MAX_HEADER, model_shapes
+from zkapex.costs.workload import Shape, random_workload
 from zkapex.errors import InputError
-from zkapex.simulation.models import target_layers, vision_transformer
-from zkapex.simulation.shapes import BUILT_IN, MAX_HEADER, model_shapes
-from zkapex.simulation.workload import Shape, random_workload
+from zkapex.simulation.models.tiny import target_layers, vision_transformer
 
 PLAIN = [(48, 16), (16, 48)] * 2
 GATED = [(48, 16), (48, 16), (16, 48)] * 2

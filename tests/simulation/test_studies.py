@@ -12,18 +12,18 @@ import torch
 from commands import here
 from evaluation import TINY
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError, StorageError
-from zkapex.server.planning import load_plan
-from zkapex.server.storage import load_arrays
-from zkapex.simulation.concentration import ConcentrationStudy
-from zkapex.simulation.models import ViTConfig
-from zkapex.simulation.report import read_results, write_page
+from zkapex.server.requests.plan import load_plan
+from zkapex.simulation.evaluation.report.report import read_results, write_page
+from zkapex.simulation.evaluation.report.study import plot, table
+from zkapex.simulation.evaluation.studies import STUDIES, run_study, what_is_called
+from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
+from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
+from zkapex.simulation.evaluation.studies.sequence import CHAINS, SequenceStudy, World
+from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios import SCENARIOS
-from zkapex.simulation.scorers import ScorerStudy
-from zkapex.simulation.sequence import CHAINS, SequenceStudy, World
-from zkapex.simulation.studies import STUDIES, run_study, what_is_called
-from zkapex.simulation.study_report import plot, table
+from zkapex.storage import load_arrays
+from zkapex.unlearning.personalise import FitSettings
 
 SEQUENCE = SequenceStudy("digits-sequence", "Two requests", TINY, classes=1, between=FitSettings(1, 1e-3))
 WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, fractions=(0.02,)))
@@ -181,7 +181,7 @@ def test_the_command_line_shows_the_table(
     chunks: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, results = chunks
-    monkeypatch.setattr("zkapex.simulation.studies.STUDIES", {"digits-chunks": CHUNKS})
+    monkeypatch.setattr("zkapex.simulation.evaluation.studies.STUDIES", {"digits-chunks": CHUNKS})
     command = ["evaluate", "digits-chunks", "--seeds", "1", "--out", out]
     assert here(*command) == 0
     assert "| concentration | masked | chunks touched |" in capsys.readouterr().out

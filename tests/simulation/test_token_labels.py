@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from zkapex.client.moments import fisher_moments
-from zkapex.client.personalise import FitSettings, cross_entropy, fit
 from zkapex.errors import InputError
-from zkapex.server import trials
-from zkapex.server.saliency import gradient_moments, margin_loss
-from zkapex.simulation.data import Examples
-from zkapex.simulation.metrics.membership import signals
-from zkapex.simulation.metrics.similarity import features
-from zkapex.simulation.training import accuracy
+from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.evaluation.metrics.membership import signals
+from zkapex.simulation.evaluation.metrics.similarity import features
+from zkapex.simulation.models.training import accuracy
+from zkapex.unlearning.curvature.moments import fisher_moments
+from zkapex.unlearning.personalise import FitSettings, cross_entropy, fit
+from zkapex.unlearning.planning import trials
+from zkapex.unlearning.planning.saliency import gradient_moments, margin_loss
 
 CLASSES, N, T, WIDTH = 7, 9, 5, 6
 

@@ -3,11 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples, digits_scenario
-from zkapex.simulation.models import vision_transformer
-from zkapex.simulation.training import accuracy, average, calibration, federated_averaging, local_step, provider_copies
+from zkapex.simulation.data.digits import Examples, digits_scenario
+from zkapex.simulation.models.tiny import vision_transformer
+from zkapex.simulation.models.training import (
+    accuracy,
+    average,
+    calibration,
+    federated_averaging,
+    local_step,
+    provider_copies,
+)
+from zkapex.unlearning.personalise import FitSettings
 
 QUICK = FitSettings(epochs=1, learning_rate=2e-3)
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation import REQUEST, Federation, SmallTask, perceptron, refused, snapshot
 from flwr.app import RecordDict
 
-from zkapex.client.agent import DeviceAgent
-from zkapex.client.holdings import Holdings
-from zkapex.client.state import Vault
+from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.state.holdings import Holdings
+from zkapex.client.state.vault import Vault
 from zkapex.errors import Error
 from zkapex.proofs.messages import (
     Delivery,
@@ -25,10 +25,10 @@ from zkapex.proofs.messages import (
     PersonaliseRequest,
     ProveRequest,
 )
-from zkapex.proofs.record import Record, arrays_digest
-from zkapex.proofs.sealed import seal
-from zkapex.proofs.signing import load_private_key, public_key_hex
-from zkapex.wire import pack, pack_arrays
+from zkapex.proofs.records.record import Record, arrays_digest
+from zkapex.proofs.records.sealed import seal
+from zkapex.proofs.records.signing import load_private_key, public_key_hex
+from zkapex.transport.wire import pack, pack_arrays
 
 LIMIT = 2**26
 STRANGER = Ed25519PrivateKey.generate()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zkapex.client.personalise import FitSettings
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.simulation.data import digits_scenario
+from zkapex.simulation.data.digits import digits_scenario
 from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario_config
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 
 def make(seed: int, sources: Sources) -> Bench:

@@ -21,24 +21,24 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
-from zkapex.client.agent import DeviceAgent
+from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent, make_client_app
-from zkapex.client.personalise import FitSettings, fit, personalise
+from zkapex.client.holder import plan_for_holder
 from zkapex.client.task import Tally
 from zkapex.errors import Error
-from zkapex.proofs.signing import key_id, load_private_key
+from zkapex.proofs.records.signing import key_id, load_private_key
 from zkapex.server.app import make_server_app
 from zkapex.server.events import EventLog
-from zkapex.server.holder import plan_for_holder
-from zkapex.server.provider import Delegation
-from zkapex.server.registry import Registry
-from zkapex.server.run import run
-from zkapex.server.search import Copy, FixedPoint, Plan, SearchSpace, search
-from zkapex.server.settings import RunSettings
-from zkapex.server.steering import Steer
-from zkapex.server.steps import OnStep, no_step
-from zkapex.simulation.adversaries import make_cheat
-from zkapex.simulation.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
+from zkapex.server.federation.provider import Delegation
+from zkapex.server.federation.settings import RunSettings
+from zkapex.server.requests.run import run
+from zkapex.server.store.registry import Registry
+from zkapex.simulation.federation.adversaries import make_cheat
+from zkapex.transport.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
+from zkapex.unlearning.personalise import FitSettings, fit, personalise
+from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.unlearning.planning.steering import Steer
+from zkapex.unlearning.planning.steps import OnStep, no_step
 
 FORGET_CLASS = 3
 DATA_SETS = ("forget", "retain", "personal")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.store import Circuit
+from zkapex.circuits.halo2.store import Circuit
 
 Cell = tuple[int, int]
 

@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from zkapex.circuits.slack import slack_for
+from zkapex.circuits.halo2.slack import slack_for
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.audit import detection_probability, draw, seed_commitment
-from zkapex.proofs.evidence import Evidence
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     Audit,
@@ -28,10 +27,11 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.packing import locate_chunk, pack_guards, pack_masks, touched_chunks, unpack_masks
-from zkapex.proofs.receipt import Outcome
-from zkapex.proofs.sealed import Sealed, seal
-from zkapex.proofs.signing import key_id, public_key_hex
+from zkapex.proofs.receipts.evidence import Evidence
+from zkapex.proofs.receipts.receipt import Outcome
+from zkapex.proofs.records.packing import locate_chunk, pack_guards, pack_masks, touched_chunks, unpack_masks
+from zkapex.proofs.records.sealed import Sealed, seal
+from zkapex.proofs.records.signing import key_id, public_key_hex
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 FEDERATION = "test-federation"

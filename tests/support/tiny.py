@@ -16,19 +16,19 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from zkapex.circuits.build import build_graph
 from zkapex.circuits.cache import sha256_file
 from zkapex.circuits.field import random_elements
+from zkapex.circuits.halo2.build import build_graph
+from zkapex.circuits.halo2.srs import Srs, import_srs
+from zkapex.circuits.halo2.store import Circuit, circuit
 from zkapex.circuits.profiles import profile
-from zkapex.circuits.srs import Srs, import_srs
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
-from zkapex.circuits.store import Circuit, circuit
-from zkapex.client.curvature import KAPPA, CurvatureEncoding, EncodedCurvature, encode
-from zkapex.client.group_obs import GUARD_BITS, solve, tolerances
-from zkapex.proofs.chunk import Expected, prove_chunk
-from zkapex.proofs.commitment import Point, commit, empty_commitment
-from zkapex.proofs.public import IntArray, PublicInputs
-from zkapex.proofs.witness import SaltedVector, Witness
+from zkapex.proofs.chunk.commitment import Point, commit, empty_commitment
+from zkapex.proofs.chunk.prove import Expected, prove_chunk
+from zkapex.proofs.chunk.public import IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import SaltedVector, Witness
+from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, encode
+from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve, tolerances
 
 FloatArray = npt.NDArray[np.float64]
 SRS_FILE = Path(__file__).parent.parent / "conformance" / "srs.bin"

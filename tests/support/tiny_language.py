@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zkapex.client.lora import LoRA
-from zkapex.client.personalise import FitSettings
-from zkapex.server.search import SearchSpace
 from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.simulation.scenarios.code_lm import CODE_LM, CodeTask
+from zkapex.unlearning.lora import LoRA
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
 
 TASK = CodeTask(
     forget="scala", retain=("c", "java"), personal="rust", proxy="python", length=12, layers=2, per_file=2, train=12,

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from zkapex.simulation.backbone import Backbone, BackboneConfig
+from zkapex.simulation.models.backbone import Backbone, BackboneConfig
 
 CONFIG = BackboneConfig(dim=128, hidden=96, depth=3, heads=2, patch_size=14, positions=9)
 

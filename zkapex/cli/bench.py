@@ -42,7 +42,7 @@ def proof(
 
     CPU seconds count user and system time of all threads of the process concerned; memory is its own peak (VmHWM).
     """
-    from zkapex.simulation.bench import BenchSettings, as_rows, bench
+    from zkapex.costs.bench import BenchSettings, as_rows, bench
 
     settings = BenchSettings(
         profile,
@@ -79,7 +79,7 @@ def stages(
 ) -> None:
     """Prove and verify one random chunk in this process and print the CPU seconds of each stage."""
     from zkapex.circuits.profiles import named_statement
-    from zkapex.simulation.stages import stages
+    from zkapex.costs.stages import stages
 
     spent = stages(named_statement(profile, kind, curvature, guard_rank, freivalds))
     if as_json:
@@ -111,8 +111,8 @@ def request(
     """
     import logging
 
-    from zkapex.simulation.rehearsal import RehearsalSettings, rehearse
-    from zkapex.simulation.shapes import model_shapes
+    from zkapex.costs.rehearsal import RehearsalSettings, rehearse
+    from zkapex.costs.shapes import model_shapes
 
     settings = RehearsalSettings(profile, density, guard_rank, audit, audit_detect, audit_cheating, workers)
     logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -130,8 +130,8 @@ def demo(
     otherwise; every client applies it to its personalised model and proves so in zero knowledge; one of them cheats and
     is caught.
     """
-    from zkapex.simulation.demo import run_demo
-    from zkapex.simulation.demo_settings import DemoSettings
+    from zkapex.simulation.demo.demo import run_demo
+    from zkapex.simulation.demo.settings import DemoSettings
 
     ours = {one.name for one in fields(DemoSettings)} - {"scenario", "others"}
     default = click.core.ParameterSource.DEFAULT
@@ -237,7 +237,7 @@ class Follower:
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
-    from zkapex.proofs.sentences import percent
+    from zkapex.proofs.receipts.sentences import percent
 
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")

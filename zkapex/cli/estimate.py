@@ -50,10 +50,10 @@ def estimate(
     The first estimate for a circuit measures what one of its proofs costs on this machine (under a minute).
     """
     from zkapex.circuits.profiles import named_statement
-    from zkapex.proofs.resources import cores
-    from zkapex.simulation import bench
-    from zkapex.simulation.estimate import Question, estimate
-    from zkapex.simulation.shapes import model_shapes
+    from zkapex.costs import bench
+    from zkapex.costs.estimate import Question, estimate
+    from zkapex.costs.shapes import model_shapes
+    from zkapex.proofs.jobs.resources import cores
 
     question = Question(density, concentration, touched, audit, cheated, detection, workers or cores())
     shapes = model_shapes(model)

@@ -80,10 +80,10 @@ def evaluate(
     goes on when it is started again.
     """
     from zkapex.errors import InputError
-    from zkapex.simulation.evaluate import evaluate as run
-    from zkapex.simulation.hub import parse_data
+    from zkapex.simulation.data.hub import parse_data
+    from zkapex.simulation.evaluation.evaluate import evaluate as run
+    from zkapex.simulation.evaluation.studies import run_study, what_is_called
     from zkapex.simulation.scenarios import ScenarioConfig, Sources
-    from zkapex.simulation.studies import run_study, what_is_called
 
     config = what_is_called(scenario)
     if not isinstance(config, ScenarioConfig):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from zkapex.proofs.progress import Progress
+from zkapex.proofs.jobs.progress import Progress
 
 
 @contextmanager

@@ -31,9 +31,9 @@ def verify(
     Exits 0 only if everything holds and the client proved what was asked. The first use of a circuit builds its keys
     (seconds), so that they need not be taken from whoever issued the receipt.
     """
-    from zkapex.proofs.certificate import chunk_distances
-    from zkapex.proofs.sentences import percent
-    from zkapex.proofs.signing import load_public_key
+    from zkapex.proofs.chunk.certificate import chunk_distances
+    from zkapex.proofs.receipts.sentences import percent
+    from zkapex.proofs.records.signing import load_public_key
     from zkapex.proofs.verify import verify_receipt
 
     console = Console(stderr=True, quiet=as_json)

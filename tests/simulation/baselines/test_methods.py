@@ -13,14 +13,14 @@ from evaluation import TINY
 from torch import nn
 
 from zkapex.errors import InputError
-from zkapex.simulation.baselines import METHODS, Case, methods_called
-from zkapex.simulation.baselines.fine_tune import FineTune
-from zkapex.simulation.baselines.gradient_ascent import GradientAscent
-from zkapex.simulation.baselines.salun import SalUn
-from zkapex.simulation.baselines.scrub import Scrub
-from zkapex.simulation.baselines.ssd import SelectiveSynapticDampening
-from zkapex.simulation.preparation import Prepared, prepare
-from zkapex.simulation.training import accuracy
+from zkapex.simulation.evaluation.baselines import METHODS, Case, methods_called
+from zkapex.simulation.evaluation.baselines.fine_tune import FineTune
+from zkapex.simulation.evaluation.baselines.gradient_ascent import GradientAscent
+from zkapex.simulation.evaluation.baselines.salun import SalUn
+from zkapex.simulation.evaluation.baselines.scrub import Scrub
+from zkapex.simulation.evaluation.baselines.ssd import SelectiveSynapticDampening
+from zkapex.simulation.evaluation.preparation import Prepared, prepare
+from zkapex.simulation.models.training import accuracy
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from zkapex.simulation.baselines.npo import log_likelihood, npo_loss
+from zkapex.simulation.evaluation.baselines.npo import log_likelihood, npo_loss
 
 
 def test_the_loss_by_hand() -> None:

@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples
-from zkapex.simulation.metrics.membership import (
+from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.evaluation.metrics.membership import (
     Shadows,
     Signals,
     attack,

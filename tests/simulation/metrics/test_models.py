@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.simulation.data import digits_scenario
-from zkapex.simulation.metrics.relearning import relearned
-from zkapex.simulation.metrics.rounding import rounded
-from zkapex.simulation.metrics.similarity import features, linear_cka
-from zkapex.simulation.models import vision_transformer
+from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.evaluation.metrics.relearning import relearned
+from zkapex.simulation.evaluation.metrics.rounding import rounded
+from zkapex.simulation.evaluation.metrics.similarity import features, linear_cka
+from zkapex.simulation.models.tiny import vision_transformer
+from zkapex.unlearning.personalise import FitSettings
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from zkapex.errors import InputError
-from zkapex.simulation.data import Examples
-from zkapex.simulation.metrics.probing import probe_auc
+from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.evaluation.metrics.probing import probe_auc
 
 
 class Body(nn.Module):

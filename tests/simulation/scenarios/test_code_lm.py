@@ -7,13 +7,13 @@ import torch
 from tiny_language import TASK, TINY_CODE, save_code, save_model
 
 from zkapex.errors import InputError
-from zkapex.simulation.baselines import METHODS
-from zkapex.simulation.evaluate import evaluate
-from zkapex.simulation.metrics import METRICS
-from zkapex.simulation.preparation import prepare
+from zkapex.simulation.evaluation.baselines import METHODS
+from zkapex.simulation.evaluation.evaluate import evaluate
+from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.preparation import prepare
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import Sources, scenario_config
 from zkapex.simulation.scenarios.code_lm import CodeTask
-from zkapex.simulation.training import accuracy
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from writers import arrays, writers
 
-from zkapex.simulation.data import Examples
-from zkapex.simulation.preparation import prepare
+from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.evaluation.preparation import prepare
 from zkapex.simulation.scenarios import Bench, Sources, mnist_writers_leave, mnist_writers_poison
 from zkapex.simulation.scenarios.mnist_writers_leave import MNIST_WRITERS_LEAVE
 from zkapex.simulation.scenarios.mnist_writers_poison import MNIST_WRITERS_POISON, TARGET, triggered
@@ -97,9 +97,9 @@ def test_where_others_of_the_kind_stay_the_search_aims_at_accuracy_on_unseen_one
 
     from dataclasses import replace
 
-    from zkapex.client.personalise import FitSettings
+    from zkapex.unlearning.personalise import FitSettings
 
-    monkeypatch.setattr("zkapex.simulation.preparation.search", search)
+    monkeypatch.setattr("zkapex.simulation.evaluation.preparation.search", search)
     quick = FitSettings(1, 1e-3, batch_size=256)
     config = replace(MNIST_WRITERS_LEAVE, rounds=1, local=quick, personal=quick, proxies=1)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from vision_files import CLASSES, gallery_arrays, random_backbone, write_folder, write_onnx
 
-from zkapex.client.personalise import FitSettings
 from zkapex.errors import InputError
-from zkapex.server.search import SearchSpace
-from zkapex.server.steering import Steer
-from zkapex.simulation.evaluate import evaluate
+from zkapex.simulation.evaluation.evaluate import evaluate
 from zkapex.simulation.scenarios import ScenarioConfig, Sources, pacs, scenario_config
+from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steering import Steer
 
 FAST: dict[str, Any] = {
     "rounds": 1,

@@ -1,0 +1,1 @@
+"""The Halo2 backend, through ezkl: graphs, keys and reference strings."""

@@ -1,0 +1,1 @@
+"""The statements that are proved, one module per operator, as ONNX graphs over committed integers."""

@@ -1,0 +1,32 @@
+"""The statement that every weight was multiplied by a public factor and rounded: selective synaptic dampening.
+
+Foster, Schoepf and Brintrup (AAAI 2024, arXiv 2308.07707) multiply the weights that matter to the forget set by
+``beta = min(alpha D_r / D_f, 1)`` and leave the rest. With ``beta = f / U``, U the `FACTOR_UNIT`, ``f = U`` leaves a
+weight as it is and ``f = 0`` zeroes it.
+
+Committed vectors: ``theta_u`` and ``delta = theta_u - theta_p`` (``R x B``), and ``public``: ``k (U - f_ij)``,
+``k f_ij``, a zero, the context. For each weight the circuit forms
+
+    e = k (U - f) theta_u + k f delta = k (U theta_u - f theta_p)
+
+and looks it up, which admits it only in ``[-limit, largest_value]``. With ``k = floor(2 limit / U)`` that says
+``|theta_u - f theta_p / U| <= 1/2`` but for the rounding of k. There is no tolerance and no challenge. The one public
+output is the sum of all looked-up values times the public zero: it is there for the lookup to be used.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from zkapex.circuits.halo2.graph import Graph
+from zkapex.circuits.statement import StatementSpec
+
+
+def build(spec: StatementSpec) -> onnx.ModelProto:
+    """The graph, with one output."""
+    g = Graph(spec)
+    from_theta = g.op("Mul", g.part("public", "from_theta"), g.bounded(g.part("theta_u", "values")))
+    from_delta = g.op("Mul", g.part("public", "from_delta"), g.bounded(g.part("delta", "values")))
+    error = g.bounded(g.op("Add", from_theta, from_delta))
+    total = g.reshape(g.op("ReduceSum", error, keepdims=0), 1)
+    return g.model(g.op("Mul", total, g.part("public", "zero")))

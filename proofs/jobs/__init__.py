@@ -1,0 +1,1 @@
+"""Many proofs at once: a pool of worker processes on this machine, or a Ray cluster."""

@@ -1,0 +1,1 @@
+"""What every record has in common: one byte encoding, a digest, signatures; and the encoding of masks and guards."""

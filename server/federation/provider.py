@@ -1,0 +1,87 @@
+"""What the provider brings: the model, the data it holds, and how to judge a model. Implemented by whoever deploys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from zkapex.circuits.statement import StatementSpec
+from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.steps import OnStep, no_step
+from zkapex.unlearning.planning.trials import Copy, Plan
+
+Examples = tuple[torch.Tensor, torch.Tensor]
+"""Inputs ``[n, ...]`` and int64 labels ``[n]``."""
+
+
+class Provider(Protocol):
+    """One deployment's model and public data."""
+
+    name: str
+    """Name of the model, as it appears in manifests and receipts."""
+
+    federation: str
+    """Name of the federation; a registry belongs to one."""
+
+    def initial_model(self) -> nn.Module:
+        """The model before training."""
+        ...
+
+    def target_layers(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the linear layers unlearning acts on."""
+        ...
+
+    def forget_description(self) -> str:
+        """What is to be forgotten, for the receipt's digest; never the data itself."""
+        ...
+
+    def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
+        """Choose mask, guard and factors, as the statement has them, on own copies.
+
+        See `zkapex.unlearning.planning.search`. `on_step` is told where the search is.
+        """
+        ...
+
+    def curvature_inputs(self) -> torch.Tensor:
+        """Retain inputs for the curvature of the provider's own copy of the model, if the operator needs any."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Accuracy on ``forget`` and ``retain``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """A deletion whose mask and guard are chosen by the client that holds what is to be forgotten.
+
+    Attributes
+    ----------
+    holder : str
+        Client id.
+    space : SearchSpace
+        What the holder is to try and to reach; the largest fraction is its budget.
+    copies : callable
+        Makes the provider's own copies of the model, the global one first, on which the proposal's cost is checked.
+    largest_loss : float
+        Retain and personal accuracy any of them may lose before the proposal is refused. More than the holder is asked
+        to keep to: it cannot see these copies.
+    """
+
+    holder: str
+    space: SearchSpace
+    copies: Callable[[], Sequence[Copy]]
+    largest_loss: float
+
+
+@runtime_checkable
+class Delegating(Protocol):
+    """What a `Provider` offers beyond the rest if what is to be forgotten may sit with a client."""
+
+    def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
+        """Whom to ask for mask and guard, once clients have enrolled; None if the provider is to `plan` itself."""
+        ...

@@ -1,0 +1,275 @@
+"""What the server knows about clients and requests, and what can happen to them. The rules are in ``protocol.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from zkapex.proofs.merkle import commitment_root
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest, UnlearnResponse
+from zkapex.proofs.records.record import sha256_hex
+from zkapex.proofs.records.sealed import Sealed
+
+
+class ClientStatus(StrEnum):
+    """Where a client stands."""
+
+    ENROLLED = "enrolled"
+    PENDING = "pending"
+    PROVED = "proved"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    QUARANTINED = "quarantined"
+
+
+class RequestStatus(StrEnum):
+    """Where a request to one client stands."""
+
+    OPEN = "open"
+    DISTRIBUTED = "distributed"
+    RESPONDED = "responded"
+    PROVING = "proving"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    RECEIPTED = "receipted"
+
+
+UNDER_WAY = frozenset({RequestStatus.OPEN, RequestStatus.DISTRIBUTED, RequestStatus.RESPONDED, RequestStatus.PROVING})
+"""States of a request in which its client is busy with it."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the server holds a client to.
+
+    `theta` and `curvature` are the current commitments (G1 points as hex), one per chunk and one per (layer, column
+    block). `active` is the request under way. `readmitted` says that an operator lets a quarantined client enrol again.
+    """
+
+    client_id: str
+    public_key: str
+    status: ClientStatus
+    revision: int
+    enrolment_digest: str
+    manifest_digest: str
+    theta: tuple[str, ...] = field(repr=False)
+    curvature: tuple[str, ...] = field(repr=False)
+    active: str | None = None
+    readmitted: bool = False
+    reason: str = ""
+
+    @property
+    def theta_root(self) -> str:
+        """Merkle root over the current commitments of all chunks."""
+        return commitment_root(list(enumerate(self.theta)))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest."""
+
+    sealed: Sealed[UnlearnRequest] = field(repr=False)
+    status: RequestStatus
+    touched: tuple[int, ...] = field(repr=False)
+    audit_seed: str | None = field(default=None, repr=False)
+    response: Sealed[UnlearnResponse] | None = field(default=None, repr=False)
+    drawn: tuple[int, ...] = ()
+    proofs: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    verdict: str | None = None
+    reason: str = ""
+    receipt_digest: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        """Id of the deletion request."""
+        return self.sealed.record.request_id
+
+    @property
+    def client_id(self) -> str:
+        """The client it is for."""
+        return self.sealed.record.client_id
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Drawn chunks without an accepted proof, ascending."""
+        return tuple(chunk for chunk in self.drawn if chunk not in self.proofs)
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A client's signed enrolment arrived."""
+
+    enrolment: Sealed[Enrolment]
+
+    @property
+    def client_id(self) -> str:
+        """The client it is about."""
+        return self.enrolment.record.client_id
+
+
+@dataclass(frozen=True)
+class Readmitted:
+    """An operator decided that a quarantined client may enrol again."""
+
+    client_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The server signed a request. The seed is kept secret until the receipt; it goes with a sampled audit."""
+
+    request: Sealed[UnlearnRequest]
+    audit_seed: str | None = None
+
+    @property
+    def client_id(self) -> str:
+        """The client it is about."""
+        return self.request.record.client_id
+
+    @property
+    def request_id(self) -> str:
+        """The request it is about."""
+        return self.request.record.request_id
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """The request was sent to the client."""
+
+    client_id: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Responded:
+    """The client's signed response arrived."""
+
+    response: Sealed[UnlearnResponse]
+
+    @property
+    def client_id(self) -> str:
+        """The client it is about."""
+        return self.response.record.client_id
+
+    @property
+    def request_id(self) -> str:
+        """The request it is about."""
+        return self.response.record.request_id
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The audit was drawn; proving starts. Which chunks follows from the seed and the response."""
+
+    client_id: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class ProofsAccepted:
+    """The verifier accepted these proofs (raw bytes by chunk)."""
+
+    client_id: str
+    request_id: str
+    proofs: Mapping[int, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Everything that had to be proved is."""
+
+    client_id: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The client does not answer. The request stays as it is and goes on when the client is heard from again."""
+
+    client_id: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request is given up without blaming the client: it expired, or the client reported that it could not."""
+
+    client_id: str
+    request_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Verification showed that the client did not do what was asked. It is quarantined."""
+
+    client_id: str
+    request_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReceiptIssued:
+    """The receipt for a finished request was signed; `envelope` is the content of ``receipt.json``."""
+
+    client_id: str
+    request_id: str
+    envelope: bytes = field(repr=False)
+
+
+Event = (
+    Enrolled
+    | Readmitted
+    | Opened
+    | Distributed
+    | Responded
+    | Drawn
+    | ProofsAccepted
+    | Verified
+    | Lost
+    | Failed
+    | Rejected
+    | ReceiptIssued
+)
+RequestEvent = Distributed | Responded | Drawn | ProofsAccepted | Verified | Lost | Failed | Rejected | ReceiptIssued
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Everything a decision may depend on, and its result.
+
+    Parameters
+    ----------
+    federation : str
+        The federation this server runs.
+    manifest : ModelManifest or None
+        The manifest that the event's enrolment or request, or the event's client, names; None if it is not known.
+    client : Client or None
+        The event's client.
+    request : Request or None
+        The event's request.
+    taken : frozenset of str
+        Those of the event's :func:`claims` that were used before, by this or any other client.
+    """
+
+    federation: str
+    manifest: ModelManifest | None
+    client: Client | None
+    request: Request | None
+    taken: frozenset[str] = frozenset()
+
+
+def claims(event: Event) -> frozenset[str]:
+    """List what an event uses up: ``nonce:<hex>`` and ``proof:<sha256>``. Each can be used once, ever, by anybody."""
+    match event:
+        case Enrolled(enrolment):
+            return frozenset({f"nonce:{enrolment.record.nonce}"})
+        case Opened(request):
+            return frozenset({f"nonce:{request.record.nonce}"})
+        case ProofsAccepted(proofs=proofs):
+            return frozenset(f"proof:{sha256_hex(proof)}" for proof in proofs.values())
+        case _:
+            return frozenset()

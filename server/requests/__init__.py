@@ -1,0 +1,1 @@
+"""Deletion requests, from the plan to the receipts."""

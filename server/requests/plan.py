@@ -1,0 +1,137 @@
+"""The plan of a deletion on disk, and the same deletion applied to the provider's own model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from zkapex.errors import StorageError
+from zkapex.proofs.messages import ModelManifest
+from zkapex.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.unlearning.operators import Curvature, Terms, operator
+from zkapex.unlearning.planning.trials import Outcome, Plan
+from zkapex.unlearning.weights import encode_weights, load_weights
+
+ARRAYS, TEXT = "plan.npz", "plan.json"
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A plan as it is kept on disk.
+
+    Attributes
+    ----------
+    masks : mapping of str to bool [rows, cols]
+    guards : mapping of str to int64 [blocks, B, r]
+        Empty for operators without a guard.
+    chosen : dict
+        The chosen setting and what it did to the provider's copies.
+    curve : tuple of dict
+        Every setting tried.
+    factors : mapping of str to int64 [rows, cols]
+        For dampening, in units of ``1 / FACTOR_UNIT``; else empty.
+    steering : mapping of (str, int) to int64 [rows, r]
+        By layer and column block; see `zkapex.unlearning.operators.Terms`.
+    """
+
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+    guards: Mapping[str, npt.NDArray[np.int64]]
+    chosen: dict[str, Any]
+    curve: tuple[dict[str, Any], ...]
+    factors: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    steering: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> Terms:
+        """The plan as operators take it."""
+        return Terms(
+            self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
+        )
+
+    def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
+        """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
+        return {
+            (name, index): block.astype(np.int16)
+            for name, blocks in self.guards.items()
+            for index, block in enumerate(blocks)
+            if block.any()
+        }
+
+    def steering_map(self, unit: int) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
+        """Steering by (layer, block), int16 [n, r] in multiples of `unit`, of the n rows with a masked weight there."""
+        found = {}
+        for (name, block), values in self.steering.items():
+            width = self.guards[name].shape[1]
+            rows = self.masks[name][:, block * width : (block + 1) * width].any(1)
+            found[name, block] = (values[rows] // unit).astype(np.int16)
+        return found
+
+
+def save_plan(folder: Path, plan: Plan) -> StoredPlan:
+    """Write a plan; arrays first, so that a plan whose text exists is complete."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {f"mask/{name}": mask for name, mask in plan.masks.items()}
+    arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
+    arrays |= {f"factor/{name}": factors for name, factors in plan.factors.items()}
+    arrays |= {f"steering/{block}/{name}": values for (name, block), values in plan.steering.items()}
+    save_arrays(folder / ARRAYS, arrays)
+    text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
+    save_text(folder / TEXT, json.dumps(text, indent=1))
+    stored = load_plan(folder)
+    if stored is None:
+        raise StorageError(f"the plan in {folder} vanished while it was written")
+    return stored
+
+
+def load_plan(folder: Path) -> StoredPlan | None:
+    """The plan in a folder, or None if there is none yet.
+
+    Raises
+    ------
+    StorageError
+        It is damaged.
+    """
+    if not (folder / TEXT).exists():
+        return None
+    text = load_json(folder / TEXT)
+    if not isinstance(text, dict) or not text.keys() >= {"chosen", "curve"}:
+        raise StorageError(f"{folder / TEXT} is damaged", fix="delete it and resume")
+    arrays = load_arrays(folder / ARRAYS)
+    masks = {k.removeprefix("mask/"): v.astype(np.bool_) for k, v in arrays.items() if k.startswith("mask/")}
+    guards, factors = (
+        {k.removeprefix(kind): v.astype(np.int64) for k, v in arrays.items() if k.startswith(kind)}
+        for kind in ("guard/", "factor/")
+    )
+    steering = {}
+    for key, values in arrays.items():
+        if key.startswith("steering/"):
+            _, block, name = key.split("/", 2)
+            steering[name, int(block)] = values.astype(np.int64)
+    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, steering)
+
+
+def unlearn_global(
+    model: nn.Module, manifest: ModelManifest, curvature: Curvature, plan: StoredPlan
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The global model after the operator the clients run, in the same fixed point; later rounds start from here.
+
+    Leaves `model` as it was. Returns every entry of its state dict.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = encode_weights(model, manifest)
+    weights, _ = operator(manifest.statement.kind).change(weights, plan.terms, curvature, manifest.weight_limit)
+    load_weights(model, manifest, weights)
+    after = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+    model.load_state_dict(before)
+    return after
+
+
+def _flat(outcome: Outcome) -> dict[str, Any]:
+    values = asdict(outcome)
+    return {**values.pop("setting"), **values}

@@ -1,0 +1,1 @@
+"""The provider's memory: clients, commitments, requests, proofs and receipts in a database."""

@@ -1,0 +1,225 @@
+"""The demo: one simulated federation from training to receipts, beside an oracle that was retrained without the data.
+
+The protocol runs in Flower; this module starts it, follows it, trains the oracle, and sums up. Its folder::
+
+    demo.json           settings, and whether it finished
+    result.json         the ServerApp's account; summary.json: what `zkapex demo --json` prints
+    receipts/<client>/  key.pub     receipts with their proofs, and the key they are signed with
+    models/             the global model and every client's, before and after
+    plot.png            accuracy before, on the way, after, and of the oracle
+    provider/ devices/  state of the provider and of the simulated devices
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zkapex.errors import InputError, StorageError
+from zkapex.server.federation.settings import RunSettings
+from zkapex.simulation.demo.settings import DemoSettings
+from zkapex.simulation.evaluation.preparation import oracle_models
+from zkapex.simulation.evaluation.provenance import source_commit
+from zkapex.simulation.evaluation.report.plots import plot_accuracy
+from zkapex.simulation.federation.federation import DATA_SETS, federation_of, forget_benches, sources_digests
+from zkapex.simulation.federation.launch import run_flower
+from zkapex.simulation.models.training import accuracy
+from zkapex.storage import load_json, save_text
+from zkapex.transport.app import installed_app, run_config_of
+
+MARKER, SUMMARY = "demo.json", "summary.json"
+STATES = ("before", "masked", "after")
+ARTEFACTS = (
+    "result.json", SUMMARY, "receipts", "key.pub", "models", "plot.png", "provider", "devices", "flower",
+    "events.jsonl", "global-unlearned.npz", "oracle.json", MARKER,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the oracle is.
+
+    Attributes
+    ----------
+    forgotten : str
+        What it has never seen.
+    accuracy : mapping of str to float
+        Mean over clients of accuracy on ``forget``, ``retain`` and ``personal``.
+    """
+
+    forgotten: str
+    accuracy: Mapping[str, float]
+
+
+def run_demo(
+    settings: DemoSettings, out: Path, *, resume: bool, fresh: bool, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run the demo in `out`, or go on with an interrupted one; returns the summary.
+
+    Raises
+    ------
+    InputError
+        `out` holds something else, or an interrupted demo and neither `resume` nor `fresh` is set, or one of other
+        settings.
+    Error
+        Whatever stopped the run.
+    """
+    if resume and fresh:
+        raise InputError("--resume and --fresh exclude each other", fix="leave one of them out")
+    if not (out / SUMMARY).exists():
+        _check(settings, on_event)
+    try:
+        _prepare(settings, out, resume=resume, fresh=fresh)
+    except OSError as e:
+        raise StorageError(f"cannot use {out}", why=str(e), fix="choose another --out") from e
+    result_path = out / "result.json"
+    if not result_path.exists():
+        run_flower(installed_app(), settings.run_config, settings.clients, out, on_event)
+    result = load_json(result_path)
+    on_event({"event": "oracle.started"})
+    reference = _oracle(settings, out)
+    on_event({"event": "oracle.done"})
+    summary = summarise(result, reference, settings)
+    _copy_global_models(out)
+    try:
+        plot_accuracy(summary, out / "plot.png")
+    except OSError as e:
+        raise StorageError(f"cannot write {out / 'plot.png'}", why=str(e), fix="free disk space and resume") from e
+    save_text(out / SUMMARY, json.dumps(summary, indent=1))
+    _mark(settings, out, finished=True)
+    return summary
+
+
+def _check(settings: DemoSettings, on_event: Callable[[dict[str, Any]], None]) -> None:
+    """Return only if the run could start; what is wrong is said before anything is written."""
+    run_config = run_config_of(installed_app(), settings.run_config)
+    RunSettings.from_config(run_config)
+    on_event({"event": "data.started"})
+    federation_of(run_config)
+    forget_benches()
+
+
+def summarise(result: dict[str, Any], reference: Reference, settings: DemoSettings) -> dict[str, Any]:
+    """What `zkapex demo --json` prints: clients, mean accuracy of those that were proved, the oracle, the plan."""
+    proposal = result.get("proposal")
+    left = proposal["holder"] if proposal and settings.delete == "client" else None
+    # A client that was proved may yet have told nothing, or not all, about its accuracy. One that leaves has no oracle.
+    honest = [
+        client
+        for client in result["clients"]
+        if client["verdict"] == "proved"
+        and client.get("client_id", "") != left
+        and all(set(client["accuracy"].get(s, ())) >= set(DATA_SETS) for s in STATES)
+    ]
+    means = {
+        state: {
+            data: sum(client["accuracy"][state][data] for client in honest) / len(honest) if honest else None
+            for data in DATA_SETS
+        }
+        for state in STATES
+    }
+    return {
+        "settings": settings.shareable,
+        "commit": source_commit(),
+        "forgotten": reference.forgotten,
+        "clients": result["clients"],
+        "not_enrolled": result.get("not_enrolled", []),
+        "accuracy": means,
+        "oracle": dict(reference.accuracy),
+        "global": result["global"],
+        "plan": result["plan"],
+        "proposal": proposal,
+        "request_id": result["request_id"],
+    }
+
+
+def _prepare(settings: DemoSettings, out: Path, *, resume: bool, fresh: bool) -> None:
+    marker = out / MARKER
+    if marker.exists():
+        try:
+            kept = json.loads(marker.read_text())
+            earlier, finished = DemoSettings(**kept["settings"]), bool(kept["finished"])
+        except (ValueError, KeyError, TypeError, InputError) as e:
+            if fresh:
+                _remove(out)
+                _mark(settings, out, finished=False)
+                return
+            raise StorageError(f"{marker} is damaged", why=str(e), fix="choose another --out, or --fresh") from e
+        if resume:
+            if earlier != settings:
+                raise InputError(
+                    f"the demo in {out} has other settings",
+                    why=f"it was started with {asdict(earlier)}",
+                    fix="resume it with the same options, or choose another --out",
+                )
+            if not finished and kept.get("sources", {}) != sources_digests(settings.run_config):
+                raise InputError(
+                    f"data or model have changed since the demo in {out} was started",
+                    fix="bring the former ones, or start it again with --fresh",
+                )
+            return
+        if not finished and not fresh:
+            raise InputError(
+                f"an interrupted demo is in {out}",
+                fix="add --resume to go on with it, --fresh to start over, or choose another --out",
+            )
+        _remove(out)
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is not a folder", fix="choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no demo", fix="choose another --out")
+    elif resume:
+        raise InputError(f"there is no demo in {out} to resume", fix="leave --resume out")
+    out.mkdir(parents=True, exist_ok=True)
+    _mark(settings, out, finished=False)
+
+
+def _mark(settings: DemoSettings, out: Path, *, finished: bool) -> None:
+    # Only an interrupted demo is gone on with: what a finished one was made of is not read again.
+    sources = {} if finished else sources_digests(settings.run_config)
+    save_text(out / MARKER, json.dumps({"settings": asdict(settings), "sources": sources, "finished": finished}))
+
+
+def _remove(out: Path) -> None:
+    """Delete an earlier demo's artefacts, and nothing else that may be in its folder."""
+    for name in ARTEFACTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _oracle(settings: DemoSettings, out: Path) -> Reference:
+    path = out / "oracle.json"
+    if not path.exists():
+        torch.set_num_threads(1)
+        federation = federation_of(run_config_of(installed_app(), settings.run_config))
+        models = oracle_models(federation.config, federation.bench, federation.seed, federation.leaves)
+        rows = [
+            {name: accuracy(model, examples) for name, examples in federation.judged(index).items()}
+            for index, model in enumerate(models)
+            if index != federation.leaves
+        ]
+        mean = {name: sum(row[name] for row in rows) / len(rows) for name in DATA_SETS}
+        save_text(path, json.dumps(asdict(Reference(federation.bench.forgotten, mean))))
+    try:
+        return Reference(**load_json(path))
+    except TypeError as e:
+        raise StorageError(f"{path} is damaged", why=str(e), fix="delete it, and resume") from e
+
+
+def _copy_global_models(out: Path) -> None:
+    models = out / "models"
+    try:
+        models.mkdir(exist_ok=True)
+        shutil.copyfile(out / "provider" / "global.npz", models / "global-before.npz")
+        shutil.copyfile(out / "global-unlearned.npz", models / "global-after.npz")
+    except OSError as e:
+        raise StorageError(f"cannot write to {models}", why=str(e), fix="free disk space and resume") from e

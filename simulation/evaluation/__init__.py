@@ -1,0 +1,1 @@
+"""The evaluation: methods by seeds of a scenario, their metrics, studies and reports."""

@@ -1,0 +1,218 @@
+"""Devices that cheat, each in one way, by the strongest means they have: a proof of whatever they did instead.
+
+They deviate only where `DeviceAgent` decides what to change and what to prove; commitments, signatures and messages are
+the real ones. A verifier that accepted any of them would be broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
+from zkapex.circuits.halo2.store import Circuit
+from zkapex.client.agent.agent import REQUEST, DeviceAgent, utc_now
+from zkapex.client.agent.proposal import Planner
+from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.memory import RESPONSE
+from zkapex.client.state.vault import Vault
+from zkapex.client.task import Task
+from zkapex.errors import InputError, ProverError
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.chunk.prove import complete, prove_vectors
+from zkapex.proofs.chunk.public import BoolArray, IntArray, PublicInputs
+from zkapex.proofs.chunk.witness import Witness, square_sums
+from zkapex.proofs.jobs.worker import COST, PROOF, finished
+from zkapex.proofs.messages import UnlearnRequest
+from zkapex.proofs.records.sealed import restore
+from zkapex.unlearning.operators import Terms, apply_terms, operator
+
+
+def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
+    """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
+    if circuit.spec.kind != "guarded-group-obs":
+        return complete(circuit, public, witness.private(circuit.spec, public))
+    residuals = witness.residuals(circuit.spec, public)
+    limbs: list[int] = []
+    for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
+        try:
+            limbs += slack_limbs(slack, total, circuit.spec.weight_limit)
+        except ProverError:
+            limbs += [0] * SLACK_LIMBS
+    return complete(circuit, public, witness.with_limbs(circuit.spec, residuals, limbs))
+
+
+class Cheat(DeviceAgent):
+    """A device that proves what it did, whether or not it is what was asked.
+
+    Weights that were not dampened as asked pass no lookup, so nothing can be proved about them at all; the best that is
+    left is a proof of what should have been done, which is about other weights than the device announced.
+    """
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        if instance.dampening:
+            change = replace(change, weights=operator("dampening").apply(holdings, instance)[0])
+        for chunk, folder in folders.items():
+            vectors = forced_vectors(circuit, instance.public(chunk), change.witness(holdings, chunk))
+            _leave(folder, prove_vectors(circuit, vectors)[0])
+
+
+class Ignore(Cheat):
+    """Does nothing: the weights stay as they were."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        return Change.create(holdings.weights, _no_multipliers(holdings, instance), instance.touched)
+
+
+class Half(Cheat):
+    """Does what was asked to every other masked weight only, and that correctly."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        half = {n: _every_other(mask) for n, mask in instance.masks.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(Terms.of(instance), masks=half))
+        return Change.create(weights, mu, instance.touched)
+
+
+class Unguarded(Cheat):
+    """Compensates as if there were no guard, and so gives back part of what was to be forgotten."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        terms = Terms.of(instance)
+        nothing = {n: [np.zeros_like(guard) for guard in guards] for n, guards in terms.guards.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(terms, guards=nothing))
+        return Change.create(weights, mu, instance.touched)
+
+
+class Decoy(Cheat):
+    """Applies the request faithfully, but to weights it never committed to, and keeps serving the others."""
+
+    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        return super()._change(_decoy(holdings), instance, name)
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        super()._prove_chunks(circuit, instance, _decoy(holdings), change, folders)
+
+
+class Replay(DeviceAgent):
+    """Sends the proofs of another device of the same simulation instead of its own.
+
+    A neighbour that has not proved a chunk yet, or never will because another one was drawn, lends its state, and the
+    proof is the one it would have made. Without any neighbour that answered the request, noise has to do.
+    """
+
+    def _prove_chunks(
+        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    ) -> None:
+        request_id = instance.request.request_id
+        answered = sorted(self._vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
+        neighbours = [path.parent for path in answered if self._vault.folder not in path.parents]
+        for chunk, folder in folders.items():
+            proofs = [done[0] for theirs in neighbours if (done := finished(theirs / "jobs" / str(chunk)))]
+            if proofs:
+                _leave(folder, proofs[0])
+            elif neighbours:
+                _leave(folder, _proof_of(neighbours[0], circuit, instance, chunk))
+            else:
+                _leave(folder, bytes(circuit.proof_bytes))
+
+
+CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
+    {"ignore": Ignore, "half": Half, "unguarded": Unguarded, "decoy": Decoy, "replay": Replay}
+)
+"""Ways to cheat, by the name the demo's ``--cheat`` takes."""
+
+
+NO_CHEATS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("unguarded", "mask-only"): "it has no guard",
+        ("unguarded", "dampening"): "it has no guard",
+        ("decoy", "mask-only"): "its proof says nothing of the weights before, so any weights may be proved about",
+    }
+)
+"""Ways to cheat that are none for an operator, and why."""
+
+
+def check_cheat(name: str, operator_name: str) -> None:
+    """Return only if devices asked for an operator can cheat in the named way.
+
+    Raises
+    ------
+    InputError
+        They cannot, or there is no such way.
+    """
+    if name not in CHEATS:
+        raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
+    why = NO_CHEATS.get((name, operator_name))
+    if why:
+        others = ", ".join(other for other in CHEATS if (other, operator_name) not in NO_CHEATS)
+        raise InputError(f"{name!r} is no way to cheat with operator {operator_name}", why=why, fix=f"choose {others}")
+
+
+def make_cheat(
+    name: str,
+    folder: Path,
+    task: Task,
+    workers: int | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    planner: Planner | None = None,
+) -> DeviceAgent:
+    """A device that cheats in the named way.
+
+    Raises
+    ------
+    InputError
+        There is no such way.
+    """
+    if name not in CHEATS:
+        raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
+    return CHEATS[name](folder, task, workers, clock, planner)
+
+
+def _proof_of(theirs: Path, circuit: Circuit, instance: Instance, chunk: int) -> bytes:
+    """The proof of a neighbour's chunk, made with what the neighbour keeps about the same request."""
+    request = restore(UnlearnRequest, (theirs / REQUEST).read_bytes()).record
+    holdings = Holdings.load(instance.manifest, Vault(theirs.parents[1] / "enrolment"))
+    witness = Change.load(Vault(theirs)).witness(holdings, chunk)
+    vectors = forced_vectors(circuit, Instance(instance.manifest, request).public(chunk), witness)
+    return prove_vectors(circuit, vectors)[0]
+
+
+def _leave(folder: Path, proof: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COST).write_text(json.dumps({"cpu_s": 0.0, "peak_rss_mb": 0.0}))
+    (folder / PROOF).write_bytes(proof)
+
+
+def _every_other(mask: BoolArray) -> BoolArray:
+    kept = np.zeros_like(mask)
+    kept.ravel()[np.flatnonzero(mask)[::2]] = True
+    return kept
+
+
+def _decoy(holdings: Holdings) -> Holdings:
+    """Weights like the device's own, columns in another order, under salts of their own: never committed to."""
+    weights = {name: np.ascontiguousarray(values[:, ::-1]) for name, values in holdings.weights.items()}
+    salts = {name: tuple((salt + 1) for salt in values) for name, values in holdings.salts.items()}
+    curvature = {name: values for name, values in holdings.salts.items() if name.startswith("curvature/")}
+    return Holdings(holdings.manifest, weights, holdings.curvature, {**salts, **curvature})
+
+
+def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArray]:
+    manifest = holdings.manifest
+    if manifest.statement.kind != "guarded-group-obs":
+        return {}
+    return {
+        layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)
+        for layer in manifest.layers
+        if layer.name in instance.masks
+    }

@@ -1,0 +1,139 @@
+"""The devices of a simulated run: what each holds and how it trains, and which of them cheat."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import Context, RecordDict
+from torch import nn
+
+from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.holder import plan_for_holder
+from zkapex.client.state.memory import MODEL
+from zkapex.client.task import Tally
+from zkapex.errors import ProtocolError
+from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.federation.adversaries import make_cheat
+from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
+from zkapex.simulation.federation.held import share_of
+from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.unlearning.personalise import fit, personalise
+
+
+class ScenarioTask:
+    """A device that holds one client's share of a scenario's data.
+
+    Parameters
+    ----------
+    federation : SimulatedFederation
+    index : int
+        Number of the client.
+    """
+
+    def __init__(self, federation: SimulatedFederation, index: int) -> None:
+        self._federation = federation
+        self._index = index
+        self._data = federation.world.clients[index]
+
+    def build_model(self) -> nn.Module:
+        """See `zkapex.client.task.Task`."""
+        return self._federation.config.build(self._federation.bench, self._federation.seed)
+
+    def fit_round(self, model: nn.Module, round_number: int) -> int:
+        """See `zkapex.client.task.Task`; as `zkapex.simulation.models.training.federated_averaging` does it."""
+        seed = self._federation.seed * 10_000 + (round_number - 1) * 100 + self._index
+        fit(model, *self._data.train, self._federation.config.local, seed)
+        return len(self._data.train.labels)
+
+    def fit_personal(
+        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+    ) -> int:
+        """See `zkapex.client.task.Task`. Replays the client's share, what is to be forgotten included."""
+        settings = replace(self._federation.config.personal, epochs=epochs, learning_rate=learning_rate)
+        personalise(model, self._data.personal, self._data.train, seed * 100 + self._index, settings, hold_zero)
+        return len(self._data.personal.labels) + len(self._data.train.labels)
+
+    def curvature_inputs(self) -> torch.Tensor:
+        """See `zkapex.client.task.Task`."""
+        return calibration(self._data.personal, self._data.train, self._federation.config.replay_share)
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
+        """See `zkapex.client.task.Task`; on what `SimulatedFederation.judged` says."""
+        return {name: _tally(model, examples) for name, examples in self._federation.judged(self._index).items()}
+
+    def forget_examples(self) -> Examples:
+        """See `zkapex.client.agent.proposal.HoldsForgetSet`."""
+        return share_of(self._federation.request, self._federation.world, self._index)
+
+    def retained_examples(self) -> Examples:
+        """See `zkapex.client.agent.proposal.HoldsForgetSet`."""
+        return self._data.retained
+
+    def personal_examples(self) -> Examples | None:
+        """See `zkapex.client.agent.proposal.HoldsForgetSet`."""
+        return None if self._index == self._federation.leaves else self._data.personal
+
+
+class Keeping:
+    """A device of a simulation, whose models before and after are kept for people to look at.
+
+    A real device destroys the model before: only the simulation keeps it, in ``models/`` of the work folder.
+    """
+
+    def __init__(self, inner: DeviceAgent, model: Path, folder: Path, index: int) -> None:
+        self._inner = inner
+        self._model = model
+        self._folder = folder
+        self._index = index
+
+    def train(self, content: RecordDict) -> RecordDict:
+        """See `DeviceAgent`."""
+        return self._inner.train(content)
+
+    def answer(self, query: str, content: RecordDict) -> RecordDict:
+        """See `DeviceAgent`."""
+        reply = self._inner.answer(query, content)
+        when = {"enrol": "before", "unlearn": "after"}.get(query)
+        if when is not None:
+            self._folder.mkdir(exist_ok=True)
+            shutil.copyfile(self._model, self._folder / f"client-{self._index:03d}-{when}.npz")
+        return reply
+
+
+def agent(context: Context) -> Keeping:
+    """The device of a simulated run, honest or, for the last ``dishonest`` of them, cheating.
+
+    Raises
+    ------
+    ProtocolError
+        The run was started with another number of nodes than of clients.
+    InputError
+        As `zkapex.simulation.federation.federation.federation_of`.
+    """
+    config = context.run_config
+    index, clients = int(context.node_config["partition-id"]), int(config["clients"])
+    if int(context.node_config["num-partitions"]) != clients:
+        raise ProtocolError(
+            f"the run has {context.node_config['num-partitions']} nodes, but is set up for {clients} clients",
+            fix=f"--federation-config 'num-supernodes={clients}', or --run-config 'clients=...'",
+        )
+    torch.set_num_threads(1)
+    task = ScenarioTask(federation_of(config), index)
+    work_dir = Path(str(config["work-dir"]))
+    folder = device_folder(work_dir, index)
+    workers = max(1, int(config["workers"]))
+    if index >= clients - int(config["dishonest"]):
+        device = make_cheat(str(config["cheat"]), folder, task, workers, planner=plan_for_holder)
+    else:
+        device = DeviceAgent(folder, task, workers, planner=plan_for_holder, device=str(config["device"]))
+    return Keeping(device, folder / MODEL, work_dir / "models", index)
+
+
+def _tally(model: nn.Module, examples: Examples) -> Tally:
+    """Of labels: one for each example, or for each token of one."""
+    total = examples.labels.numel()
+    return Tally(round(accuracy(model, examples) * total), total)

@@ -1,0 +1,1 @@
+"""What proofs cost on this machine: estimates and benchmarks."""

@@ -1,0 +1,87 @@
+"""What one chunk costs on this machine, measured once per statement, processor and release, and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zkapex.circuits.cache import cache_root
+from zkapex.circuits.halo2.build import statement_digest
+from zkapex.circuits.statement import StatementSpec
+from zkapex.proofs.jobs.resources import cores
+
+
+class Rates(BaseModel):
+    """What one chunk costs.
+
+    Attributes
+    ----------
+    prove_cpu_s : float
+        CPU seconds of proving while every core proves, one thread each; and so its wall seconds, if the cores have
+        nothing else to do.
+    verify_cpu_s : float
+        CPU seconds of verifying.
+    commit_cpu_s : float
+        CPU seconds of one commitment to a chunk's weights.
+    proof_bytes : int
+    peak_rss_mb : float
+        Of one prover, in 10^6 bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prove_cpu_s: float = Field(gt=0)
+    verify_cpu_s: float = Field(gt=0)
+    commit_cpu_s: float = Field(gt=0)
+    proof_bytes: int = Field(gt=0)
+    peak_rss_mb: float = Field(gt=0)
+
+
+def machine() -> dict[str, str | int]:
+    """The processor, the cores this process may use, and the releases that decide what proving costs."""
+    releases: dict[str, str | int] = {f"{name}_version": version(name) for name in ("zkapex", "ezkl")}
+    return {"cpu": _cpu_model(), "cores": cores(), **releases}
+
+
+def calibrated(spec: StatementSpec, measure: Callable[[], Rates], fresh: bool = False) -> Rates:
+    """The rates of a statement on this machine: those kept from before, or else what `measure` returns, which is kept.
+
+    Parameters
+    ----------
+    fresh : bool
+        Measure in any case.
+    """
+    path = calibration_file(spec)
+    if not fresh:
+        try:
+            return Rates.model_validate_json(path.read_text())
+        except (OSError, ValidationError):
+            pass  # none yet, or damaged: measuring again is always right
+    rates = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(rates.model_dump_json())
+    partial.rename(path)
+    return rates
+
+
+def calibration_file(spec: StatementSpec) -> Path:
+    """Where the rates of a statement on this machine are kept."""
+    identity = json.dumps({"statement": statement_digest(spec), **machine()}, sort_keys=True)
+    return cache_root() / "calibration" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,127 @@
+"""Asking many nodes at once over Flower's grid, with retries: nothing is redelivered unless we ask again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from zkapex.proofs.records.record import Record
+from zkapex.transport.wire import unpack
+
+MAX_REPLY_BYTES = 256 * 2**20
+ATTEMPTS = 3
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A node that did not answer as it should.
+
+    Attributes
+    ----------
+    reachable : bool
+        True if the node itself reported an error, False if nothing was heard from it.
+    reason : str
+        For a person, at most 500 characters, one line.
+    """
+
+    reachable: bool
+    reason: str
+
+
+Answer = RecordDict | Trouble
+R = TypeVar("R", bound=Record)
+
+
+def opened(answer: RecordDict, record_type: type[R]) -> tuple[R, dict[str, bytes]]:
+    """The record and blobs of an answer.
+
+    Raises
+    ------
+    ProtocolError, FormatVersionError
+        As `zkapex.transport.wire.unpack`, with at most `MAX_REPLY_BYTES`.
+    """
+    return unpack(answer, record_type, MAX_REPLY_BYTES)
+
+
+class Peers:
+    """The nodes of a run.
+
+    Parameters
+    ----------
+    grid : Grid
+    timeout_s : float
+        How long to wait for the replies to one message.
+    """
+
+    def __init__(self, grid: Grid, timeout_s: float) -> None:
+        self._grid = grid
+        self._timeout_s = timeout_s
+
+    def nodes(self) -> list[int]:
+        """Ids of the nodes that are connected, ascending."""
+        return sorted(self._grid.get_node_ids())
+
+    def ask(
+        self,
+        step: str,
+        contents: Mapping[int, RecordDict],
+        attempts: int = ATTEMPTS,
+        on_answer: Callable[[int, Answer], None] = lambda node, answer: None,
+    ) -> dict[int, Answer]:
+        """Send every node its message of type ``query.<step>`` and collect the answers; ask those again that fail.
+
+        Steps are idempotent, so a reply that was lost on the way costs only time.
+
+        Parameters
+        ----------
+        step : str
+            Name of the step.
+        contents : mapping of int to RecordDict
+            Message content by node.
+        attempts : int
+            How often a node is asked at most.
+        on_answer : callable
+            Called with every node's final answer as it arrives.
+        """
+        answers: dict[int, Answer] = {}
+        waiting = dict(contents)
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
+            for node, answer in self._exchange(step, waiting):
+                if isinstance(answer, RecordDict) or last:
+                    answers[node] = answer
+                    on_answer(node, answer)
+            waiting = {node: content for node, content in waiting.items() if node not in answers}
+            if not waiting:
+                break
+        return answers
+
+    def _exchange(self, step: str, contents: Mapping[int, RecordDict]) -> Iterator[tuple[int, Answer]]:
+        """One message to each node; yields each answer when it arrives, at the end the nodes that were not heard."""
+        messages = [Message(content, node, f"query.{step}", ttl=self._timeout_s) for node, content in contents.items()]
+        sent = dict(zip(self._grid.push_messages(messages), contents, strict=True))
+        deadline = time.monotonic() + self._timeout_s
+        while sent and time.monotonic() < deadline:
+            replies = list(self._grid.pull_messages(list(sent)))
+            for reply in replies:
+                node = sent.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    yield node, _answer(reply)
+            if sent and not replies:
+                time.sleep(_POLL_S)
+        for node in sent.values():
+            yield node, Trouble(False, f"no answer within {self._timeout_s:.0f} s")
+
+
+def _answer(reply: Message) -> Answer:
+    if reply.has_content():
+        return reply.content
+    reason = " ".join(str(reply.error.reason).split())[:500] or "no reason given"
+    return Trouble(reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)

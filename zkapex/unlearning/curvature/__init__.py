@@ -1,0 +1,1 @@
+"""Curvature: second moments of a layer's inputs, and their encoding as integer factors."""
