@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from zkapex.proofs.record import encode_parts
+from zkapex.proofs.records.record import encode_parts
 
 NONCE_BYTES = 32
 ENTRY_BYTES = 32

@@ -30,10 +30,10 @@ from zkapex.proofs.ledger.entry import ENTRY_BYTES
 from zkapex.proofs.ledger.files import put
 from zkapex.proofs.ledger.note import LOG_KEY, Note, NoteSignature, VerifierKey, sign_note
 from zkapex.proofs.ledger.proof import LogProof
-from zkapex.proofs.ledger.queue import Queue
 from zkapex.proofs.ledger.tiles import WIDTH, TileReader, fold, levels, tile_path
+from zkapex.proofs.ledger.waiting import Queue
 from zkapex.proofs.merkle import EMPTY_ROOT, leaf_hash
-from zkapex.proofs.signing import load_or_create_private_key
+from zkapex.proofs.records.signing import load_or_create_private_key
 
 Cosign = Callable[[Note, "Log"], Sequence[NoteSignature]]
 """Obtains witnesses' signatures on a checkpoint."""
@@ -138,16 +138,17 @@ class Log:
         with FileLock(self.folder / "lock"):
             self._integrate(queue)
             places = queue.places(entries)
-            if cosign is not None:
-                self.cosign(cosign)
+        if cosign is not None:
+            self.cosign(cosign)
         return [place for place in places if place is not None]
 
     def cosign(self, cosign: Cosign) -> None:
         """Add witnesses' signatures to the latest checkpoint."""
+        note = self.note()
+        signatures = cosign(note, self)  # takes as long as the slowest witness: nobody waits for it
         with FileLock(self.folder / "lock"):
-            note = self.note()
-            longer = note.add(cosign(note, self))
-            if longer != note:
+            latest = self.note()
+            if latest.text == note.text and (longer := latest.add(signatures)) != latest:
                 put(self.www / "checkpoint", longer.to_bytes())
 
     def prove(self, entry: bytes, extra: bytes = b"") -> LogProof:

@@ -69,7 +69,8 @@ class VerifierKey:
             Ed25519PublicKey.from_public_bytes(found.key)
         except (ValueError, IndexError):
             raise InputError(
-                f"{text[:80]!r} is not the key of a log or witness", fix="write it as its owner published it: name+id+key"
+                f"{text[:80]!r} is not the key of a log or witness",
+                fix="write it as published: name+id+key",
             ) from None
         return found
 

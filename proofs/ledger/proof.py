@@ -114,9 +114,7 @@ class LogProof:
         checkpoint = Checkpoint.of(self.note)
         log, witnesses, witnessed = policy.check(self.note)
         try:
-            verify_inclusion(
-                checkpoint.root, entry(self.extra, payload_digest), self.index, checkpoint.size, self.path
-            )
+            verify_inclusion(checkpoint.root, entry(self.extra, payload_digest), self.index, checkpoint.size, self.path)
         except CommitmentError as error:
             raise LedgerError(
                 "this is not in the log where its proof of inclusion says", why=f"entry {self.index}: {error.what}"

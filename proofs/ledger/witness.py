@@ -37,7 +37,7 @@ from zkapex.proofs.ledger.note import (
 )
 from zkapex.proofs.ledger.policy import LogPolicy
 from zkapex.proofs.merkle import verify_consistency
-from zkapex.proofs.signing import load_or_create_private_key
+from zkapex.proofs.records.signing import load_or_create_private_key
 
 MAX_BODY_BYTES = MAX_NOTE_BYTES + 8192
 MAX_STEPS = 63
@@ -135,7 +135,7 @@ def serve(witness: Witness, host: str, port: int) -> http.server.ThreadingHTTPSe
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = _TIMEOUT_S
 
-        def do_POST(self) -> None:  # noqa: N802 (the base class's name)
+        def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
             if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
                 self._answer(Reply(400, b"a body of a stated and reasonable length is needed\n"))
@@ -161,9 +161,9 @@ def serve(witness: Witness, host: str, port: int) -> http.server.ThreadingHTTPSe
     return http.server.ThreadingHTTPServer((host, port), Handler)
 
 
-def ask_witnesses(policy: LogPolicy, failed: Callable[[str, str], None] = lambda name, why: None) -> Callable[
-    [Note, Log], list[NoteSignature]
-]:
+def ask_witnesses(
+    policy: LogPolicy, failed: Callable[[str, str], None] = lambda name, why: None
+) -> Callable[[Note, Log], list[NoteSignature]]:
     """What asks the witnesses of a policy for their signatures on a checkpoint.
 
     Parameters
@@ -215,7 +215,7 @@ def _ask(note: Note, log: Log, url: str, witness: VerifierKey) -> list[NoteSigna
             if error.code == 409 and answer.isdecimal() and int(answer) != old:
                 old = int(answer)
                 if old > Checkpoint.of(note).size:
-                    raise LedgerError(f"{witness.name} has signed a longer log than this one: it was cut short") from None
+                    raise LedgerError(f"{witness.name} has signed a longer log than this: it was cut short") from None
                 continue
             raise LedgerError(f"{witness.name} does not sign the checkpoint", why=f"{error.code} {answer}") from None
         mine = [s for s in lines_of if (s.name, s.key_id) == (witness.name, witness.key_id)]

@@ -25,8 +25,8 @@ from zkapex.proofs.ledger.log import Log, check_log
 from zkapex.proofs.ledger.note import LOG_KEY, WITNESS_KEY, Note, VerifierKey, cosign_note, sign_note
 from zkapex.proofs.ledger.policy import LogPolicy
 from zkapex.proofs.ledger.proof import LogProof
-from zkapex.proofs.ledger.queue import Queue
 from zkapex.proofs.ledger.tiles import TileReader, tile_path
+from zkapex.proofs.ledger.waiting import Queue
 from zkapex.proofs.ledger.witness import Witness, ask_witnesses, serve
 
 ORIGIN = "example.org/deletions"
@@ -181,12 +181,9 @@ def test_keys_have_the_form_of_the_specification() -> None:
 def test_the_example_key_of_the_go_implementation() -> None:
     """From the documentation of golang.org/x/mod/sumdb/note."""
     known = VerifierKey.parse("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
-    text = (
-        "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
-    )
-    signed = (
-        f"{text}\n— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
-    )
+    text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
+    body = "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM="
+    signed = f"{text}\n— PeterNeumann {body}\n"
     Note.from_bytes(signed.encode()).verify(known)
 
 
@@ -313,7 +310,9 @@ def _append_forever(folder: Path, seed: int, acknowledged: int) -> None:
     while True:
         new = [rng.randbytes(32) for _ in range(rng.choice((1, 1, 1, 2, 40)))]
         places = log.append(new)
-        os.write(acknowledged, b"".join(place.to_bytes(8, "big") + body for place, body in zip(places, new, strict=True)))
+        os.write(
+            acknowledged, b"".join(place.to_bytes(8, "big") + body for place, body in zip(places, new, strict=True))
+        )
 
 
 def test_two_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:

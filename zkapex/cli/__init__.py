@@ -46,11 +46,12 @@ def root(
 
 def _register() -> None:
     # Each command imports what it needs when it runs: `verify` must start without torch and Flower.
-    from zkapex.cli import bench, demo, estimate, evaluate, verify
+    from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
+    app.add_typer(ledger.app, name="ledger")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
 

@@ -62,8 +62,8 @@ class Queue:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(
-                "CREATE TABLE IF NOT EXISTS entry (serial INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL UNIQUE, "
-                "place INTEGER UNIQUE)"
+                "CREATE TABLE IF NOT EXISTS entry (serial INTEGER PRIMARY KEY AUTOINCREMENT, "
+                "body BLOB NOT NULL UNIQUE, place INTEGER UNIQUE)"
             )
             db.execute("BEGIN IMMEDIATE")
             yield db
