@@ -44,8 +44,13 @@ def root(
     """Federated unlearning that proves itself: deletion requests, zero-knowledge proofs, signed receipts."""
 
 
-def _register() -> None:
-    # Each command imports what it needs when it runs: `verify` must start without torch and Flower.
+def command_line() -> typer.Typer:
+    """The application with all its commands.
+
+    Each command imports what it needs when it runs: `verify` must start without torch and Flower.
+    """
+    if app.registered_commands:
+        return app
     from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
 
     app.command("demo")(demo.demo)
@@ -54,12 +59,13 @@ def _register() -> None:
     app.add_typer(ledger.app, name="ledger")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
+    return app
 
 
 def main() -> None:
     """Run the command line and exit with a documented code (``docs/exit-codes.md``)."""
-    _register()
-    sys.exit(guarded(lambda: app(standalone_mode=False)))
+    commands = command_line()
+    sys.exit(guarded(lambda: commands(standalone_mode=False)))
 
 
 def guarded(action: Callable[[], object]) -> int:

@@ -1,0 +1,93 @@
+"""The reference of the command line, made from the commands themselves: ``python -m zkapex.cli.reference FILE``.
+
+What people read on ``docs/reference/commands.md`` is what ``--help`` says, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from zkapex.cli import command_line
+
+HEAD = """\
+# Commands
+
+Written by `make reference` from the commands themselves: what stands here is what `--help` says.
+Exit codes are in [exit-codes.md](../exit-codes.md).
+"""
+
+
+def reference() -> str:
+    """Every command with its arguments, options and defaults, as Markdown."""
+    return "\n".join([HEAD, *_section(typer.main.get_command(command_line()), ["zkapex"], 2)])
+
+
+def _section(command: Any, path: list[str], depth: int) -> Iterator[str]:
+    """One command and all below it.
+
+    Parameters
+    ----------
+    command : click.Command
+        Or a group of them; click's classes are not named, since typer may bring its own.
+    path : list of str
+        Words that call it.
+    depth : int
+        Level of its heading.
+    """
+    group = hasattr(command, "commands")
+    if len(path) > 1:
+        yield f"{'#' * min(depth, 4)} `{' '.join(path)}`\n"
+        yield _text(command.help) + "\n"
+    positional = [p for p in command.params if p.param_type_name == "argument" and not p.hidden]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help" and not p.hidden]
+    if not group:
+        yield f"```text\n{' '.join([*path, *(_usage(p) for p in positional), '[OPTIONS]'])}\n```\n"
+    if positional:
+        yield "| argument | meaning |\n| --- | --- |"
+        yield "\n".join(f"| `{_usage(p)}` | {_text(p.help)} |" for p in positional) + "\n"
+    if options and not (group and len(path) == 1):
+        yield "| option | meaning | default |\n| --- | --- | --- |"
+        yield "\n".join(f"| {_names(p)} | {_text(p.help)} | {_default(p)} |" for p in options) + "\n"
+    if group:
+        for name, inner in command.commands.items():
+            if not inner.hidden:
+                yield from _section(inner, [*path, name], depth + (len(path) > 1))
+
+
+def _usage(argument: Any) -> str:
+    name = argument.make_metavar(typer.Context(typer.main.get_command(command_line())))
+    return str(name).strip("[]") if argument.required else str(name)
+
+
+def _names(option: Any) -> str:
+    flag = option.is_flag or option.count
+    metavar = "" if flag else f" {option.make_metavar(typer.Context(typer.main.get_command(command_line())))}"
+    names = [*option.opts, *option.secondary_opts]
+    return ", ".join(f"`{name}{metavar}`" for name in names)
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    value = option.default() if callable(option.default) else option.default
+    if option.is_flag and option.secondary_opts:
+        return "yes" if value else "no"
+    if value is None or value is False or value == "" or (isinstance(value, list | tuple) and not value):
+        return ""
+    return f"`{value}`"
+
+
+def _text(text: str | None) -> str:
+    """One paragraph per blank line, without line breaks, and safe in a table."""
+    paragraphs = (text or "").replace("\b", "").strip().split("\n\n")
+    joined = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return joined.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
