@@ -19,7 +19,7 @@ months: it asks whoever is there for whatever is due, and ends; nothing is lost 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +35,7 @@ from torch import nn
 
 from zkapex.errors import Error, InputError, ProtocolError
 from zkapex.proofs.messages import EvaluateReply
+from zkapex.proofs.receipts.chain import ENROLMENTS
 from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
 from zkapex.server.events import EventLog
@@ -53,7 +54,7 @@ from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.delegation import delegated_plan, proposal_facts
 from zkapex.server.requests.deletion import Deletion
 from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
-from zkapex.server.requests.plan import StoredPlan, load_plan, save_plan, unlearn_global
+from zkapex.server.requests.plan import StoredPlan, keep_zeros, load_plan, save_plan, unlearn_global
 from zkapex.server.requests.result import client_result
 from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
@@ -232,7 +233,7 @@ class Federation:
                 found = provider.plan(model, statement, on_step)
             else:
                 found = delegated_plan(coordinator, delegation, model, request_id, folder.own)
-            plan = save_plan(folder.own, found)
+            plan = save_plan(folder.own, keep_zeros(found, self._held(request_id), roster.manifest))
         if folder.clients(ADDRESSED) is None:
             folder.keep_clients(ADDRESSED, {client.client_id for client in self.registry.clients()})
         roster.emit("search.done", **plan.chosen)
@@ -267,6 +268,7 @@ class Federation:
         """Issue the receipts of all whose part is over and deliver them; their folders by client id."""
         coordinator, folder = self._coordinator(grid), self.order.folder(request_id)
         written = coordinator.conclude(request_id, folder.receipts)
+        self._publish_enrolments(written)
         delivered = folder.clients(DELIVERED) or set()
         taken = coordinator.deliver({one: path for one, path in written.items() if one not in delivered})
         if taken:
@@ -429,6 +431,16 @@ class Federation:
         save_text(
             self.work_dir / "result.json", json.dumps({**last, "requests": [self.result(one) for one in ids]}, indent=1)
         )
+
+    def _publish_enrolments(self, clients: Collection[str]) -> None:
+        """Put clients' enrolments beside their receipts: those that no receipt rests on are links of the chain too."""
+        for client_id in clients:
+            folder = self.work_dir / "receipts" / ENROLMENTS / client_id[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+            for revision, envelope in self.registry.enrolments(client_id).items():
+                path = folder / f"{revision}.json"
+                if not path.exists():
+                    save_text(path, envelope.decode())
 
     def _about(self, request_id: str) -> Provider:
         return self.provider.for_request(request_id) if isinstance(self.provider, ManyRequests) else self.provider

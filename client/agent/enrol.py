@@ -146,6 +146,7 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     device.memory.save_model(model)
     staged.put(ENROLMENT, envelope)
     device.memory.adopt()
+    ledger.keep(holdings.salts)
     return deliver(envelope)
 
 

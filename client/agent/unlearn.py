@@ -41,6 +41,7 @@ def unlearn(device: DeviceAgent, content: RecordDict) -> RecordDict:
     circuit = circuit_for(manifest, {})
     holdings = device.memory.start_from(request)
     instance = Instance(manifest, request)
+    device.memory.refuse_return(instance)
     change = device.change(holdings, instance, request.operator)
     after = change.apply(holdings)
     change.save(vault)

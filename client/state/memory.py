@@ -21,6 +21,7 @@ from zkapex.client.state.holdings import SALTS_FILE, SECRETS, Change, Holdings
 from zkapex.client.state.vault import Vault
 from zkapex.errors import ProtocolError, SignatureError, StorageError
 from zkapex.proofs.chunk.continuation import zeroed
+from zkapex.proofs.chunk.instance import Instance, cut, place
 from zkapex.proofs.chunk.public import BoolArray
 from zkapex.proofs.jobs.worker import forget_witness
 from zkapex.proofs.merkle import commitment_root
@@ -97,6 +98,29 @@ class Memory:
                 fix="deliver the earlier receipt, or enrol the device again",
             )
         return Holdings.load(manifest, enrolled)
+
+    def refuse_return(self, instance: Instance) -> None:
+        """Return only if a request keeps at zero, wherever it may change weights, what earlier ones have deleted.
+
+        Raises
+        ------
+        ProtocolError
+            It does not.
+        """
+        manifest, asked = instance.manifest, zeroed(instance.manifest, instance.request)
+        held = {name: mask.numpy() for name, mask in self.held_zero().items()}
+        for chunk in instance.touched:
+            where = place(manifest, chunk)
+            zeros = held.get(where.layer)
+            if zeros is None:
+                continue
+            mask = asked.get(where.layer, np.zeros_like(zeros))
+            if cut(manifest, where, zeros & ~mask).any():
+                raise ProtocolError(
+                    f"request {instance.request.request_id} would bring back what an earlier one removed",
+                    why=f"it changes chunk {chunk} and does not mask all that was deleted there",
+                    fix="mask what earlier requests have made zero as well",
+                )
 
     def theta(self) -> list[str]:
         """The commitments (hex) to the weights held, by chunk: those enrolled, replaced by what requests made of them.

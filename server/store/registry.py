@@ -240,6 +240,12 @@ class Registry:
                 raise ProtocolError(f"client {client_id[:16]}… never enrolled")
             return unseal_enrolment(session.get_one(EnrolmentRow, client.enrolment_digest).envelope).record
 
+    def enrolments(self, client_id: str) -> dict[int, bytes]:
+        """Return all enrolments of a client that were ever accepted, as signed, by revision."""
+        with self._session() as session:
+            rows = session.scalars(select(EnrolmentRow).where(EnrolmentRow.client_id == client_id)).all()
+            return {row.revision: row.envelope for row in rows}
+
     def receipt(self, client_id: str, request_id: str) -> bytes | None:
         """Return the signed receipt of a request, if it was issued."""
         with self._session() as session:
