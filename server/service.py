@@ -33,6 +33,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import nn
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import Error, InputError, ProtocolError
 from zkapex.proofs.messages import EvaluateReply
 from zkapex.proofs.receipts.chain import ENROLMENTS
@@ -46,7 +47,7 @@ from zkapex.server.federation.lock import one_writer
 from zkapex.server.federation.provider import Delegating, ManyRequests, Provider
 from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
-from zkapex.server.federation.setup import Setup, prepare, tolerances_of
+from zkapex.server.federation.setup import Setup, prepare
 from zkapex.server.federation.training import train
 from zkapex.server.protocol.states import UNDER_WAY, ClientStatus, RequestStatus
 from zkapex.server.requests.coordinator import Coordinator
@@ -60,6 +61,7 @@ from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.transport.peers import Peers
 from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
+from zkapex.unlearning.operators import operator
 from zkapex.unlearning.planning.steps import seldom
 
 SCORES = "scores.json"
@@ -470,6 +472,8 @@ class Federation:
     def _held(self, request_id: str) -> dict[str, npt.NDArray[np.bool_]]:
         """Weights that earlier requests have made zero, by layer."""
         held: dict[str, npt.NDArray[np.bool_]] = {}
+        if not declared(self.settings.operator).zeroes:
+            return held
         for one in self.order.before(request_id):
             plan = load_plan(self.order.folder(one).own)
             for name, mask in ({} if plan is None else plan.zeroed).items():
@@ -487,7 +491,7 @@ class Federation:
         if self._setup is None:
             raise ProtocolError("nobody has joined")
         statement = self._setup.manifest.statement
-        tau_s, tau_g = tolerances_of(statement)
+        tau_s, tau_g = operator(statement.kind).tolerances(statement)
         return Deletion(
             request_id=request_id,
             masks=plan.masks,

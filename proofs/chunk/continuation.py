@@ -29,6 +29,7 @@ from py_ecc.optimized_bn128 import FQ, Z1, add, multiply, neg, normalize
 
 from zkapex.circuits.field import MODULUS, random_elements, to_felt
 from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.operators import declared
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import CommitmentError, InputError, ProofError
 from zkapex.proofs.chunk.commitment import Point, commit, empty_commitment
@@ -59,8 +60,10 @@ Salts = Sequence[Sequence[int]]
 
 def zeroed(manifest: ModelManifest, request: UnlearnRequest) -> dict[str, BoolArray]:
     """The weights, bool [rows, cols] per masked layer, that a request makes zero whatever they were."""
+    if not declared(request.operator).zeroes:
+        return {}
     masks = unpack_masks(manifest, request.mask)
-    if manifest.statement.kind != "dampening":
+    if not any(mask.factors for mask in request.mask):
         return masks
     factors = unpack_factors(request.mask, masks)
     return {name: mask & (factors[name] == 0) for name, mask in masks.items()}

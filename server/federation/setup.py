@@ -12,7 +12,6 @@ from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.halo2.srs import local_srs
 from zkapex.circuits.halo2.store import Circuit, circuit
 from zkapex.circuits.profiles import named_statement, profile
-from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError, StorageError
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.messages import CurvatureCheck, LayerSpec, ModelManifest
@@ -20,7 +19,6 @@ from zkapex.server.federation.provider import Provider
 from zkapex.server.federation.settings import RunSettings
 from zkapex.storage import save_text
 from zkapex.unlearning.curvature.factor import KAPPA
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 
 
 @dataclass(frozen=True)
@@ -74,14 +72,6 @@ def prepare(provider: Provider, settings: RunSettings, model: nn.Module, path: P
             fix="bring back the cache of keys it began with, or the release",
         )
     return Setup(built, check, manifest)
-
-
-def tolerances_of(statement: StatementSpec) -> tuple[int, int]:
-    """What rounding may do to stationarity and guard; nothing where there is neither."""
-    if statement.kind != "guarded-group-obs":
-        return 0, 0
-    rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
-    return tolerances(rows, width, rank, KAPPA, GUARD_BITS)
 
 
 def _manifest(provider: Provider, model: nn.Module, name: str, built: Circuit, check: Circuit | None) -> ModelManifest:
