@@ -29,9 +29,10 @@ from zkapex.proofs.chunk.public import BoolArray
 from zkapex.proofs.chunk.verifier import circuit_of
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Enrolment, ModelManifest
-from zkapex.proofs.receipts.bundle import MAX_ENVELOPE_BYTES, RECEIPT_FILE, Bundle
+from zkapex.proofs.receipts.bundle import RECEIPT_FILE, Bundle
 from zkapex.proofs.records.packing import unpack_masks
 from zkapex.proofs.records.sealed import Sealed, unseal_enrolment
+from zkapex.proofs.records.signing import MAX_ENVELOPE_BYTES
 from zkapex.proofs.verify import Verified, reference_string, verify_receipt
 
 ENROLMENTS = "enrolments"
