@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -65,6 +65,9 @@ reference: $(STAMP) ## Write docs/reference/commands.md from the commands themse
 limits: $(STAMP)-dev ## Write the tables of docs/limits.md from the cases that the tests check
 	PYTHONPATH=tests/support $(BIN)/python tests/support/limits.py docs/limits.md
 
+release: ## Build wheel, sdist and SBOM into dist/, the same every time
+	.ci/release
+
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
@@ -78,4 +81,4 @@ lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environ
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and everything a tool has cached
-	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock $(VENV)-release build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

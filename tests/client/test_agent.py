@@ -586,14 +586,14 @@ class Rounded(SmallTask):
 
 
 def test_a_device_does_not_start_with_a_model_it_could_not_keep(bench: Bench) -> None:
-    bench.task.__class__ = Rounded
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
     assert "bfloat16" in bench.refuses("personalise", bench.personalise(), InputError).what
 
 
 def test_a_device_does_not_enrol_with_a_model_that_cannot_hold_what_is_proved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.task.__class__ = Rounded
     monkeypatch.setattr(Rounded, "dtype", torch.float16)
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
     monkeypatch.setattr(ModelManifest, "weight_limit", PROFILES["server"].weight_limit)
     assert "float16" in bench.refuses("enrol", bench.enrol(), InputError).what

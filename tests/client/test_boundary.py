@@ -242,6 +242,11 @@ def test_what_is_no_tensor_of_logits_is_refused(wrap: Callable[[torch.Tensor], o
     refuses("model-output", lambda: check(Wrapped()))
 
 
+@pytest.mark.parametrize("x", [inputs().half(), inputs()[:, :7], inputs().long()])
+def test_inputs_that_the_model_does_not_take_are_refused(x: torch.Tensor) -> None:
+    refuses("model-inputs", lambda: check(Net(), x=x))
+
+
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,9 @@ LIMITS: dict[str, Limit] = {
     "model-not-finite": _refused(
         MODELS, "NaN or infinities in a parameter or buffer", "the values of … of the model are not finite"
     ),
+    "model-inputs": _refused(
+        MODELS, "inputs of another shape, dtype or device than the model's", "the model does not take its inputs, …"
+    ),
     "model-overflow": _refused(MODELS, "logits that overflow", "the model's logits are not finite"),
     "model-output": _refused(
         MODELS,

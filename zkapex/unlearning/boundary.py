@@ -206,6 +206,12 @@ def _check_pass(model: nn.Module, layers: Sequence[str], inputs: torch.Tensor) -
     try:
         with _as_it_was(model), torch.no_grad(), uses:
             logits = model(some)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as e:
+        raise InputError(
+            f"the model does not take its inputs, {_short(some.dtype)} {tuple(some.shape)} for two examples",
+            why=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:300]}",
+            fix="see that shape, dtype and device of the inputs are those of the model",
+        ) from e
     finally:
         for handle in handles:
             handle.remove()
