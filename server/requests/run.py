@@ -164,7 +164,8 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
 def _check(provider: Provider, settings: RunSettings) -> None:
     """Nothing is trained that could not be unlearned."""
     model = provider.initial_model()
-    inputs = provider.curvature_inputs() if settings.operator == "guarded-group-obs" else None
+    statement = named_statement(settings.profile, settings.operator, settings.curvature)
+    inputs = None if statement.curvature == "none" else provider.curvature_inputs()
     check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)
 
 
