@@ -47,7 +47,7 @@ from zkapex.server.federation.lock import one_writer
 from zkapex.server.federation.provider import Delegating, ManyRequests, Provider
 from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
-from zkapex.server.federation.setup import Setup, prepare
+from zkapex.server.federation.setup import Setup, check_provider, prepare
 from zkapex.server.federation.training import train
 from zkapex.server.protocol.states import UNDER_WAY, ClientStatus, RequestStatus
 from zkapex.server.requests.coordinator import Coordinator
@@ -165,6 +165,7 @@ class Federation:
         first = self.work_dir / "provider" / "global.npz"
         emit = self._events.emit
         if not first.exists():
+            check_provider(self.provider, settings)
             train(
                 grid, self.provider, first, settings.rounds, settings.timeout_s, settings.seed, emit,
                 barred=self._barred(grid),
@@ -203,7 +204,7 @@ class Federation:
             folder = self.order.folder(request_id)
             again = {client.client_id for client in self.registry.clients()} - (folder.clients(PERSONALISED) or set())
         self._events.emit("personalise.started", clients=len(roster.strangers()) + len(again))
-        weights = {name: value.numpy() for name, value in self.model(request_id).state_dict().items()}
+        weights = {name: value.numpy(force=True) for name, value in self.model(request_id).state_dict().items()}
         done = roster.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed, again)
         if done and request_id is not None:
             folder = self.order.folder(request_id)

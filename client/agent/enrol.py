@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from flwr.app import RecordDict
 from torch import nn
 
@@ -41,6 +41,7 @@ from zkapex.proofs.records.packing import touched_chunks, unpack_masks
 from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.sealed import seal, unseal
 from zkapex.proofs.records.signing import public_key_hex
+from zkapex.unlearning.boundary import check_model
 from zkapex.unlearning.curvature.activations import EncodedActivations
 from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
 from zkapex.unlearning.weights import encode_weights, load_weights
@@ -82,11 +83,13 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     circuit = circuit_for(manifest, blobs)
     device.memory.settle_all()  # whatever was answered is what the device stands by from now on
     model = device.memory.load_model()
+    inputs = None if manifest.statement.curvature == "none" else device.task.curvature_inputs()
+    check_model(model, [layer.name for layer in manifest.layers], manifest.weight_limit, inputs)
     weights = encode_weights(model, manifest)
     earlier = _earlier(device, manifest)
     same = demand is not None and earlier is not None and _same(earlier, weights, demand)
     if demand is not None and not same:
-        weights = _held(model, manifest, demand)
+        weights = _held(weights, manifest, demand)
     load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
     check_circuit = check_circuit_of(manifest, circuit.srs)
     encoded: tuple[EncodedActivations, ...] = ()
@@ -167,13 +170,10 @@ def _same(earlier: Earlier, weights: dict[str, IntArray], demand: Demand) -> boo
     return all(np.array_equal(weights[name], held) for name, held in earlier.holdings.weights.items())
 
 
-def _held(model: nn.Module, manifest: ModelManifest, demand: Demand) -> dict[str, IntArray]:
+def _held(weights: Mapping[str, IntArray], manifest: ModelManifest, demand: Demand) -> dict[str, IntArray]:
     """The deployed weights, with zeros wherever any request has asked for them."""
     masks = unpack_masks(manifest, demand.mask) if demand.mask else {}
-    with torch.no_grad():
-        for name, mask in masks.items():
-            model.get_parameter(f"{name}.weight")[torch.from_numpy(mask)] = 0
-    return encode_weights(model, manifest)
+    return {name: np.where(masks[name], 0, values) if name in masks else values for name, values in weights.items()}
 
 
 def _curvature(device: DeviceAgent, model: nn.Module, manifest: ModelManifest) -> tuple[dict[str, IntArray], float]:

@@ -11,6 +11,7 @@ from flwr.app import RecordDict
 from zkapex.client.agent.common import SCORES, opened
 from zkapex.client.state.holdings import Change
 from zkapex.client.state.memory import REQUEST
+from zkapex.client.task import tallies
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.public import IntArray
@@ -48,7 +49,7 @@ def evaluate(device: DeviceAgent, content: RecordDict) -> RecordDict:
     scores = []
     for name in request.models:
         load_weights(model, manifest, states[name]())
-        for data, tally in task.evaluate(model).items():
+        for data, tally in tallies(task, model).items():
             scores.append(Score.model_validate({"model": name, "data": data, **vars(tally)}))
     reply = EvaluateReply(client_id=device.client_id, request_id=request.request_id, scores=tuple(scores))
     vault.put(SCORES, reply.to_bytes())

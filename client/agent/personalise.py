@@ -8,8 +8,10 @@ import torch
 from flwr.app import RecordDict
 
 from zkapex.client.agent.common import opened
+from zkapex.client.task import tallies
 from zkapex.proofs.messages import Delivery, PersonaliseReply, PersonaliseRequest
 from zkapex.transport.wire import pack
+from zkapex.unlearning.boundary import check_state, linear_layer
 
 if TYPE_CHECKING:
     from zkapex.client.agent.agent import DeviceAgent
@@ -23,20 +25,21 @@ def personalise(device: DeviceAgent, content: RecordDict) -> RecordDict:
     if answered.has(f"personalise-{request.nonce}"):
         return pack(PersonaliseReply.from_bytes(answered.get(f"personalise-{request.nonce}")))
     model = device.memory.sent_model(content, request.weights_digest)
+    check_state(model)
     start = device.clock()
-    before = device.task.evaluate(model)["personal"]
+    before = tallies(device.task, model).get("personal")
     held = device.held_zero()
     used = device.task.fit_personal(model, request.epochs, request.learning_rate, request.seed, held)
     with torch.no_grad():
         for name, mask in held.items():  # whatever the task made of it
-            model.get_parameter(f"{name}.weight")[mask] = 0
-    after = device.task.evaluate(model)["personal"]
+            linear_layer(model, name).weight[mask] = 0
+    after = tallies(device.task, model).get("personal")
     device.memory.retrain(model)
     reply = PersonaliseReply(
         client_id=device.client_id,
         examples=used,
-        accuracy_before=before.correct / before.total,
-        accuracy_after=after.correct / after.total,
+        accuracy_before=before.share if before else None,
+        accuracy_after=after.share if after else None,
         wall_s=(device.clock() - start).total_seconds(),
     )
     device.trust.pin(request.server_key)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from zkapex.errors import ProtocolError
+from zkapex.unlearning.boundary import check_state
 
 if TYPE_CHECKING:
     from zkapex.client.agent.agent import DeviceAgent
@@ -23,5 +24,6 @@ def train(device: DeviceAgent, content: RecordDict) -> RecordDict:
         model.load_state_dict(arrays.to_torch_state_dict())
     except (RuntimeError, ValueError, TypeError) as e:
         raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
+    check_state(model)
     used = device.task.fit_round(model, number)
     return RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": used})})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
@@ -18,7 +19,9 @@ from zkapex.proofs.messages import CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.server.federation.provider import Provider
 from zkapex.server.federation.settings import RunSettings
 from zkapex.storage import save_text
+from zkapex.unlearning.boundary import check_model
 from zkapex.unlearning.curvature.factor import KAPPA
+from zkapex.unlearning.weights import weight_of
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,28 @@ def prepare(provider: Provider, settings: RunSettings, model: nn.Module, path: P
     return Setup(built, check, manifest)
 
 
+def check_provider(provider: Provider, settings: RunSettings) -> None:
+    """Return only if the provider's model can be unlearned: nothing is trained that could not be.
+
+    Raises
+    ------
+    InputError
+        As `zkapex.unlearning.boundary.check_model`.
+    """
+    model = provider.initial_model()
+    statement = named_statement(settings.profile, settings.operator, settings.curvature)
+    inputs = None if statement.curvature == "none" else provider.curvature_inputs()
+    check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)
+
+
 def _manifest(provider: Provider, model: nn.Module, name: str, built: Circuit, check: Circuit | None) -> ModelManifest:
-    parameters = dict(model.named_parameters())
     limit = built.spec.weight_limit
     return ModelManifest(
         model=provider.name,
         profile=name,
         statement=built.spec,
         curvature_bits=KAPPA,
-        layers=tuple(_layer(one, parameters[f"{one}.weight"], limit) for one in provider.target_layers(model)),
+        layers=tuple(_layer(one, weight_of(model, one), limit) for one in provider.target_layers(model)),
         circuit_digest=built.vk_digest,
         settings_digest=built.settings_digest,
         srs_digest=built.srs.digest,
@@ -98,6 +114,5 @@ def _manifest(provider: Provider, model: nn.Module, name: str, built: Circuit, c
     )
 
 
-def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
-    values = weight.detach().to(torch.float64).numpy()
+def _layer(name: str, values: npt.NDArray[np.float64], limit: int) -> LayerSpec:
     return LayerSpec(name=name, rows=values.shape[0], cols=values.shape[1], exponent=exponent_for(values, limit))
