@@ -559,12 +559,11 @@ def test_data_sets_that_a_device_does_not_have_are_left_out(bench: Bench, answer
 
 
 @case("evaluate-partly")
-def test_an_empty_data_set_does_not_lose_the_other_scores(settled: Bench) -> None:
-    (settled.folder / "requests" / REQUEST / "receipt.json").unlink()
-    (settled.folder / "requests" / REQUEST / "scores.json").unlink()
-    settled.task.__class__ = Partly
-    settled.task.answer = {"forget": Tally(0, 0), "retain": Tally(3, 4)}  # type: ignore[attr-defined]
-    reply, _ = unpack(settled.agent.answer("evaluate", settled.evaluate()), EvaluateReply, LIMIT)
+def test_an_empty_data_set_does_not_lose_the_other_scores(bench: Bench) -> None:
+    bench.agent.answer("unlearn", bench.ask())
+    bench.task.__class__ = Partly
+    bench.task.answer = {"forget": Tally(0, 0), "retain": Tally(3, 4)}  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("evaluate", bench.evaluate()), EvaluateReply, LIMIT)
     assert {(s.model, s.data, s.correct) for s in reply.scores} == {
         (m, "retain", 3) for m in ("before", "masked", "after")
     }

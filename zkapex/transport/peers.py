@@ -18,7 +18,7 @@ from zkapex.transport.wire import unpack
 MAX_REPLY_BYTES = 256 * 2**20
 ATTEMPTS = 3
 _POLL_S = 0.1
-_KIND = re.compile(r"<'([A-Z][A-Za-z]{1,40}): ")
+_KIND = re.compile(r"(?:Message: |<')([A-Z][A-Za-z]{1,40}Error): ")
 """How Flower words the error of an app: see `zkapex.client.app.described`."""
 
 
