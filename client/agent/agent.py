@@ -19,7 +19,9 @@ from zkapex.circuits.halo2.srs import find_srs, import_srs
 from zkapex.circuits.halo2.store import Circuit
 from zkapex.client.agent.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.agent.proposal import Planner, propose
+from zkapex.client.state.cipher import Cipher
 from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.key import device_key
 from zkapex.client.state.memory import ENROLMENT, MANIFEST, RESPONSE, Memory
 from zkapex.client.state.salts import SaltLedger, opened_by
 from zkapex.client.state.trust import Trust
@@ -59,7 +61,6 @@ from zkapex.proofs.records.signing import (
     CHALLENGE_BYTES,
     CHALLENGE_TYPE,
     key_id,
-    load_or_create_private_key,
     public_key_hex,
     sign,
 )
@@ -103,6 +104,8 @@ class DeviceAgent:
         Chooses the mask if this device holds what is to be forgotten; without one it cannot be asked to.
     device : str
         What the repair is solved on, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+    cipher : Cipher, optional
+        Encrypts the state.
 
     Raises
     ------
@@ -118,16 +121,17 @@ class DeviceAgent:
         clock: Callable[[], datetime] = utc_now,
         planner: Planner | None = None,
         device: str = CPU,
+        cipher: Cipher | None = None,
     ) -> None:
         torch_device(device)
-        self._vault = Vault(folder)
+        self._vault = Vault(folder, cipher)
         self._vault.create()
         self._task = task
         self._workers = workers
         self._clock = clock
         self._planner = planner
         self._device = device
-        self._key = load_or_create_private_key(folder / "key.pem")
+        self._key = device_key(self._vault)
         self.client_id = key_id(self._key.public_key())
         self._memory = Memory(self._vault, self._key, task.build_model)
         self._trust = Trust(self._vault)
