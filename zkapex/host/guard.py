@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib
 import re
 import sys
 from collections.abc import Callable
@@ -79,9 +80,9 @@ def run(kind: str) -> None:
         flwr_clientapp()
     else:
         from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
-        from flwr.superlink.runtime import run_serverapp
 
-        _guard(run_serverapp, pins)
+        # Its package has a function of the same name.
+        _guard(importlib.import_module("flwr.superlink.runtime.run_serverapp"), pins)
         flwr_serverapp()
 
 
