@@ -67,7 +67,7 @@ def registry_of(place: Place) -> Iterator[Registry]:
     path = place.federation / "provider" / "registry.sqlite"
     claimed = place.federation / "provider" / "run.json"
     if not path.exists() or not claimed.exists():
-        raise InputError("the federation has not begun", fix="zkapex server tick")
+        raise InputError("the federation has not begun", fix="no campaign has run on this server yet")
     name = str(json.loads(claimed.read_text(encoding="utf-8"))["federation"])
     with Registry(path, name) as registry:
         yield registry

@@ -89,7 +89,7 @@ class ServerSettings(_Strict):
     host : str
         The name or address under which devices reach the server; in its certificate.
     provider : str
-        ``module:factory`` of the provider (`zkapex.server.deployment.app`).
+        ``module:factory`` of the provider (`simulation/federation/deployed.py` is an example).
     options : dict
         What that factory is given.
     run : dict

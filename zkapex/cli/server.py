@@ -96,50 +96,6 @@ def run_server(
     supervisor.run()
 
 
-@app.command("tick")
-def tick(
-    folder: Folder,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the campaign's end.")] = 24 * 3600.0,
-    as_json: Json = False,
-) -> None:
-    """Run one campaign, if there is anything to do and anybody online, and end.
-
-    Exits 0 when there was nothing to do or everything was done that could be; 30 when another campaign is going on.
-    """
-    from zkapex.server.deployment.settings import Place, load
-    from zkapex.server.deployment.tick import tick as once
-
-    found = once(Place(folder.resolve()), load(folder), timeout)
-    print(json.dumps(found.__dict__) if as_json else found.words())
-
-
-@app.command("campaign")
-def campaign(
-    folder: Folder,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep going until stopped.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between campaigns.", min=1)] = 60.0,
-) -> None:
-    """Run campaigns; with --watch until stopped, one after the other."""
-    import time
-
-    from zkapex.cli import explain
-    from zkapex.errors import Error
-    from zkapex.server.deployment.settings import Place, load
-    from zkapex.server.deployment.tick import tick as once
-
-    settings, place = load(folder), Place(folder.resolve())
-    while True:
-        try:
-            print(json.dumps(once(place, settings).__dict__), flush=True)
-        except Error as error:
-            if not watch:
-                raise
-            explain(error)
-        if not watch:
-            return
-        time.sleep(every)
-
-
 @app.command("status")
 def status(folder: Folder, as_json: Json = False) -> None:
     """Whether the server serves, who is online, and what is under way."""
