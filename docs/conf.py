@@ -24,4 +24,3 @@ napoleon_numpy_docstring = True
 napoleon_use_rtype = False
 # Single back quotes in docstrings are names of Python's, as everywhere in the source.
 default_role = "code"
-
