@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -62,6 +62,12 @@ docs: $(STAMP)-dev ## Build the documentation site into site/
 reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
 	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
 
+limits: $(STAMP)-dev ## Write the tables of docs/limits.md from the cases that the tests check
+	PYTHONPATH=tests/support $(BIN)/python tests/support/limits.py docs/limits.md
+
+release: ## Build wheel, sdist and SBOM into dist/, the same every time
+	.ci/release
+
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
@@ -75,4 +81,4 @@ lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environ
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and everything a tool has cached
-	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock $(VENV)-release build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
