@@ -18,7 +18,7 @@ help: ## Show what can be made
 
 $(STAMP): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[simulation]'
 	rm -f $(VENV)/.zkapex-*
 	touch $@
 
