@@ -30,7 +30,7 @@ from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.halo2.srs import local_srs
-from zkapex.circuits.halo2.store import circuit
+from zkapex.circuits.halo2.store import circuit, require_buildable
 from zkapex.circuits.profiles import named_statement, profile
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
@@ -162,9 +162,11 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
 
 
 def _check(provider: Provider, settings: RunSettings) -> None:
-    """Nothing is trained that could not be unlearned."""
+    """Nothing is trained that could not be unlearned, or proved for want of keys."""
     model = provider.initial_model()
-    statement = named_statement(settings.profile, settings.operator, settings.curvature)
+    rank = None if settings.guard_rank < 0 else settings.guard_rank
+    statement = named_statement(settings.profile, settings.operator, settings.curvature, rank)
+    require_buildable(statement)
     inputs = None if statement.curvature == "none" else provider.curvature_inputs()
     check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.errors import InputError
+from zkapex.foreign import shown
 from zkapex.simulation.data.hub import HubData, HubItem, stream
 
 IntArray = npt.NDArray[np.int64]
@@ -183,30 +184,45 @@ def _read(folder: Path, count: int, length: int, per_file: int, encode: Encode) 
     )
     tokens: list[Sequence[int]] = []
     files: list[int] = []
+    skipped: dict[str, list[Path]] = {}
     for index in np.random.default_rng(0).permutation(len(paths)):
         if len(tokens) >= count:
             break
-        found = _cut(_text(paths[index]), length, per_file, encode)
+        text, reason = _text(paths[index])
+        if reason:
+            skipped.setdefault(reason, []).append(paths[index])
+        found = _cut(text, length, per_file, encode)
         tokens += found
         files += [int(index)] * len(found)
     if len(tokens) < count:
         raise InputError(
-            f"{folder} has text for {len(tokens)} windows of {length} tokens, fewer than the {count} that are needed",
-            why=f"a file gives at most {per_file}",
-            fix="add source files",
+            f"{shown(folder)} has text for {len(tokens)} windows of {length} tokens, "
+            f"fewer than the {count} that are needed",
+            why=f"a file gives at most {per_file}; of {len(paths)} files "
+            + (", ".join(_told(reason, some) for reason, some in skipped.items()) or "none was skipped"),
+            fix="convert what is no UTF-8, or add source files" if _NO_UTF8 in skipped else "add source files",
         )
     return Windows(np.array(tokens, np.int64), np.array(files, np.int64))
 
 
-def _text(path: Path) -> str:
-    """The text of a file; nothing if it is none, or of an unusual size."""
+_NO_UTF8 = "no UTF-8"
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """The text of a file, and why it is skipped, if it is: then there is no text."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            return ""
+            return "", "longer than 1 MiB"
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return text if len(text) >= _SHORTEST_FILE else ""
+    except UnicodeDecodeError:
+        return "", _NO_UTF8
+    except OSError:
+        return "", "unreadable"
+    return (text, "") if len(text) >= _SHORTEST_FILE else ("", f"shorter than {_SHORTEST_FILE} characters")
+
+
+def _told(reason: str, paths: Sequence[Path]) -> str:
+    return f"{len(paths)} skipped as {reason} (e.g. {shown(paths[0])})"
 
 
 def _cut(text: str, length: int, per_file: int, encode: Encode) -> list[Sequence[int]]:
