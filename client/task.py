@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -57,6 +57,15 @@ class Task(Protocol):
 
         One that it does not have may be left out, or have a total of zero.
         """
+        ...
+
+
+@runtime_checkable
+class ManyRequests(Protocol):
+    """What a `Task` offers beyond the rest if requests differ in what is to be forgotten."""
+
+    def for_request(self, request_id: str) -> Task:
+        """The same model and data, with ``forget`` and what the device holds of it being those of one request."""
         ...
 
 

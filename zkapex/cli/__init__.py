@@ -58,12 +58,14 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
+    from zkapex.cli import bench, demo, device, estimate, evaluate, ledger, server, verify
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
     app.add_typer(ledger.app, name="ledger")
+    app.add_typer(server.app, name="server")
+    app.add_typer(device.app, name="device")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
     return app
