@@ -19,11 +19,10 @@ import numpy.typing as npt
 from zkapex.errors import InputError
 from zkapex.foreign import shown
 from zkapex.simulation.data.hub import HubData, HubItem, stream
+from zkapex.simulation.data.text import LARGEST, NO_UTF8, SHORTEST, read_text
 
 IntArray = npt.NDArray[np.int64]
 Encode = Callable[[str], Sequence[int]]
-_LARGEST_FILE = 2**20
-_SHORTEST_FILE = 200
 _CODE, _LANGUAGE = ("code", "content"), ("language", "lang")
 _ALIASES = {"c++": "cpp", "c#": "csharp"}
 _MOST_ROWS = 500_000
@@ -55,9 +54,9 @@ def read_windows(
     Parameters
     ----------
     source : Path or HubData
-        A folder with one subfolder per language, holding text files at any depth; what is hidden, not UTF-8, shorter
-        than 200 characters or longer than 1 MiB is skipped. Or data sets with the columns ``code`` (or ``content``) and
-        ``language`` (or ``lang``, or a language of the whole); C++ is ``cpp``, and upper case is lower.
+        A folder with one subfolder per language, holding text files at any depth; what is hidden, not UTF-8, binary,
+        shorter than 200 characters or longer than 1 MiB is skipped. Or data sets with the columns ``code`` (or
+        ``content``) and ``language`` (or ``lang``, or a language of the whole); C++ is ``cpp``, upper case is lower.
     wanted : mapping of str to int
         Language to windows.
     length : int
@@ -103,7 +102,7 @@ def _read_rows(
         for language, text in islice(_rows(item), _MOST_ROWS):
             number += 1
             name = names.get(_plain(language), "")
-            if name not in open_ or not _SHORTEST_FILE <= len(text) <= _LARGEST_FILE:
+            if name not in open_ or not SHORTEST <= len(text) <= LARGEST:
                 continue
             found = _cut(text, length, per_file, encode)
             tokens[name] += found
@@ -188,7 +187,7 @@ def _read(folder: Path, count: int, length: int, per_file: int, encode: Encode) 
     for index in np.random.default_rng(0).permutation(len(paths)):
         if len(tokens) >= count:
             break
-        text, reason = _text(paths[index])
+        text, reason = read_text(paths[index])
         if reason:
             skipped.setdefault(reason, []).append(paths[index])
         found = _cut(text, length, per_file, encode)
@@ -200,25 +199,9 @@ def _read(folder: Path, count: int, length: int, per_file: int, encode: Encode) 
             f"fewer than the {count} that are needed",
             why=f"a file gives at most {per_file}; of {len(paths)} files "
             + (", ".join(_told(reason, some) for reason, some in skipped.items()) or "none was skipped"),
-            fix="convert what is no UTF-8, or add source files" if _NO_UTF8 in skipped else "add source files",
+            fix="convert what is no UTF-8, or add source files" if NO_UTF8 in skipped else "add source files",
         )
     return Windows(np.array(tokens, np.int64), np.array(files, np.int64))
-
-
-_NO_UTF8 = "no UTF-8"
-
-
-def _text(path: Path) -> tuple[str, str]:
-    """The text of a file, and why it is skipped, if it is: then there is no text."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return "", "longer than 1 MiB"
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return "", _NO_UTF8
-    except OSError:
-        return "", "unreadable"
-    return (text, "") if len(text) >= _SHORTEST_FILE else ("", f"shorter than {_SHORTEST_FILE} characters")
 
 
 def _told(reason: str, paths: Sequence[Path]) -> str:

@@ -95,9 +95,11 @@ def guarded(action: Callable[[], object]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has read enough, as head does. What is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+        return _reader_gone()
+    except SystemExit as end:  # typer's way of ending when a pipe is broken
+        if isinstance(end.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
     except UsageError as error:  # options that do not exist, values that do not parse
         error.show()
         return int(error.exit_code)
@@ -121,6 +123,12 @@ def guarded(action: Callable[[], object]) -> int:
         console = Console(stderr=True, soft_wrap=True)
         console.print("Interrupted. What was finished is kept. To go on, run the same again: a demo with --resume.")
     return code if isinstance(code, int) else 0
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has read enough, as head does. What is still buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return READER_GONE
 
 
 def fail(error: Error) -> int:

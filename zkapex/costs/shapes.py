@@ -134,7 +134,7 @@ def _from_manifest(path: Path) -> ModelShapes:
 def _from_config(config: Mapping[str, Any], path: Path) -> tuple[Shape, ...]:
     """Target layers of a Hugging Face configuration."""
     kind = config.get("model_type")
-    if kind not in _PLAIN_TYPES | _GATED_TYPES:
+    if not isinstance(kind, str) or kind not in _PLAIN_TYPES | _GATED_TYPES:
         known = ", ".join(sorted(_PLAIN_TYPES | _GATED_TYPES))
         raise InputError(
             f"{path} describes a model of type {kind!r}",
@@ -153,7 +153,7 @@ def _from_config(config: Mapping[str, Any], path: Path) -> tuple[Shape, ...]:
 
 def _size(config: Mapping[str, Any], name: str, path: Path) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or not 0 < value < _LARGEST:
+    if type(value) is not int or not 0 < value < _LARGEST:
         raise InputError(f"{path} has no usable {name}", why=f"it is {value!r}")
     return value
 
