@@ -24,7 +24,7 @@ FOLDERS = (
 )
 """From the bottom up; client and server stand side by side."""
 
-FOUNDATION = {"zkapex", "zkapex.errors", "zkapex.storage"}
+FOUNDATION = {"zkapex", "zkapex.errors", "zkapex.foreign", "zkapex.storage"}
 MATHEMATICS = FOUNDATION | {"zkapex.circuits", "zkapex.proofs", "zkapex.unlearning"}
 PARTIES = MATHEMATICS | {"zkapex.transport.wire", "zkapex.host"}
 ALLOWED: dict[str, set[str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.errors import StorageError
+from zkapex.foreign import parse_json
 
 DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 """What reading a damaged archive can end with."""
@@ -66,7 +66,7 @@ def load_json(path: Path) -> Any:
         It is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as e:
         raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e
 

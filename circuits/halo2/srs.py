@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ezkl
-from filelock import FileLock
 
-from zkapex.circuits.cache import cache_root, checked, scratch, sha256_file
+from zkapex.circuits.cache import cache_root, checked, filling, require_writable, scratch, sha256_file
 from zkapex.circuits.halo2.ceremony import check_srs
-from zkapex.errors import VerificationError
+from zkapex.errors import StorageError, VerificationError
+from zkapex.foreign import parse_json
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,40 @@ def local_srs(log2_rows: int, root: Path | None = None) -> Srs:
 
     Whoever generates a reference string could keep its trapdoor and forge proofs, so it convinces only themselves.
     """
-    folder = (root or cache_root()) / "srs"
-    folder.mkdir(parents=True, exist_ok=True)
-    pointer = folder / f"local-{log2_rows}.json"
-    with FileLock(folder / f"local-{log2_rows}.lock"):
-        if not pointer.exists():
+    root = root or cache_root()
+    found = find_local_srs(log2_rows, root)
+    if found is not None:
+        return found
+    folder = root / "srs"
+    with filling(folder, f"local-{log2_rows}"):
+        found = find_local_srs(log2_rows, root)
+        if found is None:
             with scratch(folder) as work:
                 ezkl.gen_srs(str(work / "srs"), log2_rows)
                 digest = sha256_file(work / "srs")
                 (work / "srs").rename(folder / f"{digest}.srs")
                 (work / "pointer").write_text(json.dumps({"sha256": digest, "log2_rows": log2_rows}))
-                (work / "pointer").rename(pointer)
-    digest = json.loads(pointer.read_text())["sha256"]
+                (work / "pointer").rename(folder / f"local-{log2_rows}.json")
+            found = Srs(folder / f"{digest}.srs", digest, "local")
+    return found
+
+
+def find_local_srs(log2_rows: int, root: Path | None = None) -> Srs | None:
+    """The reference string that was generated on this machine, or None.
+
+    Raises
+    ------
+    StorageError
+        It is damaged.
+    """
+    folder = (root or cache_root()) / "srs"
+    pointer = folder / f"local-{log2_rows}.json"
+    if not pointer.exists():
+        return None
+    try:
+        digest = str(parse_json(pointer.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(f"{pointer} is damaged", why=str(e), fix="delete it; it will be made anew") from e
     return Srs(checked(folder / f"{digest}.srs", digest), digest, "local")
 
 
@@ -71,9 +93,9 @@ def import_srs(data: bytes, digest: str, log2_rows: int, origin: str = "imported
     if hashlib.sha256(data).hexdigest() != digest:
         raise VerificationError("the reference string received does not have the digest it was announced with")
     folder = (root or cache_root()) / "srs"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest}.srs"
     if not path.exists():
+        require_writable(folder)
         with scratch(folder) as work:
             (work / "srs").write_bytes(data)
             check_srs(work / "srs", log2_rows)

@@ -25,13 +25,12 @@ from typing import Any
 
 import ezkl
 import onnx
-from filelock import FileLock
 
-from zkapex.circuits.cache import cache_root, checked, scratch, sha256_file
+from zkapex.circuits.cache import cache_root, checked, filling, require_writable, scratch, sha256_file
 from zkapex.circuits.field import to_felt
 from zkapex.circuits.halo2.build import build_graph, statement_digest
 from zkapex.circuits.halo2.graph import SCALE_BITS
-from zkapex.circuits.halo2.srs import Srs
+from zkapex.circuits.halo2.srs import Srs, find_local_srs
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError
 
@@ -144,17 +143,32 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     ResourceError
         If the disk is full.
     """
-    folder = (root or cache_root()) / "keys" / f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "built.json").exists():
-            with scratch(folder.parent) as work:
-                if not _fetch(folder.name, work):
-                    _build(spec, srs, work)
-                shutil.rmtree(folder, ignore_errors=True)
-                work.rename(folder)
-                work.mkdir()  # for the context manager to remove
+    folder = _place(spec, srs, root or cache_root())
+    # A folder of keys appears whole, so that who finds it may read it.
+    if not (folder / "built.json").exists():
+        with filling(folder.parent, folder.name):
+            if not (folder / "built.json").exists():
+                with scratch(folder.parent) as work:
+                    if not _fetch(folder.name, work):
+                        _build(spec, srs, work)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    work.rename(folder)
+                    work.mkdir()  # for the context manager to remove
     return replace(Circuit.open(folder, srs.path), srs=srs)
+
+
+def require_buildable(spec: StatementSpec, root: Path | None = None) -> None:
+    """Raise StorageError if keys are neither there nor could be put there; better before a training than after it."""
+    root = root or cache_root()
+    srs = find_local_srs(spec.log2_rows, root)
+    if srs is None:
+        require_writable(root / "srs")
+    if srs is None or not (_place(spec, srs, root) / "built.json").exists():
+        require_writable(root / "keys")
+
+
+def _place(spec: StatementSpec, srs: Srs, root: Path) -> Path:
+    return root / "keys" / f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
 
 
 def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.halo2.srs import local_srs
-from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.halo2.store import Circuit, circuit, require_buildable
 from zkapex.circuits.profiles import named_statement, profile
 from zkapex.errors import InputError, StorageError
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
@@ -78,15 +78,19 @@ def prepare(provider: Provider, settings: RunSettings, model: nn.Module, path: P
 
 
 def check_provider(provider: Provider, settings: RunSettings) -> None:
-    """Return only if the provider's model can be unlearned: nothing is trained that could not be.
+    """Return only if the provider's model can be unlearned, and proved: nothing is trained that could not be.
 
     Raises
     ------
     InputError
         As `zkapex.unlearning.boundary.check_model`.
+    StorageError
+        There are no keys yet, and the cache cannot be written.
     """
     model = provider.initial_model()
-    statement = named_statement(settings.profile, settings.operator, settings.curvature)
+    rank = None if settings.guard_rank < 0 else settings.guard_rank
+    statement = named_statement(settings.profile, settings.operator, settings.curvature, rank)
+    require_buildable(statement)
     inputs = None if statement.curvature == "none" else provider.curvature_inputs()
     check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)
 

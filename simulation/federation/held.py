@@ -64,7 +64,7 @@ class Request:
         if self.delete == "client" and clients < 2:
             raise InputError("if the only client leaves, nothing is left", fix="raise --clients")
         if not 1 <= self.samples <= 10_000:
-            raise InputError(f"--forget-samples is {self.samples}", fix="choose a positive number")
+            raise InputError(f"--forget-samples is {self.samples}", fix="choose a number from 1 to 10000")
 
     def words(self) -> str:
         """What is forgotten, for people."""

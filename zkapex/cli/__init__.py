@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import typer
 import typer.core
@@ -17,6 +19,11 @@ from zkapex import __version__
 from zkapex.errors import Error, ResourceError, StorageError
 
 INTERRUPTED = 130
+READER_GONE = 141
+"""As a shell has it of a program that SIGPIPE ended."""
+
+UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""Of click, or of the copy of it that newer releases of typer bring: so click is not named."""
 
 # Help is plain text here (rich_markup_mode), yet with rich installed typer 0.20 escapes the brackets in it.
 typer.core.HAS_RICH = False
@@ -67,7 +74,16 @@ def command_line() -> typer.Typer:
 def main() -> None:
     """Run the command line and exit with a documented code (``docs/exit-codes.md``)."""
     commands = command_line()
-    sys.exit(guarded(lambda: commands(standalone_mode=False)))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name or a line of a table is no reason to fail
+
+    def run() -> object:
+        code = commands(standalone_mode=False)
+        sys.stdout.flush()  # here, a reader that has gone is noticed in time
+        return code
+
+    sys.exit(guarded(run))
 
 
 def guarded(action: Callable[[], object]) -> int:
@@ -78,12 +94,16 @@ def guarded(action: Callable[[], object]) -> int:
         return fail(error)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as end:  # typer's way of ending when a pipe is broken
+        if isinstance(end.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
+    except UsageError as error:  # options that do not exist, values that do not parse
+        error.show()
+        return int(error.exit_code)
     except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):  # usage: options that do not exist, values that do not parse
-            error.show()
-            return int(error.exit_code)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return fail(
                 StorageError("the disk is full", why=str(error), fix="free space, then run again with --resume")
@@ -103,6 +123,12 @@ def guarded(action: Callable[[], object]) -> int:
         console = Console(stderr=True, soft_wrap=True)
         console.print("Interrupted. What was finished is kept. To go on, run the same again: a demo with --resume.")
     return code if isinstance(code, int) else 0
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has read enough, as head does. What is still buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return READER_GONE
 
 
 def fail(error: Error) -> int:

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -121,8 +120,8 @@ def demo(
     from zkapex.simulation.demo.settings import DemoSettings
 
     ours = {one.name for one in fields(DemoSettings)} - {"scenario", "others"}
-    default = click.core.ParameterSource.DEFAULT
-    given = {name: context.params[name] for name in ours if context.get_parameter_source(name) is not default}
+    sources = {name: context.get_parameter_source(name) for name in ours}
+    given = {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
     settings = DemoSettings.of(scenario, given)
     console = Console(stderr=True, highlight=False)
     columns = (
