@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import zkapex.errors
-from zkapex.cli import INTERRUPTED
+from zkapex.cli import BROKEN_PIPE, INTERRUPTED
 from zkapex.cli.reference import reference
 from zkapex.errors import Error
 from zkapex.simulation.demo.settings import DemoSettings
@@ -124,7 +124,7 @@ def test_exit_codes_are_documented_and_distinct() -> None:
     assert all(meaning.strip() for _, _, meaning, _ in rows)
     assert all(advice.strip() for code, _, _, advice in rows if code != "0")
     assert {kind.exit_code: name for name, kind in errors().items()} == {c: n for c, n in documented.items() if n}
-    assert {code for code, name in documented.items() if not name} == {DONE, USAGE, INTERRUPTED}
+    assert {code for code, name in documented.items() if not name} == {DONE, USAGE, INTERRUPTED, BROKEN_PIPE}
 
 
 def test_released_exit_codes_never_change() -> None:

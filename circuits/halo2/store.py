@@ -32,7 +32,7 @@ from zkapex.circuits.field import to_felt
 from zkapex.circuits.halo2.build import build_graph, statement_digest
 from zkapex.circuits.halo2.graph import SCALE_BITS
 from zkapex.circuits.halo2.srs import Srs
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.statement import RESERVED_ROWS, StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError
 
 _DIGESTS = {
@@ -43,9 +43,6 @@ _DIGESTS = {
 }
 
 _LEAVE_PEER = "unset ZKAPEX_PEER_CACHE, or have the peer build it again"
-
-RESERVED_ROWS = 8
-"""Rows halo2 keeps for blinding; a circuit must leave them free."""
 
 
 def _private_tables() -> None:
@@ -76,7 +73,8 @@ class Circuit:
     rows : int
         Rows the statement occupies, of ``2 ** spec.log2_rows``.
     proof_bytes : int
-        Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes.
+        Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes. 0 if it is not known,
+        of a circuit that is only verified with: see `zkapex.proofs.chunk.prove.verify_exactly`.
     column_rows : int
         Values after which ezkl begins another committed column; the rest of the rows are halo2's for blinding.
     """
@@ -157,6 +155,30 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     return replace(Circuit.open(folder, srs.path), srs=srs)
 
 
+def verification_circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
+    """As `circuit`, without a proving key: all that is needed to verify, in a fraction of the time and of the space.
+
+    Raises
+    ------
+    ProverError, ResourceError
+        As `circuit`.
+    """
+    name = f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
+    keys = (root or cache_root()) / "keys"
+    if (keys / name / "built.json").exists():
+        return replace(Circuit.open(keys / name, srs.path), srs=srs)
+    folder = keys / f"{name}-verify"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "built.json").exists():
+            with scratch(folder.parent) as work:
+                _build(spec, srs, work, proving=False)
+                shutil.rmtree(folder, ignore_errors=True)
+                work.rename(folder)
+                work.mkdir()  # for the context manager to remove
+    return replace(Circuit.open(folder, srs.path), srs=srs)
+
+
 def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str, Any]:
     """Ezkl's settings for the statement, with everything set explicitly and nothing that varies from run to run.
 
@@ -200,8 +222,10 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
     return settings
 
 
-def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
+def _build(spec: StatementSpec, srs: Srs, work: Path, *, proving: bool = True) -> None:
     path = {n: str(work / n) for n in ("network.onnx", "settings.json", "circuit.ezkl", "vk.key", "pk.key")}
+    if not proving:
+        path["pk.key"] = os.devnull  # ezkl makes both keys or none
     try:
         onnx.save(build_graph(spec), path["network.onnx"])
         settings = canonical_settings(spec, work / "network.onnx", work)
@@ -209,7 +233,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         (work / "settings.json").write_text(text)
         ezkl.compile_circuit(path["network.onnx"], path["circuit.ezkl"], path["settings.json"])
         ezkl.setup(path["circuit.ezkl"], path["vk.key"], path["pk.key"], str(srs.path))
-        proof_bytes = _trial_proof(spec, srs, work)
+        proof_bytes = _trial_proof(spec, srs, work) if proving else 0
     except OSError as e:
         raise ResourceError(f"building keys in {work.parent} failed", why=str(e), fix="free disk space") from e
     except RuntimeError as e:
@@ -217,7 +241,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
     built = {
         "statement": spec.model_dump(),
         "vk_sha256": sha256_file(work / "vk.key"),
-        "pk_sha256": sha256_file(work / "pk.key"),
+        **({"pk_sha256": sha256_file(work / "pk.key")} if proving else {}),
         "compiled_sha256": sha256_file(work / "circuit.ezkl"),
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
@@ -226,6 +250,9 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
+    if not proving:
+        for name in ("network.onnx", "circuit.ezkl"):
+            (work / name).unlink()
 
 
 def _fetch(name: str, work: Path) -> bool:

@@ -6,13 +6,14 @@ receipt calls it to write the facts down; whoever checks the receipt calls it ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
+from zkapex.circuits.operators.tolerances import largest_tolerances
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
 from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.chunk.certificate import request_distance
@@ -29,10 +30,13 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
+from zkapex.proofs.messages.bounds import MAX_PROOF_BYTES
 from zkapex.proofs.records.packing import guard_digest, mask_digest
 from zkapex.proofs.records.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
 from zkapex.proofs.records.sealed import Sealed, unseal, unseal_enrolment
 from zkapex.proofs.records.signing import public_key_from_hex
+
+BACKEND = "halo2-kzg"
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -57,7 +61,13 @@ class Facts(Part):
     guard_digest: Digest
     tau_s: Tolerance
     tau_g: Tolerance
-    forget_digest: Digest
+    forget_commitment: Digest
+    """Commitment to what is to be forgotten, which only whoever has its random bytes can open."""
+    enrolment_digest: Digest
+    """SHA-256 of the signed enrolment the request starts from."""
+    enrolment_revision: Count
+    backend: Name
+    """The proof system."""
     requested_at: UtcTime
     pre_root: Digest
     post_root: Digest | None
@@ -99,6 +109,8 @@ class Evidence:
         The circuit's files.
     srs : bytes or None
         The structured reference string, where the verifier should not have to fetch it.
+    rejected : mapping of int to bytes
+        Raw proofs by chunk that were refused, so that anybody can see whether rightly.
     """
 
     manifest: bytes
@@ -110,6 +122,7 @@ class Evidence:
     settings: bytes
     verification_key: bytes
     srs: bytes | None = None
+    rejected: Mapping[int, bytes] = field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
         """Lay the evidence out as files: relative path to content, in a fixed order."""
@@ -121,6 +134,7 @@ class Evidence:
         if self.srs is not None:
             files["circuit/srs.bin"] = self.srs
         files |= {f"proofs/{chunk}.bin": self.proofs[chunk] for chunk in sorted(self.proofs)}
+        files |= {f"rejected/{chunk}.bin": self.rejected[chunk] for chunk in sorted(self.rejected)}
         return files
 
     @classmethod
@@ -139,11 +153,8 @@ class Evidence:
                 enrolment=files["enrolment.json"],
                 earlier=tuple(files[path] for path in sorted(files) if path.startswith("earlier/")),
                 response=files.get("response.json"),
-                proofs={
-                    int(path[7:-4]): data
-                    for path, data in files.items()
-                    if path.startswith("proofs/") and path[7:-4].isdecimal()
-                },
+                proofs=_numbered(files, "proofs/"),
+                rejected=_numbered(files, "rejected/"),
                 settings=files["circuit/settings.json"],
                 verification_key=files["circuit/vk.bin"],
                 srs=files.get("circuit/srs.bin"),
@@ -154,6 +165,26 @@ class Evidence:
         if strange:
             raise ReceiptError(f"the receipt lists {sorted(strange)[0]}, which does not belong in a receipt")
         return evidence
+
+
+def _numbered(files: Mapping[str, bytes], folder: str) -> dict[int, bytes]:
+    """The files ``<folder><chunk>.bin`` by chunk; none longer than a proof may be."""
+    found: dict[int, bytes] = {}
+    for path, data in files.items():
+        number = path.removeprefix(folder).removesuffix(".bin")
+        if path.startswith(folder) and number.isdecimal() and len(number) < 10:
+            if len(data) > MAX_PROOF_BYTES:
+                raise ReceiptError(f"{path} is too long for a proof", why=f"{len(data)} bytes")
+            found[int(number)] = data
+    return found
+
+
+def advance(theta: Sequence[str], response: UnlearnResponse) -> tuple[str, ...]:
+    """The commitments of all chunks after a response, from those before it."""
+    after = list(theta)
+    for commitment in response.commitments:
+        after[commitment.chunk] = commitment.theta
+    return tuple(after)
 
 
 @dataclass(frozen=True)
@@ -217,20 +248,26 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
 
     curvature_within = _within("enrolment.json", lambda record: curvature_distance(manifest, record), enrolled)
 
-    pre = list(enrolled.theta)
+    pre = tuple(enrolled.theta)
     for number, data in enumerate(evidence.earlier):
         name = f"earlier/{number:04d}.json"
         earlier = response_in(name, data).record
         _demand(earlier.request_id != asked.request_id, name, "it answers this very request")
-        for commitment in earlier.commitments:
-            pre[commitment.chunk] = commitment.theta
+        pre = advance(pre, earlier)
     pre_root = commitment_root(list(enumerate(pre)))
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
     instance = _within("request.json", lambda record: Instance(manifest, record), asked)
+    allowed = largest_tolerances(manifest.statement, manifest.curvature_bits)
+    for name, stated, largest in (("tau_s", asked.tau_s, allowed[0]), ("tau_g", asked.tau_g, allowed[1])):
+        if stated > largest:
+            raise ReceiptError(
+                "request.json asks for less than its operator does",
+                why=f"its tolerance {name} is {stated}; honest rounding needs no more than {largest}",
+            )
     touched = instance.touched
     _within("request.json", lambda audit: check_audit(audit, len(touched)), asked.audit)
-    post = list(pre)
+    post = pre
     post_root: str | None = None
     drawn: tuple[int, ...] = ()
     response: Sealed[UnlearnResponse] | None = None
@@ -241,13 +278,12 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         _demand(answer.nonce == asked.nonce, "response.json", "it does not carry the request's nonce")
         numbers = tuple(commitment.chunk for commitment in answer.commitments)
         _demand(numbers == touched, "response.json", "its chunks are not those the mask touches")
-        for commitment in answer.commitments:
-            post[commitment.chunk] = commitment.theta
+        post = advance(pre, answer)
         post_root = commitment_root(list(enumerate(post)))
         drawn = draw(asked.audit, audit_seed, answer.root, touched)
-    elif evidence.proofs:
+    elif evidence.proofs or evidence.rejected:
         raise ReceiptError("the receipt has proofs but no response.json")
-    strange = sorted(set(evidence.proofs) - set(drawn))
+    strange = sorted((set(evidence.proofs) | set(evidence.rejected)) - set(drawn))
     if strange:
         raise ReceiptError(f"proofs/{strange[0]}.bin is wrong", why="this chunk was not to be proved")
     facts = Facts(
@@ -267,7 +303,10 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         guard_digest=guard_digest(asked.guards),
         tau_s=asked.tau_s,
         tau_g=asked.tau_g,
-        forget_digest=asked.forget_digest,
+        forget_commitment=asked.forget_digest,
+        enrolment_digest=enrolment.digest,
+        enrolment_revision=enrolled.revision,
+        backend=BACKEND,
         requested_at=asked.issued_at,
         pre_root=pre_root,
         post_root=post_root,
@@ -280,7 +319,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         curvature_within=curvature_within,
         curvature_activations=manifest.curvature_check.statement.rows_per_chunk if manifest.curvature_check else 0,
     )
-    return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), instance, drawn, facts)
+    return Dossier(manifest, request, enrolment, response, pre, post, instance, drawn, facts)
 
 
 def _within(name: str, read: Callable[[A], T], data: A) -> T:

@@ -31,6 +31,7 @@ from torch import nn
 from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.halo2.srs import local_srs
 from zkapex.circuits.halo2.store import circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import named_statement, profile
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProtocolError
@@ -53,7 +54,6 @@ from zkapex.server.store.registry import Registry
 from zkapex.storage import load_arrays, save_arrays, save_text
 from zkapex.transport.peers import Peers
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, curvature_of
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 from zkapex.unlearning.planning.steps import seldom
 
 

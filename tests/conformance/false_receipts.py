@@ -22,7 +22,7 @@ from zkapex.errors import (
     VerificationError,
 )
 from zkapex.proofs.messages import Audit
-from zkapex.proofs.receipts.receipt import Statement
+from zkapex.proofs.receipts.v1 import StatementV1 as Statement
 from zkapex.proofs.records.signing import Envelope, Signature, sign
 
 # -- another circuit ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tiny import guard, moments, srs
 
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.client.state.holdings import Change, Holdings
@@ -39,7 +40,6 @@ from zkapex.proofs.records.packing import pack_guards, pack_masks
 from zkapex.proofs.records.signing import key_id, public_key_hex
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 from zkapex.unlearning.operators import operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REQUEST = "forget-one"

@@ -21,6 +21,7 @@ from zkapex.circuits.field import random_elements
 from zkapex.circuits.halo2.build import build_graph
 from zkapex.circuits.halo2.srs import Srs, import_srs
 from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.proofs.chunk.commitment import Point, commit, empty_commitment
@@ -28,7 +29,7 @@ from zkapex.proofs.chunk.prove import Expected, prove_chunk
 from zkapex.proofs.chunk.public import IntArray, PublicInputs
 from zkapex.proofs.chunk.witness import SaltedVector, Witness
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, encode
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve, tolerances
+from zkapex.unlearning.operators.group_obs import solve
 
 FloatArray = npt.NDArray[np.float64]
 SRS_FILE = Path(__file__).parent.parent / "conformance" / "srs.bin"

@@ -16,7 +16,7 @@ from rich.console import Console
 from zkapex import __version__
 from zkapex.errors import Error, ResourceError, StorageError
 
-INTERRUPTED = 130
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 # Help is plain text here (rich_markup_mode), yet with rich installed typer 0.20 escapes the brackets in it.
 typer.core.HAS_RICH = False
@@ -51,12 +51,13 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
+    from zkapex.cli import bench, demo, estimate, evaluate, ledger, srs, verify
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
     app.add_typer(ledger.app, name="ledger")
+    app.add_typer(srs.app, name="srs")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
     return app
@@ -68,12 +69,23 @@ def main() -> None:
     sys.exit(guarded(lambda: commands(standalone_mode=False)))
 
 
+def _broken_pipe(console: Console) -> None:
+    """In place of rich's own, which ends the process as if something had failed."""
+    raise BrokenPipeError
+
+
 def guarded(action: Callable[[], object]) -> int:
     """Run `action`; explain on standard error whatever stops it, and return the exit code."""
+    Console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign, assignment]
     try:
         code = action()
+        sys.stdout.flush()
     except Error as error:
         return fail(error)
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it. Nothing more can be said, nor be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

@@ -237,7 +237,7 @@ class Follower:
 
 def show(summary: dict[str, Any], out: Path) -> None:
     """Print the summary as tables, and what it means."""
-    from zkapex.proofs.receipts.sentences import percent
+    from zkapex.proofs.receipts.sayings import percent
 
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")

@@ -20,6 +20,7 @@ import torch
 from flwr.app import Context
 from torch import nn
 
+from zkapex.circuits.operators.tolerances import GUARD_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import make_client_app
@@ -30,7 +31,6 @@ from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
 from zkapex.server.app import make_server_app
 from zkapex.transport.grid import InProcessGrid, run_config_of_app, run_in_process
-from zkapex.unlearning.operators.group_obs import GUARD_BITS
 from zkapex.unlearning.planning.guard import guard_blocks
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.search import Outcome, Plan, Setting

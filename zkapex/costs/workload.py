@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from zkapex.circuits.halo2.store import Circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.proofs.chunk.commitment import empty_commitment
@@ -25,7 +26,6 @@ from zkapex.proofs.messages import Audit, LayerSpec, ModelManifest, UnlearnReque
 from zkapex.proofs.records.packing import Int16Array, pack_guards, pack_masks
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 from zkapex.unlearning.operators import operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 
 _NOBODY = "0" * 64
 _EXPONENT = 12

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zkapex.errors import InputError
-from zkapex.proofs.receipts.sentences import percent
+from zkapex.proofs.receipts.sayings import percent
 from zkapex.simulation.evaluation.report.plots import LABELS
 from zkapex.simulation.federation.federation import DATA_SETS
 from zkapex.storage import load_json

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
+from zkapex.circuits.operators.tolerances import GUARD_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.unlearning.operators import Terms, operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.saliency import margins
 

@@ -1,12 +1,15 @@
-"""What a receipt shows and what it does not, in plain words for whoever has no use for commitments."""
+"""The words of receipts of version 1, which are signed with them: never to change, or old receipts would be refused.
+
+Later versions sign identifiers and arguments instead, see `zkapex.proofs.receipts.sayings`.
+"""
 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 from zkapex.proofs.audit import assumed_bad
 from zkapex.proofs.receipts.evidence import Facts
+from zkapex.proofs.receipts.sayings import percent
 
 _DEEDS = {
     "guarded-group-obs": "have their masked weights at zero, and the others moved as guarded Group-OBS moves them, up "
@@ -85,10 +88,3 @@ def _sampling(facts: Facts, deed: str) -> tuple[str, ...]:
         detection=percent(facts.audit_detection),
     )
     return sampled, detection
-
-
-def percent(fraction: float) -> str:
-    """Write a fraction as a percentage; one below 1 is never rounded up to all."""
-    if fraction == 1:
-        return "100 %"
-    return f"{math.floor(Fraction(str(fraction)) * 100_000) / 1000:g} %" if fraction >= 1e-4 else f"{fraction:.2g}"
