@@ -71,7 +71,7 @@ from zkapex.unlearning.operators import operator
 from zkapex.unlearning.weights import encode_weights, load_weights
 
 MAX_MESSAGE_BYTES = 256 * 2**20
-REQUEST, RECEIPT, SCORES = "request.json", "receipt.json", "scores.json"
+REQUEST, RECEIPT, SCORES, ARCHIVE = "request.json", "receipt.json", "scores.json", "receipt.zip"
 
 
 def utc_now() -> datetime:
@@ -396,6 +396,8 @@ class DeviceAgent:
         if not vault.has(RECEIPT) and receipt.outcome.verdict == "proved":
             self._memory.settle(vault, receipt.facts.post_root)
         vault.put(RECEIPT, receipt.envelope)
+        if blobs.get("archive"):
+            vault.put(ARCHIVE, blobs["archive"])  # so that whoever owns the device can have it checked
         return self._deliver(receipt.envelope)
 
     # -- steps a misbehaving device would take differently; the simulation's adversaries override them ---------------

@@ -59,10 +59,9 @@ def open_envelope(data: bytes, payload_type: str, trusted: Collection[Ed25519Pub
                     f"the signature by key {name[:16]}… is wrong", why="what was signed has been changed"
                 )
     if not signers:
-        names = ", ".join(f"{name[:16]}…" if name else "a key it does not name" for name, _ in signatures)
+        names = " and ".join(f"key {name[:16]}…" if name else "a key it does not name" for name, _ in signatures)
         raise SignatureError(
-            "it is not signed by a trusted key",
-            why=f"it is signed by {names}",
+            f"the signature by {names} is not by a trusted key",
             fix="get the signer's public key from a source you trust and name it with --trust",
         )
     return Opened(payload, tuple(signers.values()))

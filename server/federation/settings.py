@@ -42,6 +42,11 @@ class RunSettings:
     timeout_s : int
         How long to wait for the answer to one message.
     seed : int
+    srs : str
+        Reference string of the proof system: ``local`` (made here, convinces nobody else), a file, or the digest of one
+        imported with `zkapex srs import`.
+    tsa : str
+        Address of a timestamping authority that stamps every receipt; empty: none.
     """
 
     rounds: int
@@ -59,6 +64,8 @@ class RunSettings:
     batch: int
     timeout_s: int
     seed: int
+    srs: str = "local"
+    tsa: str = ""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RunSettings:
@@ -71,7 +78,7 @@ class RunSettings:
         """
         values = {}
         for name, kind in cls.__annotations__.items():
-            value = config.get(name.replace("_", "-"))
+            value = config.get(name.replace("_", "-"), getattr(cls, name, None))
             wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
             accepted = (int, float) if wanted is float else wanted
             if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):

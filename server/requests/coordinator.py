@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from zkapex.proofs.messages import (
     UnlearnRequest,
     UnlearnResponse,
 )
-from zkapex.proofs.receipts.bundle import write_bundle
+from zkapex.proofs.receipts.archive import pack_archive
+from zkapex.proofs.receipts.bundle import read_files, write_bundle
 from zkapex.proofs.receipts.receipt import Outcome, issue
 from zkapex.proofs.records.packing import pack_guards, pack_masks, touched_chunks
 from zkapex.proofs.records.sealed import Sealed, seal, unseal
@@ -58,9 +59,13 @@ from zkapex.server.protocol.states import (
 )
 from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.deletion import Deletion
+from zkapex.server.requests.keeping import Keeper
 from zkapex.server.store.registry import utc_now
 from zkapex.transport.peers import Answer, Trouble, opened
 from zkapex.transport.wire import pack, pack_arrays
+
+MAX_ARCHIVE_BYTES = 64 * 2**20
+"""A device is sent the whole of its receipt up to this size, and the signed envelope alone beyond."""
 
 
 @dataclass
@@ -75,11 +80,14 @@ class Coordinator:
         Time in UTC.
     batch : int
         Chunks asked for in one message.
+    keeper : Keeper, optional
+        Keeps what those who check later need; without one, nothing is logged, and rejected proofs are lost.
     """
 
     roster: Roster
     clock: Callable[[], datetime] = utc_now
     batch: int = 8
+    keeper: Keeper | None = None
 
     def propose(
         self, request: Sealed[ProposeRequest], weights: Mapping[str, npt.NDArray[np.float32]]
@@ -142,7 +150,11 @@ class Coordinator:
                 issued_at=now,
                 expires_at=now + deletion.lifetime,
             )
-            self.roster.registry.apply(Opened(seal(request, self.roster.key), seed))
+            sealed = seal(request, self.roster.key)
+            self.roster.registry.apply(Opened(sealed, seed))
+        if self.keeper is not None:  # before anybody starts on it: a request that is under way cannot vanish
+            for known in self.roster.registry.requests(deletion.request_id):
+                self.keeper.opened(known.request_id, known.client_id, known.sealed.envelope)
 
     def distribute(self, request_id: str) -> None:
         """Send the request to every client that has not answered it, and take the signed responses."""
@@ -228,7 +240,6 @@ class Coordinator:
         files = {
             "settings": self.roster.circuit.settings.read_bytes(),
             "verification_key": self.roster.circuit.vk.read_bytes(),
-            "srs": self.roster.circuit.srs.path.read_bytes(),
         }
         written, contents = {}, {}
         nodes = {client_id: node for node, client_id in self.roster.clients.items()}
@@ -237,6 +248,9 @@ class Coordinator:
             if request.verdict is None:
                 continue
             evidence = self.roster.registry.evidence(client_id, request_id, **files)
+            if self.keeper is not None:
+                rejected = self.keeper.rejected(request_id, client_id) if request.verdict == "failed" else {}
+                evidence = replace(evidence, rejected={c: rejected[c] for c in request.drawn if c in rejected})
             receipt = self.roster.registry.receipt(client_id, request_id)
             if receipt is None:
                 receipt = issue(evidence, self._outcome(request), self.roster.key).envelope
@@ -244,8 +258,12 @@ class Coordinator:
             path = folder / client_id[:16]
             write_bundle(path, receipt, evidence)
             written[client_id] = path
+            if self.keeper is not None:
+                self.keeper.accompany(path, request_id, client_id, receipt)
             if client_id in nodes:
-                contents[nodes[client_id]] = pack(Delivery(), {"envelope": receipt})
+                archive = pack_archive(read_files(path))
+                blobs = {"envelope": receipt} | ({"archive": archive} if len(archive) <= MAX_ARCHIVE_BYTES else {})
+                contents[nodes[client_id]] = pack(Delivery(), blobs)
             self.roster.emit("receipt.issued", client=client_id, verdict=request.verdict, path=str(path))
         self.roster.peers.ask("receipt", contents)
         return written
@@ -291,7 +309,12 @@ class Coordinator:
             verifiers[request.client_id] = self._verifier(request)
         verifier = verifiers[request.client_id]
         for chunk, proof in found.items():
-            verify_s = verifier.verify(chunk, proof.proof)
+            try:
+                verify_s = verifier.verify(chunk, proof.proof)
+            except VerificationError:
+                if self.keeper is not None:
+                    self.keeper.reject(request.request_id, request.client_id, chunk, proof.proof)
+                raise
             costs.add(request.client_id, proof.prove_cpu_s, proof.peak_rss_mb, len(proof.proof), verify_s)
             self.roster.registry.apply(ProofsAccepted(request.client_id, request.request_id, {chunk: proof.proof}))
             self.roster.emit("prove.accepted", client=request.client_id, chunk=chunk)

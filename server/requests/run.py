@@ -29,15 +29,15 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for
-from zkapex.circuits.halo2.srs import local_srs
+from zkapex.circuits.halo2.srs import named_srs
 from zkapex.circuits.halo2.store import circuit
 from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import named_statement, profile
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
+from zkapex.proofs.ledger.log import Log
 from zkapex.proofs.messages import CurvatureCheck, LayerSpec, ModelManifest
-from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
 from zkapex.server.events import EventLog
 from zkapex.server.federation.claim import claim
@@ -49,6 +49,7 @@ from zkapex.server.requests.coordinator import Coordinator
 from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.delegation import delegated_plan, proposal_facts
 from zkapex.server.requests.deletion import Deletion
+from zkapex.server.requests.keeping import Keeper
 from zkapex.server.requests.plan import StoredPlan, load_plan, save_plan, unlearn_global
 from zkapex.server.store.registry import Registry
 from zkapex.storage import load_arrays, save_arrays, save_text
@@ -74,7 +75,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     chosen = profile(settings.profile)
     rank = None if settings.guard_rank < 0 else settings.guard_rank
     statement = named_statement(chosen.name, settings.operator, settings.curvature, rank)
-    built = circuit(statement, local_srs(chosen.log2_rows))
+    built = circuit(statement, named_srs(settings.srs, chosen.log2_rows))
     check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
     parameters = dict(model.named_parameters())
@@ -89,7 +90,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         circuit_digest=built.vk_digest,
         settings_digest=built.settings_digest,
         srs_digest=built.srs.digest,
-        srs_origin="local",
+        srs_origin="local" if built.srs.origin == "local" else "imported",
         curvature_check=None
         if check is None
         else CurvatureCheck(
@@ -109,7 +110,13 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         events.emit("enrol.started")
         roster.enrol()
 
-        coordinator = Coordinator(roster, batch=settings.batch)
+        keeper = Keeper(
+            folder,
+            Log.create(folder / "ledger", f"zkapex.example/{provider.federation}"),
+            settings.tsa,
+            lambda what, why: events.emit("evidence.missing", what=what, reason=why),
+        )
+        coordinator = Coordinator(roster, batch=settings.batch, keeper=keeper)
         plan = _plan(provider, model, coordinator, settings, folder)
         tau_s, tau_g = _tolerances(statement)
         deletion = Deletion(
@@ -119,7 +126,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
             operator=statement.kind,
             tau_s=tau_s,
             tau_g=tau_g,
-            forget_digest=sha256_hex(provider.forget_description().encode()),
+            forget_digest=keeper.commitment(settings.request_id, provider.forget_description()),
             lifetime=timedelta(days=7),
             cheating=settings.audit_cheating if settings.audit == "sampled" else None,
             detect=settings.audit_detect,
