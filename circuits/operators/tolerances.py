@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import math
 
-from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 
 #: log2 of the guard's scale. As large as kappa or nearly so, or else the multipliers outgrow the weights' range.
 GUARD_BITS = 13
 #: Honest rounding exceeds a tolerance with probability at most exp(-LOG_FAILURE) per chunk: 1.3e-14.
 LOG_FAILURE = 32.0
-
-
-def largest_tolerances(spec: StatementSpec, kappa: int) -> tuple[int, int]:
-    """The tolerances ``(tau_s, tau_g)`` of a statement's operator; a request that states larger ones asks for less.
-
-    Parameters
-    ----------
-    spec : StatementSpec
-    kappa : int
-        log2 of the largest Frobenius norm of the encoded curvature, `ModelManifest.curvature_bits`.
-    """
-    if spec.kind != "guarded-group-obs":
-        return 0, 0
-    return tolerances(spec.rows_per_chunk, spec.block_width, spec.guard_rank, kappa, GUARD_BITS)
 
 
 def tolerances(rows: int, block_width: int, guard_rank: int, kappa: int, guard_bits: int) -> tuple[int, int]:

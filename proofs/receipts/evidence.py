@@ -13,7 +13,6 @@ from typing import Annotated, Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
-from zkapex.circuits.operators.tolerances import largest_tolerances
 from zkapex.errors import Error, FormatVersionError, ReceiptError, SignatureError
 from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.chunk.certificate import request_distance
@@ -31,6 +30,7 @@ from zkapex.proofs.messages import (
     UnlearnResponse,
 )
 from zkapex.proofs.messages.bounds import MAX_PROOF_BYTES
+from zkapex.proofs.operators import rules
 from zkapex.proofs.records.packing import guard_digest, mask_digest
 from zkapex.proofs.records.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
 from zkapex.proofs.records.sealed import Sealed, unseal, unseal_enrolment
@@ -258,7 +258,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
     instance = _within("request.json", lambda record: Instance(manifest, record), asked)
-    allowed = largest_tolerances(manifest.statement, manifest.curvature_bits)
+    allowed = rules(manifest.statement.kind).largest_tolerances(manifest.statement, manifest.curvature_bits)
     for name, stated, largest in (("tau_s", asked.tau_s, allowed[0]), ("tau_g", asked.tau_g, allowed[1])):
         if stated > largest:
             raise ReceiptError(

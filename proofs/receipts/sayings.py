@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import FormatVersionError, InputError, ReceiptError
 from zkapex.proofs.audit import assumed_bad
 from zkapex.proofs.receipts.evidence import Facts
@@ -44,8 +45,7 @@ class Saying(Part):
         if template is None:
             return f"{self.id} {json.dumps(self.arguments)}"
         arguments = {name.replace("-", "_"): _written(name, value) for name, value in self.arguments.items()}
-        deed = known["deeds"].get(str(self.arguments.get("operator", "")), str(self.arguments.get("operator", "")))
-        return str(template).format(**arguments, deed=deed)
+        return str(template).format(**arguments, **_of_operator(known, str(self.arguments.get("operator", ""))))
 
 
 _Rule = Callable[[Facts, str], dict[str, Argument] | None]
@@ -86,7 +86,7 @@ SHOWS: Mapping[str, _Rule] = {
         bad=lambda f: assumed_bad(f.chunks_touched, f.audit_cheating or 0.0),
         detection=lambda f: f.audit_detection or 0.0,
     ),
-    "weights-before": _when(lambda f: f.operator != "mask-only"),
+    "weights-before": _when(lambda f: "delta" in declared(f.operator).statement.inputs),
     "curvature": _when(
         lambda f: f.curvature_within is not None,
         within=lambda f: min(1.0, math.ceil((f.curvature_within or 0.0) * 1000) / 1000),
@@ -102,10 +102,8 @@ DOES_NOT_SHOW: Mapping[str, _Rule] = {
     "copies-destroyed": _always,
     "nothing-inferred": _always,
     "clients-real": _always,
-    "real-curvature": _when(lambda f: f.operator == "guarded-group-obs" and f.curvature_within is None),
+    "operator-leaves-open": _when(lambda f: f.curvature_within is None, operator=lambda f: f.operator),
     "real-activations": _when(lambda f: f.curvature_within is not None),
-    "other-weights": _when(lambda f: f.operator == "mask-only"),
-    "good-factors": _when(lambda f: f.operator == "dampening"),
     "chunks-not-drawn": _when(lambda f: f.audit_mode == "sampled"),
     "seed-kept": _when(lambda f: f.audit_mode == "sampled"),
     "local-parameters": _when(lambda f: f.srs_origin == "local"),
@@ -167,6 +165,18 @@ def percent(fraction: float) -> str:
     if fraction == 1:
         return "100 %"
     return f"{math.floor(Fraction(str(fraction)) * 100_000) / 1000:g} %" if fraction >= 1e-4 else f"{fraction:.2g}"
+
+
+def _of_operator(known: Mapping[str, Any], name: str) -> dict[str, str]:
+    """What a language says of an operator, or else its own declaration, or else its name."""
+    found = known["operators"].get(name)
+    if found is None:
+        try:
+            words = declared(name).words
+        except InputError:
+            return {"deed": name, "open": name}
+        return {"deed": words.deed, "open": words.not_shown}
+    return {"deed": str(found["deed"]), "open": str(found["open"])}
 
 
 def _written(name: str, value: Argument) -> str:

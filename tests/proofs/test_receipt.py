@@ -437,7 +437,10 @@ def test_what_other_peoples_tools_make_of_an_envelope_is_accepted(bundle: Path) 
 
 def test_other_words_leave_a_receipt_valid(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Yesterday's receipts survive any change of any sentence, more reservations, and fewer."""
-    changed = {"deeds": {}, "sayings": {name: f"Something else about {name}." for name in sayings.texts()["sayings"]}}
+    changed = {
+        "operators": {},
+        "sayings": {name: f"Something else about {name}." for name in sayings.texts()["sayings"]},
+    }
     monkeypatch.setattr(sayings, "texts", lambda language="en": changed)
     read = read_bundle(bundle, TRUSTED)
     monkeypatch.setitem(sayings.DOES_NOT_SHOW, "new-reservation", lambda facts, verdict: {})  # type: ignore[arg-type]
