@@ -32,7 +32,17 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.messages.bounds import MAX_PROOF_BYTES
 from zkapex.proofs.operators import rules
 from zkapex.proofs.records.packing import guard_digest, mask_digest
-from zkapex.proofs.records.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
+from zkapex.proofs.records.record import (
+    ClientId,
+    Count,
+    Digest,
+    Name,
+    Part,
+    RequestId,
+    UtcTime,
+    encode_parts,
+    sha256_hex,
+)
 from zkapex.proofs.records.sealed import Sealed, unseal, unseal_enrolment
 from zkapex.proofs.records.signing import public_key_from_hex
 
@@ -335,3 +345,15 @@ def _within(name: str, read: Callable[[A], T], data: A) -> T:
 def _demand(condition: bool, name: str, why: str) -> None:
     if not condition:
         raise ReceiptError(f"{name} does not belong to this receipt", why=why)
+
+
+def forget_commitment(random: bytes, description: str) -> str:
+    """The commitment that a request carries to what is to be forgotten, SHA-256 as hex.
+
+    Parameters
+    ----------
+    random : bytes
+        32 random bytes: without them nobody can try descriptions.
+    description : str
+    """
+    return sha256_hex(encode_parts("zkapex:forget:v1", random, description))

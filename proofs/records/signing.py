@@ -23,6 +23,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -173,8 +174,12 @@ def public_key_from_hex(text: str) -> Ed25519PublicKey:
         raise SignatureError("a public key is malformed", why="64 hex digits are needed") from None
 
 
-def create_private_key(path: Path) -> Ed25519PrivateKey:
-    """Make a new key and store it as PEM, readable by its owner only.
+PASSPHRASE = "ZKAPEX_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
+"""Environment variable with the passphrase of encrypted keys, for programs that nobody sits before."""
+
+
+def create_private_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Make a new key and store it as PEM, readable by its owner only, and encrypted if there is a passphrase.
 
     The file appears complete or not at all, and an existing file is never replaced.
 
@@ -186,28 +191,35 @@ def create_private_key(path: Path) -> Ed25519PrivateKey:
         It could not be written.
     """
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    how = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
     _create(path, pem, 0o600)
     return key
 
 
-def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read a key made by :func:`create_private_key`.
+def load_private_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Read a key made by :func:`create_private_key`; an encrypted one with the passphrase, or that in `PASSPHRASE`.
 
     Raises
     ------
     InputError
-        It is missing, not an Ed25519 key in PEM, or others than its owner may read it.
+        It is missing, not an Ed25519 key in PEM, others than its owner may read it, or the passphrase is wrong.
     StorageError
         It could not be read.
     """
     data, mode = _read(path)
     if mode & 0o077:
         raise InputError(f"the private key {path} can be read by others", fix=f"chmod 600 {path}, or make a new key")
+    secret = passphrase or os.environ.get(PASSPHRASE, "").encode() or None
+    if b"ENCRYPTED" not in data:
+        secret = None
+    elif secret is None:
+        raise InputError(f"the private key {path} is encrypted", fix=f"set {PASSPHRASE} to its passphrase")
     try:
-        key = load_pem_private_key(data, password=None)
+        key = load_pem_private_key(data, password=secret)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is not an unencrypted private key in PEM") from None
+        wrong = "cannot be read with this passphrase" if secret else "is not a private key in PEM"
+        raise InputError(f"{path} {wrong}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path} is not an Ed25519 key")
     return key

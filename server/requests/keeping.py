@@ -14,9 +14,10 @@ from zkapex.proofs.ledger.keeper import log_payload, nonce_of
 from zkapex.proofs.ledger.log import Cosign, Log
 from zkapex.proofs.ledger.policy import LogPolicy
 from zkapex.proofs.ledger.witness import ask_witnesses
+from zkapex.proofs.receipts.evidence import forget_commitment
 from zkapex.proofs.receipts.timestamp import request_stamp
 from zkapex.proofs.records.envelope import peek
-from zkapex.proofs.records.record import encode_parts, sha256_hex
+from zkapex.proofs.records.record import sha256_hex
 
 Notify = Callable[[str, str], None]
 """Told what did not work, and why: a witness or an authority that is away holds nobody up."""
@@ -98,15 +99,3 @@ class Keeper:
 
     def _rejected(self, request_id: str, client_id: str) -> Path:
         return self.folder / "rejected" / request_id / client_id
-
-
-def forget_commitment(random: bytes, description: str) -> str:
-    """The commitment that a request carries to what is to be forgotten, SHA-256 as hex.
-
-    Parameters
-    ----------
-    random : bytes
-        32 random bytes: without them nobody can try descriptions.
-    description : str
-    """
-    return sha256_hex(encode_parts("zkapex:forget:v1", random, description))

@@ -51,12 +51,15 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, ledger, srs, verify
+    from zkapex.cli import bench, demo, estimate, evaluate, keys, ledger, receipts, report, srs, verify
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
+    app.command("report")(report.report)
+    app.add_typer(receipts.app, name="receipts")
     app.add_typer(ledger.app, name="ledger")
+    app.add_typer(keys.app, name="keys")
     app.add_typer(srs.app, name="srs")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
