@@ -96,6 +96,8 @@ class Facts(Part):
     largest norm that curvature may have (Frobenius); none if the enrolment shows nothing about it."""
     curvature_activations: Count
     """How many activations of each column block that is, at most; 0 if none."""
+    attempts: Count
+    """Earlier requests to this client that were given up after their audit had been drawn; if any, this one is full."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,9 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     pre_root = commitment_root(list(enumerate(pre)))
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
+    if asked.enrolment_digest is not None:
+        _demand(asked.enrolment_digest == enrolment.digest, "enrolment.json", "the request names another enrolment")
+
     instance = _within("request.json", lambda record: Instance(manifest, record), asked)
     allowed = rules(manifest.statement.kind).largest_tolerances(manifest.statement, manifest.curvature_bits)
     for name, stated, largest in (("tau_s", asked.tau_s, allowed[0]), ("tau_g", asked.tau_g, allowed[1])):
@@ -328,6 +333,7 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         chunks_drawn=drawn,
         curvature_within=curvature_within,
         curvature_activations=manifest.curvature_check.statement.rows_per_chunk if manifest.curvature_check else 0,
+        attempts=asked.attempts,
     )
     return Dossier(manifest, request, enrolment, response, pre, post, instance, drawn, facts)
 

@@ -270,7 +270,7 @@ def check_receipt(receipt: Receipt, files: Mapping[str, bytes]) -> tuple[Evidenc
     dossier = derive(evidence, outcome.audit_seed, [public_key_from_hex(predicate.server_key)])
     check_outcome(dossier, evidence, outcome)
     if isinstance(statement, v1.StatementV1):
-        old = v1.state(dossier.facts, statement.predicate.outcome, evidence, predicate.server_key)
+        old = v1.state(dossier, statement.predicate.outcome, evidence, predicate.server_key)
         if old != statement:
             raise _contradicts(v1.difference(old, statement))
         return evidence, dossier

@@ -1,8 +1,8 @@
 """The report about one request: what all its receipts come to, and what the controller says of the case; signed.
 
 A receipt is about one client. Who answers for the request as a whole needs the number asked, proved, failed and
-not reached, the dates the law counts in, and what the deletion does not cover. Every number follows from the receipts, which
-the report names by the digests of their payloads; the rest is the controller's word.
+not reached, the dates the law counts in, and what the deletion does not cover. Every number follows from the receipts,
+which the report names by the digests of their payloads; the rest is the controller's word.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ def _numbers(facts: Facts) -> bool:
     return facts.audit_mode == "sampled" and facts.audit_cheating is not None and facts.audit_detection is not None
 
 
+def _looks_before(facts: Facts) -> bool:
+    """Whether the operator's statement is about the weights before as well."""
+    return "delta" in declared(facts.operator).statement.inputs
+
+
 SHOWS: Mapping[str, _Rule] = {
     "nothing": lambda facts, verdict: None if verdict == "proved" else {},
     "all-chunks": _when(lambda f: f.audit_mode == "full", operator=lambda f: f.operator),
@@ -86,7 +91,11 @@ SHOWS: Mapping[str, _Rule] = {
         bad=lambda f: assumed_bad(f.chunks_touched, f.audit_cheating or 0.0),
         detection=lambda f: f.audit_detection or 0.0,
     ),
-    "weights-before": _when(lambda f: "delta" in declared(f.operator).statement.inputs),
+    "weights-before": _when(lambda f: _looks_before(f) and not f.enrolment_revision),
+    "weights-before-again": _when(
+        lambda f: _looks_before(f) and f.enrolment_revision > 0, revision=lambda f: f.enrolment_revision
+    ),
+    "attempts": _when(lambda f: f.attempts > 0, attempts=lambda f: f.attempts),
     "curvature": _when(
         lambda f: f.curvature_within is not None,
         within=lambda f: min(1.0, math.ceil((f.curvature_within or 0.0) * 1000) / 1000),

@@ -6,12 +6,21 @@ Later versions sign identifiers and arguments instead, see `zkapex.proofs.receip
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from zkapex.circuits.operators import declared
 from zkapex.proofs.audit import assumed_bad
-from zkapex.proofs.receipts.evidence import Facts
 from zkapex.proofs.receipts.sayings import percent
 
+if TYPE_CHECKING:
+    from zkapex.proofs.receipts.v1 import FactsV1
+
+_DEEDS = {
+    "guarded-group-obs": "have their masked weights at zero, and the others moved as guarded Group-OBS moves them, up "
+    "to the certified distance",
+    "mask-only": "have their masked weights at zero, whatever happened to the others",
+    "dampening": "are what the request's factors make of the weights before, each rounded to a whole number",
+}
 _FULL = "All chunks of weights that the mask touches {deed}."
 _SAMPLED = (
     "{proved} of the {touched} chunks of weights that the mask touches, drawn at random after the client had committed "
@@ -22,6 +31,14 @@ _DETECTION = (
     "with probability {detection}."
 )
 _BEFORE = "The weights before are those the client had committed to and signed before it knew the mask."
+_BEFORE_AGAIN = (
+    "The weights before are those the client had committed to and signed in revision {revision} of its enrolment. That "
+    "this continues what it was held to before, by proof, is shown by the chain of its receipts."
+)
+_ATTEMPTS = (
+    "{attempts} earlier requests to this client were given up after it had been drawn what to prove; everything had to "
+    "be proved this time."
+)
 _AFTER = "The client committed to and signed the resulting weights; every later request starts from that commitment."
 _CURVATURE = (
     "The curvature that the repair is fitted to is within {within} (Frobenius, of the largest norm it may have) of the "
@@ -34,6 +51,11 @@ _NOT_ALWAYS = (
     "That older copies of the weights, or the data itself, were destroyed.",
     "That nothing about the forgotten data can be inferred from the remaining weights.",
 )
+_NOT_BY_OPERATOR = {
+    "guarded-group-obs": "That the curvature the client committed to, which the repair is fitted to, is of real data.",
+    "mask-only": "That the resulting weights have anything to do with earlier ones.",
+    "dampening": "That the request's factors were chosen well.",
+}
 _NOT_ACTIVATIONS = "That the activations the client committed to, which the curvature was made of, are of real data."
 _NOT_SAMPLED = (
     "That the touched chunks which were not drawn were changed as requested.",
@@ -47,14 +69,17 @@ _NOT_IMPORTED_SRS = (
 )
 
 
-def sentences(facts: Facts, verdict: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def sentences(facts: FactsV1, verdict: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Say what is shown, and what is not."""
     if verdict != "proved":
         return (_NOTHING,), _NOT_ALWAYS
     operator = declared(facts.operator)
-    deed = operator.words.deed
-    before: tuple[str, ...] = (_BEFORE,) if "delta" in operator.statement.inputs else ()
-    does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, operator.words.not_shown)
+    deed = _DEEDS.get(facts.operator, operator.words.deed)
+    earlier = _BEFORE_AGAIN.format(revision=facts.enrolment_revision) if facts.enrolment_revision else _BEFORE
+    before: tuple[str, ...] = (earlier,) if "delta" in operator.statement.inputs else ()
+    if facts.attempts:
+        before = (*before, _ATTEMPTS.format(attempts=facts.attempts))
+    does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, _NOT_BY_OPERATOR.get(facts.operator, operator.words.not_shown))
     if facts.curvature_within is not None:
         within = percent(min(1.0, math.ceil(facts.curvature_within * 1000) / 1000))
         before = (*before, _CURVATURE.format(within=within, activations=facts.curvature_activations))
@@ -66,7 +91,7 @@ def sentences(facts: Facts, verdict: str) -> tuple[tuple[str, ...], tuple[str, .
     return shows, (*does_not_show, _NOT_LOCAL_SRS if facts.srs_origin == "local" else _NOT_IMPORTED_SRS)
 
 
-def _sampling(facts: Facts, deed: str) -> tuple[str, ...]:
+def _sampling(facts: FactsV1, deed: str) -> tuple[str, ...]:
     """Say what a sampled audit shows."""
     sampled = _SAMPLED.format(proved=len(facts.chunks_drawn), touched=facts.chunks_touched, deed=deed)
     if facts.audit_cheating is None or facts.audit_detection is None:

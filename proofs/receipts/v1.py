@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from zkapex.errors import ReceiptError
 from zkapex.proofs.messages import MAX_CHUNKS, Chunk, Fraction, Tolerance
-from zkapex.proofs.receipts.evidence import Evidence, Facts
+from zkapex.proofs.receipts.evidence import Dossier, Evidence
 from zkapex.proofs.receipts.sentences_v1 import sentences
 from zkapex.proofs.records.record import (
     ClientId,
@@ -25,6 +25,8 @@ from zkapex.proofs.records.record import (
     RequestId,
     Sentence,
     UtcTime,
+    is_none,
+    is_zero,
     sha256_hex,
 )
 
@@ -67,6 +69,8 @@ class FactsV1(Part):
     chunks_drawn: Annotated[tuple[Chunk, ...], Field(max_length=MAX_CHUNKS)]
     curvature_within: Annotated[float, Field(ge=0, le=2)] | None
     curvature_activations: Count
+    enrolment_revision: Annotated[Count | None, Field(exclude_if=is_none)] = None
+    attempts: Annotated[Count, Field(exclude_if=is_zero)] = 0
 
 
 class OutcomeV1(Part):
@@ -144,14 +148,17 @@ class StatementV1(Record):
         return found
 
 
-def state(facts: Facts, outcome: OutcomeV1, evidence: Evidence, server_key: str) -> StatementV1:
+def state(dossier: Dossier, outcome: OutcomeV1, evidence: Evidence, server_key: str) -> StatementV1:
     """What a receipt of version 1 says about this evidence."""
-    fields = {name: getattr(facts, name) for name in FactsV1.model_fields if name != "forget_digest"}
-    old = FactsV1(forget_digest=facts.forget_commitment, **fields)
+    facts, others = dossier.facts, ("forget_digest", "enrolment_revision")
+    fields = {name: getattr(facts, name) for name in FactsV1.model_fields if name not in others}
+    named = dossier.request.record.enrolment_digest is not None
+    revision = facts.enrolment_revision if named else None
+    old = FactsV1(forget_digest=facts.forget_commitment, enrolment_revision=revision, **fields)
     roots = [("pre-commitments", facts.pre_root), ("post-commitments", facts.post_root)]
     subjects = [SubjectV1(name=name, digest={"merkleSha256": root}) for name, root in roots if root is not None]
     subjects.append(SubjectV1(name="mask", digest={"sha256": facts.mask_digest}))
-    shows, does_not_show = sentences(facts, outcome.verdict)
+    shows, does_not_show = sentences(old, outcome.verdict)
     predicate = PredicateV1(
         facts=old,
         outcome=outcome,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -46,6 +47,9 @@ class Client:
 
     `theta` and `curvature` are the current commitments (G1 points as hex), one per chunk and one per (layer, column
     block). `active` is the request under way. `readmitted` says that an operator lets a quarantined client enrol again.
+    `stale` says why its device may hold other weights than it is held to; while it does, the client is asked for
+    nothing but to enrol again. `aborted` counts its requests that were given up after their audit had been drawn, since
+    it last proved one in full. `curvature_at` is when its curvature was enrolled.
     """
 
     client_id: str
@@ -59,6 +63,9 @@ class Client:
     active: str | None = None
     readmitted: bool = False
     reason: str = ""
+    stale: str = ""
+    aborted: int = 0
+    curvature_at: datetime | None = None
 
     @property
     def theta_root(self) -> str:
@@ -68,7 +75,10 @@ class Client:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest."""
+    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest.
+
+    `sent` says that it may have reached its client.
+    """
 
     sealed: Sealed[UnlearnRequest] = field(repr=False)
     status: RequestStatus
@@ -80,6 +90,7 @@ class Request:
     verdict: str | None = None
     reason: str = ""
     receipt_digest: str | None = None
+    sent: bool = False
 
     @property
     def request_id(self) -> str:
@@ -107,6 +118,14 @@ class Enrolled:
     def client_id(self) -> str:
         """The client it is about."""
         return self.enrolment.record.client_id
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The client is about to change its weights otherwise than by a request, such as by personalising anew."""
+
+    client_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -187,15 +206,19 @@ class Verified:
 
 @dataclass(frozen=True)
 class Lost:
-    """The client does not answer. The request stays as it is and goes on when the client is heard from again."""
+    """Nothing usable came from the client. The request stays as it is and goes on when the client is heard from."""
 
     client_id: str
     request_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The request is given up without blaming the client: it expired, or the client reported that it could not."""
+    """The request is given up without blaming the client: it expired, or the client reported that it could not.
+
+    After the audit was drawn it counts: the next request to the client has to be proved in full.
+    """
 
     client_id: str
     request_id: str
@@ -222,6 +245,7 @@ class ReceiptIssued:
 
 Event = (
     Enrolled
+    | Moved
     | Readmitted
     | Opened
     | Distributed
@@ -235,6 +259,14 @@ Event = (
     | ReceiptIssued
 )
 RequestEvent = Distributed | Responded | Drawn | ProofsAccepted | Verified | Lost | Failed | Rejected | ReceiptIssued
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A nonce that the provider issued for one enrolment, by the client it is for; None: one that is not known yet."""
+
+    nonce: str
+    client_id: str | None
 
 
 @dataclass(frozen=True)
@@ -253,6 +285,10 @@ class Scope:
         The event's request.
     taken : frozenset of str
         Those of the event's :func:`claims` that were used before, by this or any other client.
+    invitation : Invitation or None
+        That an enrolment's nonce was issued with.
+    published : datetime or None
+        When the mask of the event's request was first signed, for this or any other client.
     """
 
     federation: str
@@ -260,6 +296,8 @@ class Scope:
     client: Client | None
     request: Request | None
     taken: frozenset[str] = frozenset()
+    invitation: Invitation | None = None
+    published: datetime | None = None
 
 
 def claims(event: Event) -> frozenset[str]:

@@ -8,6 +8,7 @@ everything it needs to go on in :meth:`Registry.unfinished`.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from zkapex.errors import FormatVersionError, InputError, ProtocolError, StorageError
-from zkapex.proofs.messages import Enrolment, ModelManifest
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest
 from zkapex.proofs.receipts.evidence import Evidence
 from zkapex.proofs.records.sealed import unseal_enrolment
 from zkapex.server.protocol.decide import decide
@@ -36,12 +37,22 @@ from zkapex.server.protocol.states import (
     claims,
 )
 from zkapex.server.store.database import explain, open_engine
-from zkapex.server.store.rows import load_client, load_request, request_row, store_transition, taken_claims, to_request
+from zkapex.server.store.rows import (
+    first_published,
+    load_client,
+    load_invitation,
+    load_request,
+    request_row,
+    store_transition,
+    taken_claims,
+    to_request,
+)
 from zkapex.server.store.schema import (
     SCHEMA_VERSION,
     Base,
     ClientRow,
     EnrolmentRow,
+    InvitationRow,
     ManifestRow,
     MetaRow,
     ProofRow,
@@ -157,6 +168,23 @@ class Registry:
                 store_transition(session, before, after, happened, now)
         return after
 
+    def now(self) -> datetime:
+        """The time that events are judged at."""
+        return self._clock()
+
+    def invite(self, client_id: str | None = None) -> str:
+        """Issue a nonce for one enrolment; it is on disk when this returns, and may then be sent.
+
+        Parameters
+        ----------
+        client_id : str, optional
+            The client it is for; without one, any that has not enrolled yet.
+        """
+        nonce = secrets.token_hex(32)
+        with self._session(write=True) as session:
+            session.add(InvitationRow(nonce=nonce, client_id=client_id, at=self._clock().isoformat()))
+        return nonce
+
     def client(self, client_id: str) -> Client | None:
         """Return a client, or None if it never enrolled."""
         with self._session() as session:
@@ -177,6 +205,11 @@ class Registry:
         """Return all requests, or those of one deletion request, in the order they were opened."""
         query = select(RequestRow)
         return self._requests(query if request_id is None else query.where(RequestRow.request_id == request_id))
+
+    def sent(self, client_id: str) -> tuple[UnlearnRequest, ...]:
+        """Return all requests that may have reached a client, in the order they were opened."""
+        query = select(RequestRow).where(RequestRow.client_id == client_id, RequestRow.sent)
+        return tuple(request.sealed.record for request in self._requests(query))
 
     def unfinished(self) -> tuple[Request, ...]:
         """Return the requests that have no receipt yet, in the order they were opened: where to go on after a crash."""
@@ -206,6 +239,12 @@ class Registry:
             if client is None:
                 raise ProtocolError(f"client {client_id[:16]}… never enrolled")
             return unseal_enrolment(session.get_one(EnrolmentRow, client.enrolment_digest).envelope).record
+
+    def enrolments(self, client_id: str) -> dict[int, bytes]:
+        """Return all enrolments of a client that were ever accepted, as signed, by revision."""
+        with self._session() as session:
+            rows = session.scalars(select(EnrolmentRow).where(EnrolmentRow.client_id == client_id)).all()
+            return {row.revision: row.envelope for row in rows}
 
     def receipt(self, client_id: str, request_id: str) -> bytes | None:
         """Return the signed receipt of a request, if it was issued."""
@@ -324,4 +363,10 @@ class Registry:
             client=client,
             request=request,
             taken=taken_claims(session, claims(happened)),
+            invitation=(
+                load_invitation(session, happened.enrolment.record.nonce) if isinstance(happened, Enrolled) else None
+            ),
+            published=(
+                first_published(session, happened.request.record.mask) if isinstance(happened, Opened) else None
+            ),
         )

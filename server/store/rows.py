@@ -7,11 +7,12 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from zkapex.errors import Error, StorageError
-from zkapex.proofs.messages import UnlearnRequest, UnlearnResponse
+from zkapex.proofs.messages import LayerMask, UnlearnRequest, UnlearnResponse
+from zkapex.proofs.records.packing import mask_digest
 from zkapex.proofs.records.record import Record, sha256_hex
 from zkapex.proofs.records.sealed import Sealed, restore
 from zkapex.server.protocol.states import (
@@ -19,6 +20,7 @@ from zkapex.server.protocol.states import (
     ClientStatus,
     Enrolled,
     Event,
+    Invitation,
     ProofsAccepted,
     ReceiptIssued,
     Request,
@@ -29,6 +31,7 @@ from zkapex.server.store.schema import (
     ClientRow,
     CommitmentRow,
     EnrolmentRow,
+    InvitationRow,
     NonceRow,
     ProofRow,
     RequestRow,
@@ -74,7 +77,22 @@ def load_client(session: Session, client_id: str) -> Client | None:
         active=row.active,
         readmitted=row.readmitted,
         reason=row.reason,
+        stale=row.stale,
+        aborted=row.aborted,
+        curvature_at=None if row.curvature_at is None else datetime.fromisoformat(row.curvature_at),
     )
+
+
+def load_invitation(session: Session, nonce: str) -> Invitation | None:
+    """Read what a nonce was issued for, or None if it never was."""
+    row = session.get(InvitationRow, nonce)
+    return None if row is None else Invitation(row.nonce, row.client_id)
+
+
+def first_published(session: Session, mask: tuple[LayerMask, ...]) -> datetime | None:
+    """When a mask was first signed for anybody, or None if it never was."""
+    first = session.scalar(select(func.min(RequestRow.issued_at)).where(RequestRow.mask_digest == mask_digest(mask)))
+    return None if first is None else datetime.fromisoformat(first)
 
 
 def request_row(session: Session, client_id: str, request_id: str) -> RequestRow | None:
@@ -114,6 +132,7 @@ def to_request(session: Session, row: RequestRow) -> Request:
         verdict=row.verdict,
         reason=row.reason,
         receipt_digest=None if row.receipt is None else sha256_hex(row.receipt),
+        sent=row.sent,
     )
 
 
@@ -162,8 +181,19 @@ def store_transition(session: Session, before: Scope, after: Scope, happened: Ev
 def _store_client(session: Session, before: Client | None, after: Client) -> None:
     columns: dict[str, Any] = {
         name: getattr(after, name)
-        for name in ("public_key", "revision", "enrolment_digest", "manifest_digest", "active", "readmitted", "reason")
+        for name in (
+            "public_key",
+            "revision",
+            "enrolment_digest",
+            "manifest_digest",
+            "active",
+            "readmitted",
+            "reason",
+            "stale",
+            "aborted",
+        )
     }
+    columns["curvature_at"] = None if after.curvature_at is None else after.curvature_at.isoformat()
     session.merge(ClientRow(client_id=after.client_id, status=str(after.status), **columns))
     session.flush()
     for kind in ("theta", "curvature"):
@@ -195,11 +225,14 @@ def _store_request(session: Session, before: Request | None, after: Request, cli
             enrolment_digest=client.enrolment_digest,
             manifest_digest=asked.manifest_digest,
             envelope=after.sealed.envelope,
+            mask_digest=mask_digest(asked.mask),
+            issued_at=asked.issued_at.isoformat(),
             touched=json.dumps(after.touched),
             audit_seed=after.audit_seed,
         )
         session.add(row)
     row.status = str(after.status)
+    row.sent = after.sent
     row.drawn = json.dumps(after.drawn)
     row.verdict = after.verdict
     row.reason = after.reason

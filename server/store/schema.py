@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Base(DeclarativeBase):
@@ -49,6 +49,16 @@ class NonceRow(Base):
     nonce: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
+class InvitationRow(Base):
+    """A nonce that was issued for one enrolment, before it was sent; to a client, or to whoever was at a node."""
+
+    __tablename__ = "invitations"
+
+    nonce: Mapped[str] = mapped_column(String(64), primary_key=True)
+    client_id: Mapped[str | None] = mapped_column(String(64))
+    at: Mapped[str]
+
+
 class EnrolmentRow(Base):
     """Every enrolment ever accepted, as signed."""
 
@@ -75,6 +85,9 @@ class ClientRow(Base):
     active: Mapped[str | None]
     readmitted: Mapped[bool]
     reason: Mapped[str] = mapped_column(Text)
+    stale: Mapped[str] = mapped_column(Text)
+    aborted: Mapped[int]
+    curvature_at: Mapped[str | None]
 
 
 class CommitmentRow(Base):
@@ -100,10 +113,13 @@ class RequestRow(Base):
     enrolment_digest: Mapped[str] = mapped_column(ForeignKey("enrolments.digest"))
     manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"))
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    mask_digest: Mapped[str] = mapped_column(String(64), index=True)
+    issued_at: Mapped[str]
     status: Mapped[str]
     touched: Mapped[str] = mapped_column(Text)
     """Chunk numbers, as a JSON list; so is `drawn`."""
     audit_seed: Mapped[str | None]
+    sent: Mapped[bool]
     drawn: Mapped[str] = mapped_column(Text)
     verdict: Mapped[str | None]
     reason: Mapped[str] = mapped_column(Text)

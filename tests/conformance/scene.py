@@ -151,7 +151,7 @@ def _issue(evidence: Evidence, outcome: Outcome, key: Ed25519PrivateKey) -> Stat
     """What a provider of the release that wrote version 1 would have signed: nothing that contradicts itself."""
     dossier = derive(evidence, outcome.audit_seed, [key.public_key()])
     check_outcome(dossier, evidence, outcome)
-    return state(dossier.facts, outcome, evidence, public_key_hex(key.public_key()))
+    return state(dossier, outcome, evidence, public_key_hex(key.public_key()))
 
 
 def _signed(statement: StatementV1, key: Ed25519PrivateKey) -> bytes:

@@ -48,6 +48,14 @@ def verify(
         Paths, typer.Option(help="A signed word of the provider's about receipts: withdrawn, superseded, disputed.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that verify proofs; more than one pays for many.")] = 1,
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain",
+            help="PATH holds many receipts: verify all of them, and that those of each client make one chain in which "
+            "nothing that was deleted can have come back.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Re-verify a receipt offline: signatures, digests, the chain of commitments, and every zero-knowledge proof.
@@ -59,6 +67,11 @@ def verify(
     from zkapex.proofs.verify import verify_receipt
 
     policy = policy_of(trust, root, keyset, srs, ledger, tsa, client_key, status, workers)
+    if chain:
+        from zkapex.cli.chain import verify_chains
+
+        verify_chains(path, policy, workers, as_json=as_json)
+        return
     console = Console(stderr=True, quiet=as_json)
     columns = (TextColumn("verifying proofs"), BarColumn(), MofNCompleteColumn())
     depths: list[Depth] = []
