@@ -200,7 +200,7 @@ def test_sampled_audits_say_so(tmp_path: Path) -> None:
     assert (read.receipt.facts.audit_cheating, read.receipt.facts.audit_detection) == (0.5, 1.0)
     assert any(
         "50 % or more of these 3 chunks undone (2 at least)" in sentence and "with probability 100 %" in sentence
-        for sentence in receipt.statement.predicate.shows
+        for sentence in (saying.words() for saying in receipt.statement.predicate.shows)
     )
     assert "chunks-not-drawn" in {saying.id for saying in receipt.statement.predicate.does_not_show}
     with pytest.raises(ReceiptError, match="seed"):
