@@ -27,7 +27,9 @@ from zkapex.client.agent.prove import prove
 from zkapex.client.agent.receipt import receipt
 from zkapex.client.agent.train import train
 from zkapex.client.agent.unlearn import unlearn
+from zkapex.client.state.cipher import Cipher
 from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.key import device_key
 from zkapex.client.state.memory import Memory
 from zkapex.client.state.salts import SaltLedger, opened_by
 from zkapex.client.state.trust import Trust
@@ -37,7 +39,7 @@ from zkapex.errors import ProtocolError, StorageError
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.jobs.pool import prove_all
 from zkapex.proofs.jobs.worker import write_job
-from zkapex.proofs.records.signing import key_id, load_or_create_private_key
+from zkapex.proofs.records.signing import key_id
 from zkapex.unlearning.accelerator import CPU, torch_device
 from zkapex.unlearning.operators import operator
 
@@ -82,6 +84,8 @@ class DeviceAgent:
         Chooses the mask if this device holds what is to be forgotten; without one it cannot be asked to.
     device : str
         What the repair is solved on, as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+    cipher : Cipher, optional
+        Encrypts the state.
 
     Raises
     ------
@@ -99,16 +103,17 @@ class DeviceAgent:
         clock: Callable[[], datetime] = utc_now,
         planner: Planner | None = None,
         device: str = CPU,
+        cipher: Cipher | None = None,
     ) -> None:
         torch_device(device)
-        self.vault = Vault(folder)
+        self.vault = Vault(folder, cipher)
         self.vault.create()
         self.task = task
         self.workers = workers
         self.clock = clock
         self.planner = planner
         self.device = device
-        self.key = load_or_create_private_key(folder / "key.pem")
+        self.key = device_key(self.vault)
         self.client_id = key_id(self.key.public_key())
         self.memory = Memory(self.vault, self.key, task.build_model)
         self.trust = Trust(self.vault)

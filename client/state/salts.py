@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from filelock import FileLock
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.client.state.vault import Vault
 from zkapex.errors import SaltsSpentError, StorageError
+from zkapex.host.files import sync_folder
 from zkapex.proofs.chunk.instance import place
 from zkapex.proofs.records.record import encode_parts, sha256_hex
 
@@ -89,7 +90,7 @@ class SaltLedger:
         with self._locked():
             counts, end = self._read()
             self._add(counts, [proof])
-            self._append(end, b"".join(_name(salts) + b"\n" for salts in proof.values()))
+            self._append(end, [_name(salts) for salts in proof.values()])
 
     def keep(self, vectors: Vectors) -> None:
         """Forget the counts of all other vectors, which have been given up.
@@ -132,14 +133,28 @@ class SaltLedger:
 
     def _read(self) -> tuple[Counter[bytes], int]:
         """Openings by digest, and where the last whole line ends."""
-        data = self._vault.get(LOG) if self._vault.has(LOG) else b""
-        end = data.rfind(b"\n") + 1
-        if not _LINES.fullmatch(data, 0, end) or len(data) - end > 32:
-            raise StorageError(f"{self._path} is damaged", fix="enrol the device again, which starts a new one")
-        return Counter(data[:end].splitlines()), end
-
-    def _append(self, end: int, lines: bytes) -> None:
         try:
+            data = self._path.read_bytes() if self._path.exists() else b""
+        except OSError as e:
+            raise StorageError(f"cannot read {self._path}", why=str(e)) from e
+        end = data.rfind(b"\n") + 1
+        cipher, name = self._vault.cipher, self._vault.full_name(LOG)
+        lines, rest = data[:end].splitlines(), len(data) - end
+        if cipher is not None:
+            lines = [cipher.open_line(name, number, line) for number, line in enumerate(lines)]
+        whole = b"".join(line + b"\n" for line in lines)
+        if not _LINES.fullmatch(whole) or rest > (32 if cipher is None else 80):
+            raise StorageError(f"{self._path} is damaged", fix="enrol the device again, which starts a new one")
+        return Counter(lines), end
+
+    def _append(self, end: int, names: Sequence[bytes]) -> None:
+        try:
+            cipher, full = self._vault.cipher, self._vault.full_name(LOG)
+            if cipher is not None and end % 81:
+                raise StorageError(f"{self._path} is damaged", why="its lines are not all of one length")
+            if cipher is not None:
+                names = [cipher.seal_line(full, end // 81 + number, name) for number, name in enumerate(names)]
+            lines = b"".join(name + b"\n" for name in names)
             new = not self._path.exists()
             with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as log:
                 log.truncate(end)
@@ -148,7 +163,7 @@ class SaltLedger:
                 log.flush()
                 os.fsync(log.fileno())
             if new:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError as e:
             raise StorageError(f"cannot write {self._path}", why=str(e), fix="free disk space") from e
 
@@ -160,11 +175,3 @@ class SaltLedger:
 def _name(salts: tuple[int, ...]) -> bytes:
     """128 bits by which salts are recognised; they are uniform, so it tells nothing about them."""
     return sha256_hex(encode_parts("zkapex:salts:v1", *(str(salt) for salt in salts)))[:32].encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

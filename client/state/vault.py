@@ -23,6 +23,7 @@ commitment they belong to leaves the device.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -36,7 +37,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.client.state.cipher import Cipher
 from zkapex.errors import StorageError
+from zkapex.host.files import sync_folder
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Salts = dict[str, tuple[int, ...]]
@@ -47,14 +50,24 @@ DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error
 class Vault:
     """A folder of the device, readable by its owner only, in which files appear whole or not at all.
 
+    Parameters
+    ----------
+    folder : Path
+    cipher : Cipher, optional
+        Encrypts every file; without one they are plain, as in simulations.
+    root : Path, optional
+        Folder of the whole state, below which files have their names; `folder` itself by default.
+
     Raises
     ------
     StorageError
         From every method, if the disk is full or a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cipher: Cipher | None = None, root: Path | None = None) -> None:
         self.folder = folder
+        self.cipher = cipher
+        self._root = root or folder
 
     def create(self) -> None:
         """Make the folder, and every missing one above it, private. Writing does so by itself; asking does not."""
@@ -67,7 +80,11 @@ class Vault:
 
     def inner(self, *names: str) -> Vault:
         """A vault inside this one."""
-        return Vault(self.folder.joinpath(*names))
+        return Vault(self.folder.joinpath(*names), self.cipher, self._root)
+
+    def full_name(self, name: str) -> str:
+        """The name that a file is bound to: its path below the device's state."""
+        return (self.folder / name).relative_to(self._root).as_posix()
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
@@ -79,10 +96,11 @@ class Vault:
         partial = self.folder / f".{name}.partial"
         try:
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
-                f.write(data)
+                f.write(data if self.cipher is None else self.cipher.seal(self.full_name(name), data))
                 f.flush()
                 os.fsync(f.fileno())
             partial.rename(self.folder / name)
+            sync_folder(self.folder)
         except OSError as e:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -91,29 +109,21 @@ class Vault:
     def get(self, name: str) -> bytes:
         """Read a file."""
         try:
-            return (self.folder / name).read_bytes()
+            data = (self.folder / name).read_bytes()
         except OSError as e:
             raise StorageError(f"cannot read {self.folder / name}", why=str(e)) from e
+        return data if self.cipher is None else self.cipher.open(self.full_name(name), data)
 
     def put_arrays(self, name: str, arrays: Arrays) -> None:
         """Write named arrays atomically and durably."""
-        partial = self.folder / f".{name}.partial.npz"
-        try:
-            partial.touch(mode=0o600)
-            with partial.open("wb") as f:
-                np.savez(f, **arrays)  # type: ignore[arg-type]
-                f.flush()
-                os.fsync(f.fileno())
-            partial.rename(self.folder / name)
-        except OSError as e:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
+        memory = io.BytesIO()
+        np.savez(memory, **arrays)  # type: ignore[arg-type]
+        self.put(name, memory.getvalue())
 
     def get_arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
         """Read named arrays; nothing is unpickled."""
         try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self.get(name)), allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
         except DAMAGE as e:
             raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bench import Bench
 from federation import REQUEST, TOUCHED, Federation, refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkapex.circuits.statement import FACTOR_SALTS, SALTS
@@ -87,6 +87,7 @@ def test_the_log_is_its_owners_alone_and_names_no_salts(tmp_path: Path) -> None:
     assert b"12345678901234567890" not in (tmp_path / LOG).read_bytes()
 
 
+@settings(deadline=None)  # every count waits for the disk
 @given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=12), st.integers(0, 32), st.data())
 def test_whatever_a_crash_leaves_no_count_is_lost(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], torn: int, data: st.DataObject

@@ -58,7 +58,7 @@ class Ran:
 
     @property
     def plan(self) -> StoredPlan:
-        plan = load_plan(self.federation.folder / "provider")
+        plan = load_plan(self.federation.folder / "provider" / "requests" / "request-1")
         assert plan is not None
         return plan
 

@@ -29,7 +29,7 @@ SETTINGS = {
     "delete": "class", "forget_class": 3, "holder": -1, "forget_samples": 30, "seed": 0,
     "operator": "guarded-group-obs", "curvature": "kfac",
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
-    "prove_curvature": False, "others": {},
+    "prove_curvature": False, "requests": 1, "others": {},
 }  # fmt: skip
 
 

@@ -51,7 +51,20 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, keys, ledger, receipts, report, srs, verify
+    from zkapex.cli import (
+        bench,
+        demo,
+        device,
+        estimate,
+        evaluate,
+        keys,
+        ledger,
+        receipts,
+        report,
+        server,
+        srs,
+        verify,
+    )  # fmt: skip
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
@@ -61,6 +74,8 @@ def command_line() -> typer.Typer:
     app.add_typer(ledger.app, name="ledger")
     app.add_typer(keys.app, name="keys")
     app.add_typer(srs.app, name="srs")
+    app.add_typer(server.app, name="server")
+    app.add_typer(device.app, name="device")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
     return app
