@@ -40,7 +40,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import assert_never
 
 from zkapex.errors import CommitmentError, IllegalTransitionError, ProtocolError
@@ -58,6 +57,7 @@ from zkapex.server.protocol.states import (
     Drawn,
     Enrolled,
     Event,
+    Extended,
     Failed,
     Lost,
     Opened,
@@ -232,7 +232,7 @@ def _respond(scope: Scope, request: Request, response: Sealed[UnlearnResponse], 
     if answer.nonce != asked.nonce:
         raise ProtocolError(f"the response to {asked.request_id} does not carry the request's nonce")
     pairs = [(commitment.chunk, commitment.theta) for commitment in answer.commitments]
-    if tuple(chunk for chunk, _ in pairs) != request.touched:
+    if tuple(chunk for chunk, _ in pairs) != tuple(request.touched):
         raise CommitmentError(f"the response to {asked.request_id} does not commit to exactly the touched chunks")
     if answer.root != commitment_root(pairs):
         raise CommitmentError(f"the response to {asked.request_id} has a Merkle root that is not its commitments'")
@@ -244,7 +244,7 @@ def _accept(scope: Scope, request: Request, event: ProofsAccepted) -> Scope:
     if digests and all(request.proofs.get(chunk) == digest for chunk, digest in digests.items()):
         return _heard(scope, request)
     _expect(request, "take proofs", RequestStatus.PROVING)
-    strange = sorted(set(digests) - set(request.drawn))
+    strange = sorted(chunk for chunk in digests if chunk not in request.drawn)
     if strange or not digests:
         raise ProtocolError(f"proofs for {request.request_id} are not of drawn chunks", why=f"chunks {strange[:4]}")
     new = {chunk: digest for chunk, digest in digests.items() if request.proofs.get(chunk) != digest}
@@ -254,7 +254,7 @@ def _accept(scope: Scope, request: Request, event: ProofsAccepted) -> Scope:
     first = {chunk: digest for chunk, digest in new.items() if chunk not in request.proofs}
     if not first:
         return _heard(scope, request)
-    return _heard(scope, replace(request, proofs=MappingProxyType({**request.proofs, **first})))
+    return _heard(scope, replace(request, proofs=Extended(request.proofs, first)))
 
 
 def _conclude(scope: Scope, client: Client, request: Request) -> Scope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -40,6 +40,30 @@ UNDER_WAY = frozenset({RequestStatus.OPEN, RequestStatus.DISTRIBUTED, RequestSta
 """States of a request in which its client is busy with it."""
 
 
+class Extended(Mapping[int, str]):
+    """A mapping with some entries more, without a copy of it."""
+
+    def __init__(self, base: Mapping[int, str], more: Mapping[int, str]) -> None:
+        inner: dict[int, str] = {}
+        if isinstance(base, Extended):  # never nested: in memory, one is extended again and again
+            inner, base = base._more, base._base
+        self._base: Mapping[int, str] = base
+        self._more = inner | {key: value for key, value in more.items() if key not in inner and key not in base}
+
+    def __getitem__(self, key: int) -> str:
+        return self._more[key] if key in self._more else self._base[key]
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._base
+        yield from self._more
+
+    def __len__(self) -> int:
+        return len(self._base) + len(self._more)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} proofs>"
+
+
 @dataclass(frozen=True)
 class Client:
     """What the server holds a client to.
@@ -54,8 +78,8 @@ class Client:
     revision: int
     enrolment_digest: str
     manifest_digest: str
-    theta: tuple[str, ...] = field(repr=False)
-    curvature: tuple[str, ...] = field(repr=False)
+    theta: Sequence[str] = field(repr=False)
+    curvature: Sequence[str] = field(repr=False)
     active: str | None = None
     readmitted: bool = False
     reason: str = ""
@@ -68,28 +92,32 @@ class Client:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest."""
+    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest.
+
+    `ids` are client and request id where they are known without looking into the signed request.
+    """
 
     sealed: Sealed[UnlearnRequest] = field(repr=False)
     status: RequestStatus
-    touched: tuple[int, ...] = field(repr=False)
+    touched: Sequence[int] = field(repr=False)
     audit_seed: str | None = field(default=None, repr=False)
     response: Sealed[UnlearnResponse] | None = field(default=None, repr=False)
-    drawn: tuple[int, ...] = ()
+    drawn: Sequence[int] = ()
     proofs: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     verdict: str | None = None
     reason: str = ""
     receipt_digest: str | None = None
+    ids: tuple[str, str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def request_id(self) -> str:
         """Id of the deletion request."""
-        return self.sealed.record.request_id
+        return self.sealed.record.request_id if self.ids is None else self.ids[1]
 
     @property
     def client_id(self) -> str:
         """The client it is for."""
-        return self.sealed.record.client_id
+        return self.sealed.record.client_id if self.ids is None else self.ids[0]
 
     @property
     def missing(self) -> tuple[int, ...]:

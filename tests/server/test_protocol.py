@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ from zkapex.server.protocol.states import (
     Verified,
     claims,
 )
+from zkapex.server.store.registry import Registry
 
 PROVIDER = Provider()
 
@@ -548,6 +551,63 @@ class RandomWalk(RuleBasedStateMachine):
 
 TestRandomWalk = RandomWalk.TestCase
 TestRandomWalk.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class Both(Memory):
+    """A registry in memory, which holds everything, beside one in a database. They must say the same of every event."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self.registry = registry
+
+    def apply(self, event: Event) -> Scope:
+        told: list[str] = []
+        scopes: list[Scope] = []
+        for judge in (super().apply, self.registry.apply):
+            try:
+                scopes.append(judge(event))
+                told.append("applied")
+            except Error as error:
+                told.append(f"{type(error).__name__}: {error.explain()}")
+                refused = error
+        assert told[0] == told[1]
+        if not scopes:
+            raise refused
+        assert scopes[0].client == scopes[1].client
+        assert scopes[0].request == scopes[1].request
+        return scopes[0]
+
+
+class ByChunk(RandomWalk):
+    """The protocol's own random walk, on both."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        # In memory where that is possible: what survives a power cut is not what is tested.
+        self.folder = TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.registry = Registry(Path(self.folder.name) / "r.sqlite", FEDERATION, clock=lambda: NOW)
+        self.registry.add_manifest(make_manifest())
+        self.memory = Both(self.registry)
+        for party in self.parties:
+            self.memory.apply(Enrolled(party.enrol()))
+
+    @invariant()
+    def the_database_holds_what_memory_does(self) -> None:
+        if hasattr(self, "registry"):
+            assert {client.client_id: client for client in self.registry.clients()} == self.memory.clients
+            stored = {(request.client_id, request.request_id): request for request in self.registry.requests()}
+            assert stored == self.memory.requests
+
+    def teardown(self) -> None:
+        if hasattr(self, "registry"):
+            self.registry.verify_trail()
+            self.registry.close()
+            self.folder.cleanup()
+
+
+TestByChunk = ByChunk.TestCase
+TestByChunk.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 
 
 def test_claims_are_what_may_be_used_once() -> None:

@@ -1,0 +1,63 @@
+"""What a decision about one chunk reads and writes does not depend on how many there are.
+
+That such decisions are the same as with everything in memory is in ``test_protocol.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from parties import FEDERATION, NOW, Party, Provider, make_manifest
+from sqlalchemy import event
+
+from zkapex.server.protocol.states import (
+    Distributed,
+    Drawn,
+    Enrolled,
+    Extended,
+    Opened,
+    ProofsAccepted,
+    Responded,
+)
+from zkapex.server.store.registry import Registry
+
+
+def test_a_proof_costs_the_same_few_rows_whatever_else_there_is(tmp_path: Path) -> None:
+    """What is read and written for a proof does not grow with the chunks, with proofs before it, nor with records."""
+    party = Party("a")
+    with Registry(tmp_path / "r.sqlite", FEDERATION, clock=lambda: NOW) as registry:
+        registry.add_manifest(make_manifest())
+        registry.apply(Enrolled(party.enrol()))
+        asked = Provider().ask(party)
+        ids = (party.client_id, "r1")
+        for happened in (Opened(asked), Distributed(*ids), Responded(party.respond(asked.record)), Drawn(*ids)):
+            registry.apply(happened)
+        request = registry.request(*ids)
+        assert request is not None
+        drawn = tuple(request.drawn)
+        statements: list[list[str]] = []
+
+        @event.listens_for(registry._engine, "before_cursor_execute")
+        def _note(_c: Any, _cursor: Any, statement: str, _p: Any, _context: Any, many: bool) -> None:
+            assert not many or "INSERT INTO proofs" in statement or "UPDATE draws" in statement
+            statements[-1].append(statement)
+
+        for chunk in drawn:
+            statements.append([])
+            registry.apply(ProofsAccepted(*ids, party.proofs(asked.record, (chunk,))))
+        assert statements[0] == statements[1] == statements[2]
+        whole = ("commitments", "records", "touched", "enrolments", "manifests")
+        assert not [statement for statement in statements[0] if any(f"FROM {table}" in statement for table in whole)]
+        by_chunk = [text for text in statements[0] if "FROM draws" in text or "FROM proofs" in text]
+        assert by_chunk
+        assert all("chunk = ?" in text or "digest IN" in text for text in by_chunk)
+
+
+def test_a_mapping_that_is_extended_is_the_same_mapping() -> None:
+    base = {1: "a", 2: "b"}
+    once = Extended(base, {3: "c", 2: "other"})
+    twice = Extended(once, {1: "x", 4: "d", 3: "y"})
+    assert once == {1: "a", 2: "b", 3: "c"}
+    assert twice == {1: "a", 2: "b", 3: "c", 4: "d"}
+    assert (len(once), len(twice), list(twice)) == (3, 4, [1, 2, 3, 4])
