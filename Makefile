@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock reference results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -24,7 +24,7 @@ $(STAMP): $(INPUTS)
 
 # The tools for development on top, for everything but the demo.
 $(STAMP)-dev: $(STAMP)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,vision]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,docs,vision]'
 	touch $@
 
 demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
@@ -56,20 +56,26 @@ lint: $(STAMP)-dev ## Check style and types
 results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 	$(BIN)/python -m zkapex.simulation.evaluation.report.report results docs
 
+docs: $(STAMP)-dev ## Build the documentation site into site/
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+
 reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
 	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
+
+release: ## Build wheel, sdist and SBOM into dist/, the same every time
+	.ci/release
 
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,lm,vision]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,docs,lm,vision]'
 	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
 	grep -Ev '^(fsspec|huggingface_hub)==' constraints.txt > $(VENV)-lock/kept.txt
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)-lock/kept.txt '.[dev,hub,lm,vision]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)-lock/kept.txt '.[dev,docs,hub,lm,vision]'
 	{ echo "# As constraints.txt, with the extra hub and what it needs; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints-hub.txt
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and everything a tool has cached
-	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-hub $(VENV)-lock $(VENV)-release build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

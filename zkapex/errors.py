@@ -111,6 +111,30 @@ class NotProvedError(VerificationError):
     exit_code = 25
 
 
+class NotPinnedError(VerificationError):
+    """A receipt is consistent, but nobody was named whose signature on it would mean something."""
+
+    exit_code = 26
+
+
+class LedgerError(VerificationError):
+    """A log is not what it claims to be, or something is not in it as claimed, or too few witnesses say so."""
+
+    exit_code = 27
+
+
+class TimestampError(VerificationError):
+    """A timestamp is wrong, of something else, or by an authority that is not trusted."""
+
+    exit_code = 28
+
+
+class StatusError(VerificationError):
+    """What was signed was later withdrawn, disputed or superseded by whoever signed it."""
+
+    exit_code = 29
+
+
 class ProtocolError(Error):
     """A message does not fit the state of the protocol, or its sender is not who it must be."""
 

@@ -51,11 +51,12 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, verify
+    from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
 
     app.command("demo")(demo.demo)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
+    app.add_typer(ledger.app, name="ledger")
     app.add_typer(bench.app, name="bench")
     app.command("estimate")(estimate.estimate)
     return app
