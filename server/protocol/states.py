@@ -48,7 +48,9 @@ class Extended(Mapping[int, str]):
         if isinstance(base, Extended):  # never nested: in memory, one is extended again and again
             inner, base = base._more, base._base
         self._base: Mapping[int, str] = base
-        self._more = inner | {key: value for key, value in more.items() if key not in inner and key not in base}
+        self._more: dict[int, str] = inner | {
+            key: value for key, value in more.items() if key not in inner and key not in base
+        }
 
     def __getitem__(self, key: int) -> str:
         return self._more[key] if key in self._more else self._base[key]
