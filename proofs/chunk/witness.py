@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, random_elements
-from zkapex.circuits.halo2.slack import slack_limbs
+from zkapex.circuits.operators import operator_names
 from zkapex.circuits.statement import SALTS, StatementSpec
 from zkapex.errors import ProverError
 from zkapex.proofs.chunk.public import BoolArray, IntArray, PublicInputs
+from zkapex.proofs.operators import rules
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,7 @@ class Witness:
             If a sum of squares exceeds its tolerance, a value the range, or a part does not fit the statement.
         """
         self._check(spec)
-        if spec.kind != "guarded-group-obs":
-            return {name: v.vector() for name, v in self.salted().items() if name in spec.inputs}
-        residuals = self.residuals(spec, public)
-        limbs: list[int] = []
-        for total, slack in zip(square_sums(residuals, public.mask), public.slacks(spec), strict=True):
-            limbs += slack_limbs(slack, total, spec.weight_limit)
-        return self.with_limbs(spec, residuals, limbs)
+        return rules(spec.kind).private(spec, public, self)
 
     def residuals(self, spec: StatementSpec, public: PublicInputs) -> tuple[IntArray, IntArray]:
         """``E = delta H - mu V^T``, int64 [R, B], and ``L = (delta * keep) V - C``, int64 [R, r], exactly."""
@@ -157,14 +152,5 @@ def check_lookups(spec: StatementSpec, vectors: Mapping[str, Sequence[str]]) -> 
             value = from_felt(text)
             if min(value, MODULUS - value) > spec.weight_limit:
                 raise ProverError(f"{name} holds a value outside the circuit's range of {spec.weight_limit}")
-    if spec.kind != "dampening":
-        return
-    theta_u, delta, public = ([from_felt(x) for x in vectors[name]] for name in ("theta_u", "delta", "public"))
-    count = spec.weights
-    for u, d, from_theta, from_delta in zip(theta_u[:count], delta, public, public[count:], strict=False):
-        error = (from_theta * u + from_delta * d) % MODULUS
-        if min(error, MODULUS - error) > spec.weight_limit:
-            raise ProverError(
-                "a weight is not what its dampening factor makes of it",
-                fix="recompute the weights with the factors of this request",
-            )
+    if spec.kind in operator_names():
+        rules(spec.kind).check_lookups(spec, vectors)
