@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from zkapex.errors import ProtocolError
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest, UnlearnResponse
@@ -18,6 +18,14 @@ from zkapex.server.store.views import Drawn, Points, Proved, Reader, Touched, fe
 _BATCH = 500
 """Values per IN list; databases bound the number of parameters of a statement."""
 
+# Statements of every event are built once: building one takes SQLAlchemy longer than the database takes to run it.
+_NONCES = select(NONCES.c.nonce).where(NONCES.c.nonce.in_(bindparam("values", expanding=True)))
+_PROOFS = select(PROOFS.c.digest).where(PROOFS.c.digest.in_(bindparam("values", expanding=True)))
+_CLIENT = select(CLIENTS).where(CLIENTS.c.client_id == bindparam("client"))
+_REQUEST = select(REQUESTS).where(
+    REQUESTS.c.client_id == bindparam("client"), REQUESTS.c.request_id == bindparam("request")
+)
+
 Kept = Callable[[type[Any], str], Sealed[Any]]
 """Gives a stored record by its kind and digest, the same one as long as it is in use."""
 
@@ -25,10 +33,10 @@ Kept = Callable[[type[Any], str], Sealed[Any]]
 def taken_claims(connection: Connection, wanted: frozenset[str]) -> frozenset[str]:
     """Return those of the claims that were used before."""
     taken: set[str] = set()
-    for kind, column in (("nonce", NONCES.c.nonce), ("proof", PROOFS.c.digest)):
+    for kind, query in (("nonce", _NONCES), ("proof", _PROOFS)):
         values = sorted(claim.partition(":")[2] for claim in wanted if claim.startswith(f"{kind}:"))
         for start in range(0, len(values), _BATCH):
-            found = connection.execute(select(column).where(column.in_(values[start : start + _BATCH]))).scalars()
+            found = connection.execute(query, {"values": values[start : start + _BATCH]}).scalars()
             taken.update(f"{kind}:{value}" for value in found)
     return frozenset(taken)
 
@@ -52,15 +60,13 @@ def to_client(read: Reader, row: Row[Any]) -> Client:
 
 def load_client(connection: Connection, read: Reader, client_id: str) -> Client | None:
     """Read a client."""
-    row = connection.execute(select(CLIENTS).where(CLIENTS.c.client_id == client_id)).first()
+    row = connection.execute(_CLIENT, {"client": client_id}).first()
     return None if row is None else to_client(read, row)
 
 
 def request_row(connection: Connection, client_id: str, request_id: str) -> Row[Any] | None:
     """Find the row of a request."""
-    return connection.execute(
-        select(REQUESTS).where(REQUESTS.c.client_id == client_id, REQUESTS.c.request_id == request_id)
-    ).first()
+    return connection.execute(_REQUEST, {"client": client_id, "request": request_id}).first()
 
 
 def to_request(read: Reader, kept: Kept, row: Row[Any]) -> Request:

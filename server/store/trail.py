@@ -101,9 +101,13 @@ def content_of(event: Event) -> str:
             return ""
 
 
+_LAST = select(TRAIL.c.serial, TRAIL.c.digest).order_by(TRAIL.c.serial.desc()).limit(1)
+_APPEND = insert(TRAIL)
+
+
 def head(connection: Connection, federation: str) -> Head:
     """Where the trail ends now."""
-    row = connection.execute(select(TRAIL.c.serial, TRAIL.c.digest).order_by(TRAIL.c.serial.desc()).limit(1)).first()
+    row = connection.execute(_LAST).first()
     return start(federation) if row is None else Head(row.serial, row.digest)
 
 
@@ -123,7 +127,7 @@ def append(connection: Connection, federation: str, after: Scope, event: Event, 
     }
     serial = before.serial + 1
     digest = link(before.digest, serial, **fields)
-    connection.execute(insert(TRAIL).values(serial=serial, digest=digest, **fields))
+    connection.execute(_APPEND, {"serial": serial, "digest": digest, **fields})
 
 
 def entries(connection: Connection, client_id: str | None = None) -> Iterable[Transition]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from zkapex.errors import Error, StorageError
 from zkapex.proofs.records.record import Record, sha256_hex
@@ -19,6 +19,29 @@ from zkapex.server.store.schema import COMMITMENTS, DRAWS, PROOFS, RECORDS, TOUC
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
+
+# Built once: building a statement takes SQLAlchemy longer than the database takes to run it.
+_POINTS = (
+    select(COMMITMENTS.c.position, COMMITMENTS.c.point)
+    .where(
+        COMMITMENTS.c.client_id == bindparam("client"),
+        COMMITMENTS.c.kind == bindparam("of"),
+        COMMITMENTS.c.version <= bindparam("as_of"),
+        COMMITMENTS.c.position < bindparam("length"),
+    )
+    .order_by(COMMITMENTS.c.position, COMMITMENTS.c.version)
+)
+_POINT = _POINTS.where(COMMITMENTS.c.position == bindparam("at"))
+_IN_DRAW = select(DRAWS.c.chunk).where(DRAWS.c.request == bindparam("of"), DRAWS.c.draw == bindparam("number"))
+_DRAW = _IN_DRAW.order_by(DRAWS.c.chunk)
+_IS_DRAWN = _IN_DRAW.where(DRAWS.c.chunk == bindparam("at"))
+_PROVED = select(PROOFS.c.chunk, PROOFS.c.digest).where(
+    PROOFS.c.client_id == bindparam("client"),
+    PROOFS.c.request_id == bindparam("request"),
+    PROOFS.c.number <= bindparam("as_of"),
+)
+_ALL_PROVED = _PROVED.order_by(PROOFS.c.chunk)
+_ONE_PROVED = _PROVED.where(PROOFS.c.chunk == bindparam("at"))
 
 
 class Reader(Protocol):
@@ -84,20 +107,11 @@ class Points(_View[str]):
 
     def __init__(self, read: Reader, client_id: str, kind: str, version: int, length: int) -> None:
         super().__init__(read, length)
-        self._query = (
-            select(COMMITMENTS.c.position, COMMITMENTS.c.point)
-            .where(
-                COMMITMENTS.c.client_id == client_id,
-                COMMITMENTS.c.kind == kind,
-                COMMITMENTS.c.version <= version,
-                COMMITMENTS.c.position < length,
-            )
-            .order_by(COMMITMENTS.c.position, COMMITMENTS.c.version)
-        )
+        self._which = {"client": client_id, "of": kind, "as_of": version, "length": length}
         self._one: dict[int, str] = {}
 
     def _load(self, connection: Connection) -> tuple[str, ...]:
-        newest = {row.position: row.point for row in connection.execute(self._query)}
+        newest = {row.position: row.point for row in connection.execute(_POINTS, self._which)}
         return tuple(newest.values())
 
     @overload
@@ -108,8 +122,8 @@ class Points(_View[str]):
         if self._whole is not None or isinstance(index, slice) or not 0 <= index < self._length:
             return self._all()[index]
         if index not in self._one:
-            query = self._query.where(COMMITMENTS.c.position == index)
-            points = [row.point for row in self._read(lambda connection: connection.execute(query).all())]
+            which = {**self._which, "at": index}
+            points = [row.point for row in self._read(lambda connection: connection.execute(_POINT, which).all())]
             if not points:
                 raise StorageError("the registry is damaged", why=f"commitment {index} is gone", fix="restore a backup")
             self._one[index] = points[-1]
@@ -133,18 +147,18 @@ class Drawn(_View[int]):
 
     def __init__(self, read: Reader, request: int, draw: int, length: int) -> None:
         super().__init__(read, length)
-        self._query = select(DRAWS.c.chunk).where(DRAWS.c.request == request, DRAWS.c.draw == draw)
+        self._which = {"of": request, "number": draw}
         self._known: dict[int, bool] = {}
 
     def _load(self, connection: Connection) -> tuple[int, ...]:
-        return tuple(connection.execute(self._query.order_by(DRAWS.c.chunk)).scalars())
+        return tuple(connection.execute(_DRAW, self._which).scalars())
 
     def __contains__(self, chunk: object) -> bool:
         if self._whole is not None or not isinstance(chunk, int):
             return chunk in self._all()
         if chunk not in self._known:
-            query = self._query.where(DRAWS.c.chunk == chunk)
-            self._known[chunk] = self._read(lambda connection: connection.execute(query).first()) is not None
+            which = {**self._which, "at": chunk}
+            self._known[chunk] = self._read(lambda connection: connection.execute(_IS_DRAWN, which).first()) is not None
         return self._known[chunk]
 
 
@@ -154,15 +168,13 @@ class Proved(Mapping[int, str]):
     def __init__(self, read: Reader, client_id: str, request_id: str, length: int) -> None:
         self._read = read
         self._length = length
-        self._query = select(PROOFS.c.chunk, PROOFS.c.digest).where(
-            PROOFS.c.client_id == client_id, PROOFS.c.request_id == request_id, PROOFS.c.number <= length
-        )
+        self._which = {"client": client_id, "request": request_id, "as_of": length}
         self._known: dict[int, str | None] = {}
         self._whole: dict[int, str] | None = None if length else {}
 
     def _all(self) -> dict[int, str]:
         if self._whole is None:
-            rows = self._read(lambda connection: connection.execute(self._query.order_by(PROOFS.c.chunk)).all())
+            rows = self._read(lambda connection: connection.execute(_ALL_PROVED, self._which).all())
             self._whole = {row.chunk: row.digest for row in rows}
         return self._whole
 
@@ -170,8 +182,8 @@ class Proved(Mapping[int, str]):
         if self._whole is not None:
             return self._whole[chunk]
         if chunk not in self._known:
-            query = self._query.where(PROOFS.c.chunk == chunk)
-            row = self._read(lambda connection: connection.execute(query).first())
+            which = {**self._which, "at": chunk}
+            row = self._read(lambda connection: connection.execute(_ONE_PROVED, which).first())
             self._known[chunk] = None if row is None else row.digest
         digest = self._known[chunk]
         if digest is None:

@@ -23,6 +23,15 @@ from zkapex.server.store.schema import (
     TOUCHED,
 )
 
+# As in ``reading.py``, statements of every event are built once.
+_ADVANCE = (
+    update(REQUESTS)
+    .where(REQUESTS.c.serial == bindparam("this"))
+    .values({name: bindparam(name) for name in ("status", "verdict", "reason", "n_proofs")})
+)
+_ADD_PROOF = insert(PROOFS)
+_MARK = update(DRAWS).where(DRAWS.c.request == bindparam("of"), DRAWS.c.chunk == bindparam("done")).values(proved=True)
+
 
 def store(connection: Connection, before: Scope, after: Scope, happened: Event) -> None:
     """Write the difference between two scopes."""
@@ -86,6 +95,7 @@ def _store_request(
     connection: Connection, before: Request | None, after: Request, client: Client, happened: Event
 ) -> None:
     columns: dict[str, Any] = {"status": str(after.status), "verdict": after.verdict, "reason": after.reason}
+    moved = dict(columns)
     if after.response is not None and (before is None or before.response is not after.response):
         columns["response_digest"] = _store_record(connection, after.response.envelope)
     if isinstance(happened, ReceiptIssued):
@@ -101,7 +111,10 @@ def _store_request(
     if before is not None and before.drawn is not after.drawn and before.drawn != after.drawn:
         columns |= {"draw": draw + 1, "n_drawn": len(after.drawn)}
         _store_draw(connection, row_serial, draw + 1, after)
-    connection.execute(update(REQUESTS).where(REQUESTS.c.serial == row_serial).values(**columns))
+    more = {name: value for name, value in columns.items() if name not in moved and name != "n_proofs"}
+    connection.execute(_ADVANCE, {"this": row_serial, **moved, "n_proofs": columns.get("n_proofs", proved)})
+    if more:
+        connection.execute(update(REQUESTS).where(REQUESTS.c.serial == row_serial).values(**more))
 
 
 def _insert_request(connection: Connection, after: Request, client: Client, columns: dict[str, Any]) -> int:
@@ -152,7 +165,7 @@ def _store_proofs(
     new = [chunk for chunk in sorted(happened.proofs) if chunk not in old and chunk in after.proofs]
     if new:
         connection.execute(
-            insert(PROOFS),
+            _ADD_PROOF,
             [
                 {
                     "digest": after.proofs[chunk],
@@ -166,7 +179,7 @@ def _store_proofs(
             ],
         )
         connection.execute(
-            update(DRAWS).where(DRAWS.c.request == request, DRAWS.c.chunk == bindparam("done")).values(proved=True),
-            [{"done": chunk} for chunk in new],
+            _MARK,
+            [{"of": request, "done": chunk} for chunk in new],
         )
     return proved + len(new)
