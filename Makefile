@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference release results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -24,7 +24,7 @@ $(STAMP): $(INPUTS)
 
 # The tools for development on top, for everything but the demo.
 $(STAMP)-dev: $(STAMP)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,docs,vision]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,docs,vision,web]'
 	touch $@
 
 demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
@@ -62,17 +62,20 @@ docs: $(STAMP)-dev ## Build the documentation site into site/
 reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
 	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
 
+limits: $(STAMP)-dev ## Write the tables of docs/limits.md from the cases that the tests check
+	PYTHONPATH=tests/support $(BIN)/python tests/support/limits.py docs/limits.md
+
 release: ## Build wheel, sdist and SBOM into dist/, the same every time
 	.ci/release
 
 lock: ## Write constraints.txt and constraints-hub.txt anew from a fresh environment
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,docs,lm,vision]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,docs,lm,vision,web]'
 	{ echo "# Every package of an environment of zkapex, for Python 3.11 on Linux; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints.txt
 	grep -Ev '^(fsspec|huggingface_hub)==' constraints.txt > $(VENV)-lock/kept.txt
-	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)-lock/kept.txt '.[dev,docs,hub,lm,vision]'
+	$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)-lock/kept.txt '.[dev,docs,hub,lm,vision,web]'
 	{ echo "# As constraints.txt, with the extra hub and what it needs; written by make lock."; \
 	  $(VENV)-lock/bin/python -m pip freeze --exclude zkapex | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/'; } > constraints-hub.txt
 	rm -rf $(VENV)-lock

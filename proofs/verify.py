@@ -67,7 +67,7 @@ def verify_receipt(
     """
     bundle = read_bundle(directory, trusted)
     dossier, proofs = bundle.dossier, bundle.evidence.proofs
-    srs = _reference_string(bundle)
+    srs = reference_string(bundle)
     manifest, cpu_s = dossier.manifest, 0.0
     check_circuit = check_circuit_of(manifest, srs)
     if check_circuit is not None:
@@ -79,7 +79,14 @@ def verify_receipt(
     return Verified(bundle, len(proofs), cpu_s + check(built, dossier, proofs, on_chunk))
 
 
-def _reference_string(bundle: Bundle) -> Srs:
+def reference_string(bundle: Bundle) -> Srs:
+    """The reference string a receipt's proofs are made with: the one that comes with it, or this machine's.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
     manifest = bundle.dossier.manifest
     if bundle.evidence.srs is not None:
         height = manifest.statement.log2_rows

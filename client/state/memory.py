@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 
 import numpy as np
 import torch
@@ -16,19 +17,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from torch import nn
 
-from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.holdings import SALTS_FILE, SECRETS, Change, Holdings
 from zkapex.client.state.vault import Vault
 from zkapex.errors import ProtocolError, SignatureError, StorageError
+from zkapex.proofs.chunk.continuation import zeroed
+from zkapex.proofs.chunk.instance import Instance, cut, place
 from zkapex.proofs.chunk.public import BoolArray
 from zkapex.proofs.jobs.worker import forget_witness
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest, UnlearnResponse
-from zkapex.proofs.records.record import arrays_digest
-from zkapex.proofs.records.sealed import unseal
+from zkapex.proofs.records.packing import touched_chunks, unpack_masks
+from zkapex.proofs.records.record import arrays_digest, sha256_hex
+from zkapex.proofs.records.sealed import restore, unseal
 from zkapex.transport.wire import unpack_arrays
+from zkapex.unlearning.weights import load_weights
 
 MODEL, MANIFEST, ENROLMENT, RESPONSE = "model.npz", "manifest.json", "enrolment.json", "response.json"
-HELD, REVISION, THETA = "held-zero.npz", "revision", "theta.json"
+HELD, REVISION, THETA, RETRAINED = "held-zero.npz", "revision", "theta.json", "retrained"
+REQUEST, SETTLED, STAGED = "request.json", "settled", "enrolling"
+GRACE = timedelta(minutes=10)
+"""How much longer than a request lives its proof may be asked for: clocks differ."""
 
 
 class Memory:
@@ -57,10 +65,33 @@ class Memory:
         return vault
 
     def start_from(self, request: UnlearnRequest) -> Holdings:
-        """The holdings the request starts from: those enrolled, plus every change a receipt has settled."""
+        """The holdings the request starts from: those enrolled, plus every change since; they are what is deployed.
+
+        Raises
+        ------
+        ProtocolError
+            The request starts from something else: it would bring back what was deleted, or undo what was learned.
+        """
         manifest = self.manifest()
         vault, enrolled = self._vault.inner("requests", request.request_id), self._vault.inner("enrolment")
-        if not vault.has(RESPONSE) and commitment_root(list(enumerate(self._theta(enrolled)))) != request.pre_root:
+        if vault.has(RESPONSE):
+            return Holdings.load(manifest, enrolled)
+        begun = [other.folder.name for other in self._unsettled() if other.folder != vault.folder]
+        if begun:
+            raise ProtocolError(
+                f"request {begun[0]} was carried out here and is not settled",
+                why="this request starts from the weights before it, and would bring back what it removed",
+                fix="deliver the receipt of that request, and enrol the device again",
+            )
+        if self.retrained:
+            raise ProtocolError(
+                "this device has changed its weights since it enrolled", fix="enrol it again, which it does by proof"
+            )
+        if request.enrolment_digest != sha256_hex(enrolled.get(ENROLMENT)):
+            raise ProtocolError(
+                "the request is for another enrolment than this device stands by", fix="enrol the device again"
+            )
+        if commitment_root(list(enumerate(self.theta()))) != request.pre_root:
             raise ProtocolError(
                 "the request starts from commitments this device does not hold",
                 why="an earlier request has not been settled by a receipt, or the server's registry is another one",
@@ -68,8 +99,35 @@ class Memory:
             )
         return Holdings.load(manifest, enrolled)
 
-    def _theta(self, enrolled: Vault) -> list[str]:
-        """The commitments (hex) to the weights held, by chunk: those enrolled, replaced by what receipts settled."""
+    def refuse_return(self, instance: Instance) -> None:
+        """Return only if a request keeps at zero, wherever it may change weights, what earlier ones have deleted.
+
+        Raises
+        ------
+        ProtocolError
+            It does not.
+        """
+        manifest, asked = instance.manifest, zeroed(instance.manifest, instance.request)
+        held = {name: mask.numpy() for name, mask in self.held_zero().items()}
+        for chunk in instance.touched:
+            where = place(manifest, chunk)
+            zeros = held.get(where.layer)
+            if zeros is None:
+                continue
+            mask = asked.get(where.layer, np.zeros_like(zeros))
+            if cut(manifest, where, zeros & ~mask).any():
+                raise ProtocolError(
+                    f"request {instance.request.request_id} would bring back what an earlier one removed",
+                    why=f"it changes chunk {chunk} and does not mask all that was deleted there",
+                    fix="mask what earlier requests have made zero as well",
+                )
+
+    def theta(self) -> list[str]:
+        """The commitments (hex) to the weights held, by chunk: those enrolled, replaced by what requests made of them.
+
+        What a request was interrupted at has no commitment: an empty string.
+        """
+        enrolled = self._vault.inner("enrolment")
         if not enrolled.has(THETA):
             return list(unseal(Enrolment, enrolled.get(ENROLMENT), [self._key.public_key()]).record.theta)
         try:
@@ -77,21 +135,106 @@ class Memory:
         except (ValueError, TypeError) as e:
             raise StorageError(f"{enrolled.folder / THETA} is damaged", fix="enrol the device again") from e
 
-    def settle(self, vault: Vault, post_root: str | None) -> None:
-        """Make the change that a receipt confirmed the state the next request starts from."""
+    def settled(self, vault: Vault) -> bool:
+        """Whether a request is over here: what it made of the weights is all there is of them."""
+        return vault.has(SETTLED)
+
+    def confirm(self, vault: Vault, post_root: str | None) -> None:
+        """Return only if what the device holds after a request is what a receipt says was proved."""
+        if not self.settled(vault) and commitment_root(list(enumerate(self._theta_after(vault)))) != post_root:
+            raise ProtocolError("the receipt is for other weights than this device holds", fix="enrol the device again")
+
+    def settle(self, vault: Vault) -> None:
+        """Make what a request made of the weights what the device stands by, and forget the weights before.
+
+        Whether it was proved or not: the result is deployed, and what was deleted does not come back.
+        """
+        if self.settled(vault):
+            return
         enrolled = self._vault.inner("enrolment")
-        theta = self._theta(enrolled)
+        if vault.has(SECRETS):
+            manifest = self.manifest()
+            theta = self._theta_after(vault)
+            after = Change.load(vault).apply(Holdings.load(manifest, enrolled))
+            if not vault.has(RESPONSE):  # it was interrupted, perhaps before the result was deployed
+                request = restore(UnlearnRequest, vault.get(REQUEST)).record
+                model = self.load_model()
+                load_weights(model, manifest, after.weights)
+                self.hold_zero(zeroed(manifest, request))
+                self.save_model(model)
+            # In this order: interrupted in between, the device takes no new request before it has settled this again.
+            after.save(enrolled)
+            enrolled.put(THETA, json.dumps(theta).encode())
+        for folder in (vault.folder / "jobs").glob("*"):
+            forget_witness(folder)
+        vault.put(SETTLED, b"")
+        for name in (SECRETS, SALTS_FILE):
+            vault.drop(name)
+
+    def settle_all(self) -> None:
+        """Settle every request that was begun: the provider goes on from what is deployed."""
+        for vault in self._unsettled():
+            self.settle(vault)
+
+    def expire(self, now: datetime) -> None:
+        """Settle the requests whose time is over: no proof of them will be taken any more."""
+        for vault in self._unsettled():
+            if now >= restore(UnlearnRequest, vault.get(REQUEST)).record.expires_at + GRACE:
+                self.settle(vault)
+
+    def _unsettled(self) -> list[Vault]:
+        folders = sorted((self._vault.folder / "requests").glob(f"*/{REQUEST}"))
+        return [vault for path in folders if not (vault := Vault(path.parent)).has(SETTLED)]
+
+    def _theta_after(self, vault: Vault) -> list[str]:
+        """The commitments (hex) to all chunks after a request; empty ones where an interrupted one made none yet."""
+        theta = self.theta()
+        if not vault.has(RESPONSE):
+            manifest = self.manifest()
+            masks = unpack_masks(manifest, restore(UnlearnRequest, vault.get(REQUEST)).record.mask)
+            for chunk in touched_chunks(manifest, masks):
+                theta[chunk] = ""
+            return theta
         response = unseal(UnlearnResponse, vault.get(RESPONSE), [self._key.public_key()]).record
         for commitment in response.commitments:
             theta[commitment.chunk] = commitment.theta
-        if commitment_root(list(enumerate(theta))) != post_root:
-            raise ProtocolError("the receipt is for other weights than this device holds", fix="enrol the device again")
-        after = Change.load(vault).apply(Holdings.load(self.manifest(), enrolled))
-        # In this order: interrupted in between, the device takes no new request before it has settled this one again.
-        after.save(enrolled)
-        enrolled.put(THETA, json.dumps(theta).encode())
-        for folder in (vault.folder / "jobs").glob("*"):
-            forget_witness(folder)
+        return theta
+
+    @property
+    def retrained(self) -> bool:
+        """Whether the deployed weights were changed otherwise than by a request since the device enrolled."""
+        return self._vault.has(RETRAINED)
+
+    def retrain(self, model: nn.Module) -> None:
+        """Deploy weights that were learned; requests that were begun are over with that."""
+        if self._vault.inner("enrolment").has(ENROLMENT):
+            self.settle_all()
+            self._vault.put(RETRAINED, b"")
+        self.save_model(model)
+
+    def staging(self) -> Vault:
+        """Where a new enrolment is put together; empty."""
+        vault = self._vault.inner(STAGED)
+        vault.clear()
+        return vault
+
+    def adopt(self) -> None:
+        """Let the enrolment that was put together take the place of the one before."""
+        staged, enrolled = self._vault.inner(STAGED), self._vault.inner("enrolment")
+        try:
+            enrolled.clear()
+            staged.folder.rename(enrolled.folder)
+        except OSError as e:
+            raise StorageError(f"cannot replace {enrolled.folder}", why=str(e), fix="check the device's folder") from e
+        self._vault.drop(RETRAINED)
+
+    def recover(self) -> None:
+        """Finish what an earlier process was killed at."""
+        staged = self._vault.inner(STAGED)
+        if staged.has(ENROLMENT):  # written last
+            self.adopt()
+        elif staged.folder.exists():
+            staged.clear()
 
     def held_zero(self) -> dict[str, torch.Tensor]:
         """What the requests this device has answered made zero: what was deleted must not be learned again."""
@@ -142,7 +285,7 @@ class Memory:
 
     def save_model(self, model: nn.Module) -> None:
         """Keep the personalised model."""
-        self._vault.put_arrays(MODEL, {name: value.detach().numpy() for name, value in model.state_dict().items()})
+        self._vault.put_arrays(MODEL, {name: value.numpy(force=True) for name, value in model.state_dict().items()})
 
     def load_model(self) -> nn.Module:
         """The personalised model."""

@@ -91,9 +91,19 @@ class SaltLedger:
             self._add(counts, [proof])
             self._append(end, b"".join(_name(salts) + b"\n" for salts in proof.values()))
 
-    def clear(self) -> None:
-        """Forget all counts, when the vectors they are about are given up."""
-        (self._vault.folder / LOG).unlink(missing_ok=True)
+    def keep(self, vectors: Vectors) -> None:
+        """Forget the counts of all other vectors, which have been given up.
+
+        Raises
+        ------
+        StorageError
+            The log is damaged, or cannot be read or written.
+        """
+        kept = {_name(salts) for salts in vectors.values()}
+        with self._locked():
+            counts, _ = self._read()
+            lines = [name for name, count in counts.items() if name in kept for _ in range(count)]
+            self._vault.put(LOG, b"".join(name + b"\n" for name in lines))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -8,9 +8,14 @@
 ``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.state.salts`
 ``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
 ``proposals/<nonce>``      the proposal that answered a request for one, signed
+``retrained``              there while the model was changed otherwise than by a request since the device enrolled
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
-``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs;
-                           scores.json; receipt.json
+``enrolling/``             the same, while it is put together; it takes the other's place when it is complete
+``requests/<id>/``         request.json, response.json, ``jobs/<chunk>/`` proofs, scores.json, receipt.json; and, until
+                           the request is ``settled``, secrets.npz + salts.json: the change
+
+When a request is settled, by its receipt, by the end of its time or by a new enrolment, the change becomes what is
+enrolled and its own files go: weights that were deleted are nowhere then.
 
 Salts are what hides the weights behind their commitments: they are written with owner-only permissions, before the
 commitment they belong to leaves the device.
@@ -123,6 +128,13 @@ class Vault:
             return {key: tuple(int(s) for s in values) for key, values in json.loads(self.get(name)).items()}
         except (ValueError, TypeError, AttributeError) as e:
             raise StorageError(f"{self.folder / name} is damaged", why=str(e), fix="enrol again") from e
+
+    def drop(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as e:
+            raise StorageError(f"cannot delete {self.folder / name}", why=str(e)) from e
 
     def clear(self) -> None:
         """Delete everything in it."""

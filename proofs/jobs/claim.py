@@ -16,6 +16,9 @@ from zkapex.proofs.jobs.interface import CLAIM, leave_verdict
 from zkapex.proofs.jobs.worker import Cost, peak_rss_mb
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
 
+SHARED = "claim"
+"""File with the claim that the jobs in the folders beside it are about."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -56,17 +59,26 @@ class Claim:
 
 
 class Checker:
-    """The worker's side: checks the claimed proof in a job's folder."""
+    """The worker's side: checks the claimed proof in a job's folder.
 
-    def __init__(self, circuit: Circuit, shared: Path) -> None:
-        self._verifier = Claim.load(shared).verifier(circuit)
+    Parameters
+    ----------
+    circuit : Circuit
+    shared : Path, optional
+        The claim that all jobs are about; without one, each job's is beside its folder.
+    """
+
+    def __init__(self, circuit: Circuit, shared: Path | None = None) -> None:
+        self._circuit = circuit
+        self._shared = None if shared is None else Claim.load(shared).verifier(circuit)
+        self._last: tuple[Path, ChunkVerifier] | None = None
 
     def run_job(self, folder: Path) -> Cost:
         """Check ``claim.bin`` in ``<chunk>/`` and leave a verdict."""
         start = time.process_time()
         error: Error | None = None
         try:
-            self._verifier.verify(int(folder.name), (folder / CLAIM).read_bytes())
+            self._verifier(folder).verify(int(folder.name), (folder / CLAIM).read_bytes())
         except ResourceError:
             raise
         except Error as e:
@@ -74,3 +86,11 @@ class Checker:
         cost = Cost(time.process_time() - start, peak_rss_mb())
         leave_verdict(folder, error, cost)
         return cost
+
+    def _verifier(self, folder: Path) -> ChunkVerifier:
+        if self._shared is not None:
+            return self._shared
+        path = folder.parent / SHARED
+        if self._last is None or self._last[0] != path:
+            self._last = path, Claim.load(path).verifier(self._circuit)
+        return self._last[1]

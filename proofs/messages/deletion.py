@@ -12,6 +12,7 @@ from zkapex.proofs.messages.terms import GuardBlock, LayerMask
 from zkapex.proofs.records.record import (
     Blob,
     ClientId,
+    Count,
     Digest,
     Name,
     Nonce,
@@ -21,6 +22,8 @@ from zkapex.proofs.records.record import (
     RequestId,
     Seconds,
     UtcTime,
+    is_none,
+    is_zero,
 )
 
 
@@ -74,11 +77,19 @@ class UnlearnRequest(Record):
     issued_at: UtcTime
     expires_at: UtcTime
     """No response is accepted after this time."""
+    enrolment_digest: Annotated[Digest | None, Field(exclude_if=is_none)] = None
+    """SHA-256 of the envelope of the enrolment that weights and curvature are those of; none in the oldest requests."""
+    attempts: Annotated[Count, Field(exclude_if=is_zero)] = 0
+    """How many requests were given up after their audit had been drawn since the client last proved one in full.
+
+    If there are any, the audit is full: whoever knows that draws can be escaped has none to escape."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.expires_at <= self.issued_at:
             raise ValueError("expires_at must be after issued_at")
+        if self.attempts and self.audit.mode != "full":
+            raise ValueError("after an audit that was drawn and not proved, everything has to be proved")
         if len({mask.layer for mask in self.mask}) != len(self.mask):
             raise ValueError("a layer has two masks")
         if len({(guard.layer, guard.block) for guard in self.guards}) != len(self.guards):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zkapex.circuits.statement import MAX_SCALE
-from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_PROOF_BYTES, Fraction
+from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_LAYERS, MAX_PROOF_BYTES, Chunk, Fraction
 from zkapex.proofs.messages.manifest import ModelManifest
+from zkapex.proofs.messages.terms import LayerMask
 from zkapex.proofs.records.record import (
     Blob,
     ClientId,
@@ -21,6 +22,7 @@ from zkapex.proofs.records.record import (
     PublicKeyHex,
     Record,
     Seconds,
+    is_none,
 )
 
 
@@ -49,9 +51,21 @@ class PersonaliseReply(Record):
     format: Literal["zkapex.personalise-reply.v1"] = "zkapex.personalise-reply.v1"
     client_id: ClientId
     examples: Count
-    accuracy_before: Fraction
-    accuracy_after: Fraction
+    accuracy_before: Fraction | None
+    accuracy_after: Fraction | None
+    """On personal data; None if the device keeps none to judge by."""
     wall_s: Seconds
+
+
+class Demand(Part):
+    """What a client that enrols again has to show: that it continues what the provider holds it to."""
+
+    previous: Digest
+    """SHA-256 of the envelope of the enrolment that is to be replaced."""
+    root: Digest
+    """Merkle root over the theta commitments the provider holds the client to now."""
+    mask: Annotated[tuple[LayerMask, ...], Field(max_length=MAX_LAYERS)]
+    """What every request that was ever sent to the client has made zero, all in one; layers without any left out."""
 
 
 class EnrolRequest(Record):
@@ -63,8 +77,11 @@ class EnrolRequest(Record):
     federation: Name
     manifest: ModelManifest
     nonce: Nonce
+    """The provider's, on its disk before it is sent: no enrolment with another is taken."""
     server_key: PublicKeyHex
     """Key the server signs requests and receipts with; the client pins the first it sees."""
+    demand: Annotated[Demand | None, Field(exclude_if=is_none)] = None
+    """For a client that has enrolled before."""
 
 
 class CurvatureProof(Part):
@@ -78,8 +95,55 @@ class CurvatureProof(Part):
     proof: Annotated[Blob, Field(min_length=1, max_length=MAX_PROOF_BYTES)]
 
 
+class Equality(Part):
+    """That commitments differ from earlier ones by their salts alone: see `zkapex.proofs.chunk.continuation`."""
+
+    commitment: PointHex
+    responses: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=256)]
+    """Field elements as 64 hex digits, one per salt."""
+
+
+class HeldProof(Part):
+    """A ``mask-only`` proof that the masked weights of one enrolled chunk are zero."""
+
+    chunk: Chunk
+    proof: Annotated[Blob, Field(min_length=1, max_length=MAX_PROOF_BYTES)]
+
+
+class Held(Part):
+    """That the enrolled weights are zero wherever earlier requests have made them so."""
+
+    mask: Annotated[tuple[LayerMask, ...], Field(max_length=MAX_LAYERS)]
+    """The demand's."""
+    proofs: Annotated[tuple[HeldProof, ...], Field(max_length=MAX_CHUNKS)]
+    """Of every chunk the mask touches, ascending."""
+
+
+class Continuation(Part):
+    """How an enrolment continues the one it replaces: with the same weights, or with others that keep what was asked.
+
+    `theta` and `held` exclude each other.
+    """
+
+    previous: Digest
+    root: Digest
+    """Both the demand's."""
+    theta: Annotated[Equality | None, Field(exclude_if=is_none)] = None
+    """That the weights are those of `root`."""
+    held: Annotated[Held | None, Field(exclude_if=is_none)] = None
+    """Else, that they hold every earlier request."""
+    curvature: Annotated[Equality | None, Field(exclude_if=is_none)] = None
+    """That the curvature is that of the enrolment before; without it, it counts as chosen now."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.theta is None) == (self.held is None):
+            raise ValueError("weights are either the same as before or hold every earlier request")
+        return self
+
+
 class Enrolment(Record):
-    """Client to server, signed: commitments made before any mask exists."""
+    """Client to server, signed: commitments made before any mask exists, or that continue such."""
 
     kind: ClassVar[str] = "enrolment"
 
@@ -99,3 +163,5 @@ class Enrolment(Record):
     """Commitments to the curvature factors, `ModelManifest.n_curvatures` of them."""
     curvature_proofs: Annotated[tuple[CurvatureProof, ...], Field(max_length=MAX_CHUNKS)] = ()
     """One per curvature factor, in the same order, if the manifest has a `CurvatureCheck`; else none."""
+    continuation: Annotated[Continuation | None, Field(exclude_if=is_none)] = None
+    """For every enrolment of a client but its first."""

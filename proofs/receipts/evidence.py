@@ -30,7 +30,18 @@ from zkapex.proofs.messages import (
     UnlearnResponse,
 )
 from zkapex.proofs.records.packing import guard_digest, mask_digest
-from zkapex.proofs.records.record import ClientId, Count, Digest, Name, Part, RequestId, UtcTime, sha256_hex
+from zkapex.proofs.records.record import (
+    ClientId,
+    Count,
+    Digest,
+    Name,
+    Part,
+    RequestId,
+    UtcTime,
+    is_none,
+    is_zero,
+    sha256_hex,
+)
 from zkapex.proofs.records.sealed import Sealed, unseal, unseal_enrolment
 from zkapex.proofs.records.signing import public_key_from_hex
 
@@ -76,6 +87,10 @@ class Facts(Part):
     largest norm that curvature may have (Frobenius); none if the enrolment shows nothing about it."""
     curvature_activations: Count
     """How many activations of each column block that is, at most; 0 if none."""
+    enrolment_revision: Annotated[Count | None, Field(exclude_if=is_none)] = None
+    """Which enrolment of the client the weights before are of, 0 being its first; none if the request does not say."""
+    attempts: Annotated[Count, Field(exclude_if=is_zero)] = 0
+    """Earlier requests to this client that were given up after their audit had been drawn; if any, this one is full."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +242,9 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
     pre_root = commitment_root(list(enumerate(pre)))
     _demand(pre_root == asked.pre_root, "request.json", "it starts from other commitments than the client made")
 
+    if asked.enrolment_digest is not None:
+        _demand(asked.enrolment_digest == enrolment.digest, "enrolment.json", "the request names another enrolment")
+
     instance = _within("request.json", lambda record: Instance(manifest, record), asked)
     touched = instance.touched
     _within("request.json", lambda audit: check_audit(audit, len(touched)), asked.audit)
@@ -279,6 +297,8 @@ def derive(evidence: Evidence, audit_seed: str | None, server_keys: Collection[E
         chunks_drawn=drawn,
         curvature_within=curvature_within,
         curvature_activations=manifest.curvature_check.statement.rows_per_chunk if manifest.curvature_check else 0,
+        enrolment_revision=None if asked.enrolment_digest is None else enrolled.revision,
+        attempts=asked.attempts,
     )
     return Dossier(manifest, request, enrolment, response, tuple(pre), tuple(post), instance, drawn, facts)
 

@@ -19,6 +19,14 @@ _DETECTION = (
     "with probability {detection}."
 )
 _BEFORE = "The weights before are those the client had committed to and signed before it knew the mask."
+_BEFORE_AGAIN = (
+    "The weights before are those the client had committed to and signed in revision {revision} of its enrolment. That "
+    "this continues what it was held to before, by proof, is shown by the chain of its receipts."
+)
+_ATTEMPTS = (
+    "{attempts} earlier requests to this client were given up after it had been drawn what to prove; everything had to "
+    "be proved this time."
+)
 _AFTER = "The client committed to and signed the resulting weights; every later request starts from that commitment."
 _CURVATURE = (
     "The curvature that the repair is fitted to is within {within} (Frobenius, of the largest norm it may have) of the "
@@ -50,7 +58,10 @@ def sentences(facts: Facts, verdict: str) -> tuple[tuple[str, ...], tuple[str, .
         return (_NOTHING,), _NOT_ALWAYS
     operator = declared(facts.operator)
     deed = operator.words.deed
-    before: tuple[str, ...] = (_BEFORE,) if "delta" in operator.statement.inputs else ()
+    earlier = _BEFORE_AGAIN.format(revision=facts.enrolment_revision) if facts.enrolment_revision else _BEFORE
+    before: tuple[str, ...] = (earlier,) if "delta" in operator.statement.inputs else ()
+    if facts.attempts:
+        before = (*before, _ATTEMPTS.format(attempts=facts.attempts))
     does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, operator.words.not_shown)
     if facts.curvature_within is not None:
         within = percent(min(1.0, math.ceil(facts.curvature_within * 1000) / 1000))

@@ -86,6 +86,19 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
+def is_none(value: object) -> bool:
+    """Whether a field is left out of the encoding: one that came to a format later, in records that do without it.
+
+    For ``Field(exclude_if=is_none)``. Records from before the field was there keep their one encoding.
+    """
+    return value is None
+
+
+def is_zero(value: object) -> bool:
+    """Likewise of a number that is 0 in records from before the field was there."""
+    return value == 0
+
+
 def encode_parts(domain: str, *parts: bytes | str | int) -> bytes:
     """Encode a sequence so that no two different sequences, nor two domains, share an encoding.
 

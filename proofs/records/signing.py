@@ -40,6 +40,10 @@ CHALLENGE_TYPE = "application/vnd.zkapex.challenge.v1"
 """What a device signs to show that it holds its key now; no record has this type."""
 CHALLENGE_BYTES = 32
 _MAX_KEY_FILE_BYTES = 8192
+_FIELD = 2**255 - 19
+_ORDER_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+_SMALL_ORDER = frozenset({0, 1, _FIELD - 1, (y := int.from_bytes(bytes.fromhex(_ORDER_8), "little")), _FIELD - y})
+"""y of all points of order 1, 2, 4 and 8 of edwards25519; those of order 8 are +-y."""
 _PAYLOAD_TYPE = re.compile(r"[a-z0-9.+/-]{1,128}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -166,11 +170,21 @@ def public_key_hex(key: Ed25519PublicKey) -> str:
 
 
 def public_key_from_hex(text: str) -> Ed25519PublicKey:
-    """Invert :func:`public_key_hex`; raises :class:`SignatureError` for anything else."""
+    """Invert :func:`public_key_hex`; raises :class:`SignatureError` for anything else, and for keys of small order."""
     try:
-        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+        raw = bytes.fromhex(text)
+        key = Ed25519PublicKey.from_public_bytes(raw)
     except ValueError:
         raise SignatureError("a public key is malformed", why="64 hex digits are needed") from None
+    _refuse_small_order(raw)
+    return key
+
+
+def _refuse_small_order(raw: bytes) -> None:
+    """Refuse the points of order 1, 2, 4 and 8: under them one signature is valid for every message, or for many."""
+    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    if y >= _FIELD or y in _SMALL_ORDER:
+        raise SignatureError("a public key is none that anybody can own", why="it is a point of small order")
 
 
 def create_private_key(path: Path) -> Ed25519PrivateKey:
@@ -254,6 +268,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         raise InputError(f"{path} is not a public key in PEM") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path} is not an Ed25519 key")
+    _refuse_small_order(key.public_bytes_raw())
     return key
 
 

@@ -11,7 +11,10 @@ from zkapex.server.federation.provider import Provider
 from zkapex.server.federation.settings import RunSettings
 from zkapex.storage import load_json, save_text
 
-DECISIVE = ("rounds", "personal_epochs", "personal_lr", "profile", "operator", "curvature", "guard_rank", "seed")
+DECISIVE = (
+    "rounds", "personal_epochs", "personal_lr", "profile", "operator", "curvature", "guard_rank",
+    "prove_curvature", "seed",
+)  # fmt: skip
 """Settings on which what is already done depends. Others may differ when a run is gone on with."""
 
 

@@ -55,6 +55,15 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class ManyRequests(Protocol):
+    """What a `Provider` offers beyond the rest if requests differ in what is to be forgotten."""
+
+    def for_request(self, request_id: str) -> Provider:
+        """The same model and federation, for what one request is about."""
+        ...
+
+
 @dataclass(frozen=True)
 class Delegation:
     """A deletion whose mask and guard are chosen by the client that holds what is to be forgotten.

@@ -13,6 +13,8 @@ from zkapex.errors import InputError
 from zkapex.proofs.messages import MAX_BATCH
 
 AUDITS = ("full", "sampled")
+ADMISSIONS = ("open", "listed")
+_ID = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,18 @@ class RunSettings:
     guard_rank : int
         -1: the profile's for guarded-group-obs, and 0 for operators without a guard.
     request_id : str
+    requests : str
+        Ids of several requests, carried out one after the other, with commas between; empty for `request_id` alone.
+    rounds_between : int
+        Rounds of federated averaging before every request but the first.
+    personalise_between : bool
+        Whether devices personalise the global model anew before every request but the first.
+    lifetime_days : float
+        How long clients may take to answer a request and prove it.
+    admission : str
+        ``open``: whoever comes is enrolled. ``listed``: only clients and nodes an operator has admitted are.
+    verify_workers : int
+        Processes that verify proofs; 0: this process, in a thread of its own.
     audit : str
         ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
     audit_detect, audit_cheating : float
@@ -53,6 +67,12 @@ class RunSettings:
     curvature: str
     guard_rank: int
     request_id: str
+    requests: str
+    rounds_between: int
+    personalise_between: bool
+    lifetime_days: float
+    admission: str
+    verify_workers: int
     audit: str
     audit_detect: float
     audit_cheating: float
@@ -89,6 +109,8 @@ class RunSettings:
             ("guard_rank", -1, 64),
             ("batch", 1, MAX_BATCH),
             ("timeout_s", 1, 10**7),
+            ("rounds_between", 0, 10_000),
+            ("verify_workers", 0, 1024),
             ("seed", 0, 2**20 - 1),
         ):
             if not low <= getattr(self, name) <= high:
@@ -102,7 +124,13 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix="give a number above 0, and at most 1",
                 )
-        for name, choices in (("audit", AUDITS), ("operator", operator_names()), ("curvature", CURVATURES)):
+        choices_of = (
+            ("audit", AUDITS),
+            ("operator", operator_names()),
+            ("curvature", CURVATURES),
+            ("admission", ADMISSIONS),
+        )
+        for name, choices in choices_of:
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
@@ -111,10 +139,23 @@ class RunSettings:
         check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
         if not 0 < self.personal_lr < 1:
             raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
-        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
+        if not 0 < self.lifetime_days <= 3650:
+            raise InputError(f"run setting lifetime-days is {self.lifetime_days}", fix="give a number of days above 0")
+        if not _ID.fullmatch(self.request_id):
             raise InputError(
                 f"run setting request-id is {self.request_id!r}", fix="use lower-case letters, digits and hyphens"
             )
+        ids = self.request_ids
+        if not all(_ID.fullmatch(one) for one in ids) or len(set(ids)) != len(ids):
+            raise InputError(
+                f"run setting requests is {self.requests!r}",
+                fix="give different ids of lower-case letters, digits and hyphens, with commas between them",
+            )
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The requests of this run, in order."""
+        return tuple(self.requests.split(",")) if self.requests else (self.request_id,)
 
 
 def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_curvature: bool = False) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.run import Run
 from torch import nn
 
 from zkapex.errors import ProtocolError
@@ -19,12 +21,77 @@ from zkapex.storage import load_arrays, save_arrays
 
 MAX_EXAMPLES = 10**9
 Shapes = Mapping[str, tuple[int, ...]]
+State = Mapping[str, npt.NDArray[np.generic]]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Admitted(Grid):
+    """A grid without some of its nodes.
+
+    Parameters
+    ----------
+    inner : Grid
+    barred : frozenset of int
+    """
+
+    def __init__(self, inner: Grid, barred: frozenset[int]) -> None:
+        self._inner = inner
+        self._barred = barred
+
+    def set_run(self, run: Run) -> None:
+        """See Flower's ``Grid``."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """See Flower's ``Grid``."""
+        return self._inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """See Flower's ``Grid``."""
+        return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See Flower's ``Grid``."""
+        return [node for node in self._inner.get_node_ids() if node not in self._barred]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See Flower's ``Grid``."""
+        return self._inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """See Flower's ``Grid``."""
+        return self._inner.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """See Flower's ``Grid``."""
+        return self._inner.send_and_receive(messages, timeout=timeout)
 
 
 def train(
-    grid: Grid, provider: Provider, path: Path, rounds: int, timeout_s: float, seed: int, emit: Callable[..., None]
+    grid: Grid,
+    provider: Provider,
+    path: Path,
+    rounds: int,
+    timeout_s: float,
+    seed: int,
+    emit: Callable[..., None],
+    start: State | None = None,
+    held: Mapping[str, BoolArray] | None = None,
+    barred: Collection[int] = (),
 ) -> nn.Module:
     """The global model: trained now and kept in `path`, or loaded from there.
+
+    Parameters
+    ----------
+    start : mapping of str to array, optional
+        State dict to start from; the provider's initial model by default.
+    held : mapping of str to bool [rows, cols], optional
+        Weights that stay zero, by layer: what requests have deleted.
+    barred : collection of int
+        Nodes that do not take part.
 
     Raises
     ------
@@ -35,7 +102,9 @@ def train(
     """
     model = provider.initial_model()
     if not path.exists():
-        nodes = len(list(grid.get_node_ids()))
+        nodes = len(set(grid.get_node_ids()) - set(barred))
+        if start is not None:
+            model.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
         emit("train.started", rounds=rounds, clients=nodes)
 
         def progress(number: int, arrays: ArrayRecord) -> MetricRecord:
@@ -49,8 +118,8 @@ def train(
             return MetricRecord({name: float(value) for name, value in accuracy.items()})
 
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        result = CarefulFedAvg(shapes, nodes, emit).start(
-            grid,
+        result = CarefulFedAvg(shapes, nodes, emit, held or {}).start(
+            Admitted(grid, frozenset(barred)) if barred else grid,
             ArrayRecord(model.state_dict()),
             num_rounds=rounds,
             timeout=timeout_s,
@@ -58,7 +127,7 @@ def train(
             evaluate_fn=progress,
         )
         state = result.arrays.to_torch_state_dict()
-        save_arrays(path, {name: value.numpy() for name, value in state.items()})
+        save_arrays(path, {name: value.numpy(force=True) for name, value in state.items()})
     model.load_state_dict({name: torch.from_numpy(value) for name, value in load_arrays(path).items()})
     return model.eval()
 
@@ -74,12 +143,17 @@ class CarefulFedAvg(FedAvg):
         How many nodes train in every round.
     emit : callable
         Takes a ``train.failed`` event for every node that is left out.
+    held : mapping of str to bool [rows, cols], optional
+        Weights that stay zero, whatever clients make of them.
     """
 
-    def __init__(self, shapes: Shapes, nodes: int, emit: Callable[..., None]) -> None:
+    def __init__(
+        self, shapes: Shapes, nodes: int, emit: Callable[..., None], held: Mapping[str, BoolArray] | None = None
+    ) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
         self._shapes = shapes
         self._emit = emit
+        self._held = held or {}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -93,7 +167,15 @@ class CarefulFedAvg(FedAvg):
                 self._emit("train.failed", node=node, round=server_round, reason=" ".join(wrong.split())[:500])
             else:
                 good.append(reply)
-        return super().aggregate_train(server_round, good) if good else (ArrayRecord(), None)
+        if not good:
+            return ArrayRecord(), None
+        arrays, metrics = super().aggregate_train(server_round, good)
+        if arrays is not None and self._held:
+            state = arrays.to_torch_state_dict()
+            for name, mask in self._held.items():
+                state[f"{name}.weight"][torch.from_numpy(mask)] = 0
+            arrays = ArrayRecord(state)
+        return arrays, metrics
 
     def _fault(self, reply: Message) -> str:
         """What is wrong with a reply, or nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -72,6 +73,9 @@ class Client:
 
     `theta` and `curvature` are the current commitments (G1 points as hex), one per chunk and one per (layer, column
     block). `active` is the request under way. `readmitted` says that an operator lets a quarantined client enrol again.
+    `stale` says why its device may hold other weights than it is held to; while it does, the client is asked for
+    nothing but to enrol again. `aborted` counts its requests that were given up after their audit had been drawn, since
+    it last proved one in full. `curvature_at` is when its curvature was enrolled.
     """
 
     client_id: str
@@ -85,6 +89,9 @@ class Client:
     active: str | None = None
     readmitted: bool = False
     reason: str = ""
+    stale: str = ""
+    aborted: int = 0
+    curvature_at: datetime | None = None
 
     @property
     def theta_root(self) -> str:
@@ -96,7 +103,8 @@ class Client:
 class Request:
     """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest.
 
-    `ids` are client and request id where they are known without looking into the signed request.
+    `sent` says that it may have reached its client. `ids` are client and request id where they are known without
+    looking into the signed request.
     """
 
     sealed: Sealed[UnlearnRequest] = field(repr=False)
@@ -109,6 +117,7 @@ class Request:
     verdict: str | None = None
     reason: str = ""
     receipt_digest: str | None = None
+    sent: bool = False
     ids: tuple[str, str] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -120,6 +129,11 @@ class Request:
     def client_id(self) -> str:
         """The client it is for."""
         return self.sealed.record.client_id if self.ids is None else self.ids[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every drawn chunk has an accepted proof. Others have none, so counting them says it."""
+        return len(self.proofs) == len(self.drawn)
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -137,6 +151,14 @@ class Enrolled:
     def client_id(self) -> str:
         """The client it is about."""
         return self.enrolment.record.client_id
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The client is about to change its weights otherwise than by a request, such as by personalising anew."""
+
+    client_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -217,15 +239,19 @@ class Verified:
 
 @dataclass(frozen=True)
 class Lost:
-    """The client does not answer. The request stays as it is and goes on when the client is heard from again."""
+    """Nothing usable came from the client. The request stays as it is and goes on when the client is heard from."""
 
     client_id: str
     request_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The request is given up without blaming the client: it expired, or the client reported that it could not."""
+    """The request is given up without blaming the client: it expired, or the client reported that it could not.
+
+    After the audit was drawn it counts: the next request to the client has to be proved in full.
+    """
 
     client_id: str
     request_id: str
@@ -252,6 +278,7 @@ class ReceiptIssued:
 
 Event = (
     Enrolled
+    | Moved
     | Readmitted
     | Opened
     | Distributed
@@ -265,6 +292,14 @@ Event = (
     | ReceiptIssued
 )
 RequestEvent = Distributed | Responded | Drawn | ProofsAccepted | Verified | Lost | Failed | Rejected | ReceiptIssued
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A nonce that the provider issued for one enrolment, by the client it is for; None: one that is not known yet."""
+
+    nonce: str
+    client_id: str | None
 
 
 @dataclass(frozen=True)
@@ -283,6 +318,10 @@ class Scope:
         The event's request.
     taken : frozenset of str
         Those of the event's :func:`claims` that were used before, by this or any other client.
+    invitation : Invitation or None
+        That an enrolment's nonce was issued with.
+    published : datetime or None
+        When the mask of the event's request was first signed, for this or any other client.
     """
 
     federation: str
@@ -290,6 +329,8 @@ class Scope:
     client: Client | None
     request: Request | None
     taken: frozenset[str] = frozenset()
+    invitation: Invitation | None = None
+    published: datetime | None = None
 
 
 def claims(event: Event) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,11 @@ class StoredPlan:
         return Terms(
             self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
         )
+
+    @property
+    def zeroed(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """The weights, bool [rows, cols] by layer, that it makes zero whatever they were."""
+        return {name: mask & (self.factors[name] == 0) if self.factors else mask for name, mask in self.masks.items()}
 
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
@@ -116,6 +121,37 @@ def load_plan(folder: Path) -> StoredPlan | None:
     return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, steering)
 
 
+def keep_zeros(plan: Plan, earlier: Mapping[str, npt.NDArray[np.bool_]], manifest: ModelManifest) -> Plan:
+    """A plan that also masks what earlier requests have deleted, in every chunk that it touches.
+
+    A repair may move any weight of a chunk that is not masked, so what is zero there would not stay so; and what is not
+    masked is not proved. Other chunks do not change.
+
+    Parameters
+    ----------
+    plan : Plan
+    earlier : mapping of str to bool [rows, cols]
+        What all earlier requests have made zero, by layer.
+    manifest : ModelManifest
+    """
+    masks, factors = dict(plan.masks), dict(plan.factors)
+    height, width = manifest.rows_per_chunk, manifest.block_width
+    for layer in manifest.layers:
+        mask, zeros = plan.masks.get(layer.name), earlier.get(layer.name)
+        if mask is None or zeros is None:
+            continue
+        touched = np.zeros_like(mask)
+        for top in range(0, layer.rows, height):
+            for left in range(0, layer.cols, width):
+                part = np.s_[top : top + height, left : left + width]
+                touched[part] = mask[part].any()
+        added = zeros & touched & ~mask
+        masks[layer.name] = mask | added
+        if layer.name in factors:
+            factors[layer.name] = np.where(zeros & touched, 0, factors[layer.name])
+    return replace(plan, masks=masks, factors=factors)
+
+
 def unlearn_global(
     model: nn.Module, manifest: ModelManifest, curvature: Curvature, plan: StoredPlan
 ) -> dict[str, npt.NDArray[np.generic]]:
@@ -127,7 +163,7 @@ def unlearn_global(
     weights = encode_weights(model, manifest)
     weights, _ = operator(manifest.statement.kind).change(weights, plan.terms, curvature, manifest.weight_limit)
     load_weights(model, manifest, weights)
-    after = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+    after = {name: value.clone().numpy(force=True) for name, value in model.state_dict().items()}
     model.load_state_dict(before)
     return after
 

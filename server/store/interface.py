@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
-from zkapex.proofs.messages import Enrolment, ModelManifest
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest
 from zkapex.proofs.receipts.evidence import Evidence
 from zkapex.server.protocol.states import Client, Event, Request, Scope
 from zkapex.server.store.trail import Head, Transition
@@ -20,14 +21,18 @@ class Store(Protocol):
 
     def add_manifest(self, manifest: ModelManifest) -> str: ...  # noqa: D102
     def apply(self, happened: Event) -> Scope: ...  # noqa: D102
+    def now(self) -> datetime: ...  # noqa: D102
+    def invite(self, client_id: str | None = None) -> str: ...  # noqa: D102
     def client(self, client_id: str) -> Client | None: ...  # noqa: D102
     def clients(self) -> tuple[Client, ...]: ...  # noqa: D102
     def request(self, client_id: str, request_id: str) -> Request | None: ...  # noqa: D102
     def requests(self, request_id: str | None = None) -> tuple[Request, ...]: ...  # noqa: D102
+    def sent(self, client_id: str) -> tuple[UnlearnRequest, ...]: ...  # noqa: D102
     def unfinished(self) -> tuple[Request, ...]: ...  # noqa: D102
     def missing(self, client_id: str, request_id: str, limit: int | None = None) -> tuple[int, ...]: ...  # noqa: D102
     def manifest(self, digest: str) -> ModelManifest | None: ...  # noqa: D102
     def enrolment(self, client_id: str) -> Enrolment: ...  # noqa: D102
+    def enrolments(self, client_id: str) -> dict[int, bytes]: ...  # noqa: D102
     def receipt(self, client_id: str, request_id: str) -> bytes | None: ...  # noqa: D102
     def evidence(  # noqa: D102
         self, client_id: str, request_id: str, *, settings: bytes, verification_key: bytes, srs: bytes | None = None

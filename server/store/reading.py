@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from zkapex.errors import ProtocolError
-from zkapex.proofs.messages import ModelManifest, UnlearnRequest, UnlearnResponse
+from zkapex.proofs.messages import LayerMask, ModelManifest, UnlearnRequest, UnlearnResponse
 from zkapex.proofs.receipts.evidence import Evidence
+from zkapex.proofs.records.packing import mask_digest
 from zkapex.proofs.records.sealed import Sealed
-from zkapex.server.protocol.states import Client, ClientStatus, Request, RequestStatus
-from zkapex.server.store.schema import CLIENTS, DRAWS, ENROLMENTS, MANIFESTS, NONCES, PROOFS, REQUESTS
+from zkapex.server.protocol.states import Client, ClientStatus, Invitation, Request, RequestStatus
+from zkapex.server.store.schema import CLIENTS, DRAWS, ENROLMENTS, INVITATIONS, MANIFESTS, NONCES, PROOFS, REQUESTS
 from zkapex.server.store.views import Drawn, Points, Proved, Reader, Touched, fetch_record
 
 _BATCH = 500
@@ -55,7 +57,23 @@ def to_client(read: Reader, row: Row[Any]) -> Client:
         active=row.active,
         readmitted=row.readmitted,
         reason=row.reason,
+        stale=row.stale,
+        aborted=row.aborted,
+        curvature_at=None if row.curvature_at is None else datetime.fromisoformat(row.curvature_at),
     )
+
+
+def load_invitation(connection: Connection, nonce: str) -> Invitation | None:
+    """Read what a nonce was issued for, or None if it never was."""
+    row = connection.execute(select(INVITATIONS).where(INVITATIONS.c.nonce == nonce)).first()
+    return None if row is None else Invitation(row.nonce, row.client_id)
+
+
+def first_published(connection: Connection, mask: tuple[LayerMask, ...]) -> datetime | None:
+    """When a mask was first signed for anybody, or None if it never was."""
+    query = select(func.min(REQUESTS.c.issued_at)).where(REQUESTS.c.mask_digest == mask_digest(mask))
+    first = connection.execute(query).scalar()
+    return None if first is None else datetime.fromisoformat(first)
 
 
 def load_client(connection: Connection, read: Reader, client_id: str) -> Client | None:
@@ -82,6 +100,7 @@ def to_request(read: Reader, kept: Kept, row: Row[Any]) -> Request:
         verdict=row.verdict,
         reason=row.reason,
         receipt_digest=row.receipt_digest,
+        sent=row.sent,
         ids=(row.client_id, row.request_id),
     )
 

@@ -10,6 +10,7 @@ them (:mod:`zkapex.server.store.views`); what accepting a proof costs does not d
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, Row, Select, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from zkapex.errors import ProtocolError
-from zkapex.proofs.messages import Enrolment, ModelManifest
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest
 from zkapex.proofs.receipts.evidence import Evidence
 from zkapex.proofs.records.sealed import Sealed, unseal_enrolment
 from zkapex.server.protocol.decide import decide
@@ -30,7 +31,7 @@ from zkapex.server.protocol.states import Client, Enrolled, Event, Opened, Reque
 from zkapex.server.store import reading, trail
 from zkapex.server.store.database import database
 from zkapex.server.store.migrate import prepare
-from zkapex.server.store.schema import CLIENTS, MANIFESTS, REQUESTS
+from zkapex.server.store.schema import CLIENTS, ENROLMENTS, INVITATIONS, MANIFESTS, REQUESTS
 from zkapex.server.store.trail import Head, Transition
 from zkapex.server.store.views import StoredSealed, fetch_record
 from zkapex.server.store.writing import store
@@ -143,6 +144,24 @@ class Registry:
                 trail.append(connection, self.federation, after, happened, now)
         return after
 
+    def now(self) -> datetime:
+        """The time that events are judged at."""
+        return self._clock()
+
+    def invite(self, client_id: str | None = None) -> str:
+        """Issue a nonce for one enrolment; it is on disk when this returns, and may then be sent.
+
+        Parameters
+        ----------
+        client_id : str, optional
+            The client it is for; without one, any that has not enrolled yet.
+        """
+        nonce = secrets.token_hex(32)
+        with self._transaction(write=True) as connection:
+            at = self._clock().isoformat()
+            connection.execute(insert(INVITATIONS).values(nonce=nonce, client_id=client_id, at=at))
+        return nonce
+
     def client(self, client_id: str) -> Client | None:
         """Return a client, or None if it never enrolled."""
         return self._read(lambda connection: reading.load_client(connection, self._read, client_id))
@@ -162,6 +181,11 @@ class Registry:
         """Return all requests, or those of one deletion request, in the order they were opened."""
         query = select(REQUESTS)
         return self._requests(query if request_id is None else query.where(REQUESTS.c.request_id == request_id))
+
+    def sent(self, client_id: str) -> tuple[UnlearnRequest, ...]:
+        """Return all requests that may have reached a client, in the order they were opened."""
+        query = select(REQUESTS).where(REQUESTS.c.client_id == client_id, REQUESTS.c.sent)
+        return tuple(request.sealed.record for request in self._requests(query))
 
     def unfinished(self) -> tuple[Request, ...]:
         """Return the requests that have no receipt yet, in the order they were opened: where to go on after a crash."""
@@ -192,6 +216,12 @@ class Registry:
             if client is None:
                 raise ProtocolError(f"client {client_id[:16]}… never enrolled")
             return unseal_enrolment(reading.enrolment_envelope(connection, client.enrolment_digest)).record
+
+    def enrolments(self, client_id: str) -> dict[int, bytes]:
+        """Return all enrolments of a client that were ever accepted, as signed, by revision."""
+        query = select(ENROLMENTS.c.revision, ENROLMENTS.c.envelope).where(ENROLMENTS.c.client_id == client_id)
+        rows = self._read(lambda connection: connection.execute(query).all())
+        return {row.revision: bytes(row.envelope) for row in rows}
 
     def receipt(self, client_id: str, request_id: str) -> bytes | None:
         """Return the signed receipt of a request, if it was issued."""
@@ -285,4 +315,14 @@ class Registry:
             client=reading.load_client(connection, self._read, happened.client_id),
             request=request,
             taken=reading.taken_claims(connection, claims(happened)),
+            invitation=(
+                reading.load_invitation(connection, happened.enrolment.record.nonce)
+                if isinstance(happened, Enrolled)
+                else None
+            ),
+            published=(
+                reading.first_published(connection, happened.request.record.mask)
+                if isinstance(happened, Opened)
+                else None
+            ),
         )

@@ -28,7 +28,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of the newest migration."""
 
 METADATA = MetaData(
@@ -81,6 +81,15 @@ MANIFESTS = Table(
 NONCES = Table("nonces", METADATA, _digest("nonce", primary_key=True))
 """Nonces that were used."""
 
+INVITATIONS = Table(
+    "invitations",
+    METADATA,
+    _digest("nonce", primary_key=True),
+    _digest("client_id"),
+    Column("at", String(40), nullable=False),
+)
+"""Nonces that were issued for one enrolment each, before they were sent: to a client, or to whoever was at a node."""
+
 ENROLMENTS = Table(
     "enrolments",
     METADATA,
@@ -109,6 +118,9 @@ CLIENTS = Table(
     Column("active", Text),
     Column("readmitted", Boolean, nullable=False),
     Column("reason", Prose, nullable=False),
+    Column("stale", Prose, nullable=False),
+    Column("aborted", Integer, nullable=False),
+    Column("curvature_at", String(40)),
     Column("version", Integer, nullable=False),
     Column("n_theta", Integer, nullable=False),
     Column("n_curvature", Integer, nullable=False),
@@ -140,7 +152,10 @@ REQUESTS = Table(
     _digest("request_digest", ForeignKey(RECORDS.c.digest), nullable=False),
     _digest("response_digest", ForeignKey(RECORDS.c.digest)),
     _digest("receipt_digest", ForeignKey(RECORDS.c.digest)),
+    _digest("mask_digest", nullable=False),
+    Column("issued_at", String(40), nullable=False),
     Column("status", String(16), nullable=False),
+    Column("sent", Boolean, nullable=False),
     Column("audit_seed", Text),
     Column("n_touched", Integer, nullable=False),
     Column("draw", Integer, nullable=False),
@@ -150,6 +165,7 @@ REQUESTS = Table(
     Column("reason", Prose, nullable=False),
     UniqueConstraint("client_id", "request_id"),
     Index(None, "request_id"),
+    Index(None, "mask_digest"),
 )
 """Requests to one client each; `serial` orders them. `draw` is the number of the draw that counts, 0 before one is."""
 

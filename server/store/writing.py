@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from zkapex.proofs.records.packing import mask_digest
 from zkapex.proofs.records.record import sha256_hex
 from zkapex.server.protocol.states import Client, Enrolled, Event, Opened, ProofsAccepted, ReceiptIssued, Request, Scope
 from zkapex.server.store.reading import request_row
@@ -23,11 +24,24 @@ from zkapex.server.store.schema import (
     TOUCHED,
 )
 
+_OF_CLIENT = (
+    "public_key",
+    "revision",
+    "enrolment_digest",
+    "manifest_digest",
+    "active",
+    "readmitted",
+    "reason",
+    "stale",
+    "aborted",
+)
+"""Columns of a client that are as in :class:`Client`."""
+
 # As in ``reading.py``, statements of every event are built once.
 _ADVANCE = (
     update(REQUESTS)
     .where(REQUESTS.c.serial == bindparam("this"))
-    .values({name: bindparam(name) for name in ("status", "verdict", "reason", "n_proofs")})
+    .values({name: bindparam(name) for name in ("status", "sent", "verdict", "reason", "n_proofs")})
 )
 _ADD_PROOF = insert(PROOFS)
 _MARK = update(DRAWS).where(DRAWS.c.request == bindparam("of"), DRAWS.c.chunk == bindparam("done")).values(proved=True)
@@ -55,8 +69,8 @@ def store(connection: Connection, before: Scope, after: Scope, happened: Event) 
 
 
 def _store_client(connection: Connection, before: Client | None, after: Client) -> None:
-    names = ("public_key", "revision", "enrolment_digest", "manifest_digest", "active", "readmitted", "reason")
-    columns: dict[str, Any] = {name: getattr(after, name) for name in names}
+    columns: dict[str, Any] = {name: getattr(after, name) for name in _OF_CLIENT}
+    columns["curvature_at"] = None if after.curvature_at is None else after.curvature_at.isoformat()
     columns["status"] = str(after.status)
     changed = {
         kind: points
@@ -94,7 +108,12 @@ def _changed(old: Iterable[str], new: Iterable[str]) -> dict[int, str] | None:
 def _store_request(
     connection: Connection, before: Request | None, after: Request, client: Client, happened: Event
 ) -> None:
-    columns: dict[str, Any] = {"status": str(after.status), "verdict": after.verdict, "reason": after.reason}
+    columns: dict[str, Any] = {
+        "status": str(after.status),
+        "sent": after.sent,
+        "verdict": after.verdict,
+        "reason": after.reason,
+    }
     moved = dict(columns)
     if after.response is not None and (before is None or before.response is not after.response):
         columns["response_digest"] = _store_record(connection, after.response.envelope)
@@ -127,6 +146,8 @@ def _insert_request(connection: Connection, after: Request, client: Client, colu
             enrolment_digest=client.enrolment_digest,
             manifest_digest=asked.manifest_digest,
             request_digest=_store_record(connection, after.sealed.envelope),
+            mask_digest=mask_digest(asked.mask),
+            issued_at=asked.issued_at.isoformat(),
             audit_seed=after.audit_seed,
             n_touched=len(after.touched),
             draw=0,

@@ -12,7 +12,7 @@ from zkapex.circuits.profiles import CURVATURES
 from zkapex.errors import InputError
 from zkapex.server.federation.settings import AUDITS, check_operator
 from zkapex.simulation.federation.adversaries import CHEATS, check_cheat
-from zkapex.simulation.federation.federation import DIGITS, VARIABLES, brought
+from zkapex.simulation.federation.federation import DIGITS, MAX_REQUESTS, VARIABLES, brought
 from zkapex.simulation.federation.held import Request
 from zkapex.simulation.scenarios import scenario_config
 from zkapex.simulation.scenarios.files import Value, absolute, read_scenario
@@ -54,6 +54,8 @@ class DemoSettings:
         A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
     prove_curvature : bool
         Whether clients prove what their curvature was made of.
+    requests : int
+        How many deletions, one after the other, each of another digit.
     others : mapping
         Further settings of the run, by their names in ``[tool.flwr.app.config]``; they come from a scenario's file.
     """
@@ -77,6 +79,7 @@ class DemoSettings:
     audit_detect: float = 0.99
     audit_cheating: float = 0.01
     prove_curvature: bool = False
+    requests: int = 1
     others: Mapping[str, Value] = field(default_factory=dict)
 
     @classmethod
@@ -130,6 +133,13 @@ class DemoSettings:
             )
         if not 0 <= self.seed < 2**20:
             raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
+        if not 1 <= self.requests <= MAX_REQUESTS:
+            raise InputError(f"--requests is {self.requests}", fix=f"choose a number from 1 to {MAX_REQUESTS}")
+        if self.requests > 1 and (self.scenario != DIGITS or self.delete != "class" or self.holder >= 0):
+            raise InputError(
+                "several requests are for digits that the provider wants forgotten only",
+                fix=f"leave --requests out, or choose --scenario {DIGITS} without --delete and --holder",
+            )
         if self.audit not in AUDITS:
             raise InputError(f"--audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
         for name in ("audit_detect", "audit_cheating"):
@@ -147,7 +157,15 @@ class DemoSettings:
     def run_config(self) -> dict[str, Value]:
         """What Flower is told."""
         own = {one.name.replace("_", "-"): getattr(self, one.name) for one in fields(self) if one.name != "others"}
+        own["requests"] = ",".join(self.request_ids) if self.requests > 1 else ""
         return {**self.others, **own}
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Ids of the requests, in order."""
+        if self.requests == 1:
+            return (str(self.others.get("request-id", "request-1")),)
+        return tuple(f"request-{number}" for number in range(1, self.requests + 1))
 
     @property
     def shareable(self) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import numpy as np
 from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.halo2.store import Circuit
 from zkapex.circuits.operators import declared
-from zkapex.client.agent.agent import REQUEST, DeviceAgent, utc_now
+from zkapex.client.agent.agent import DeviceAgent, utc_now
 from zkapex.client.agent.proposal import Planner
-from zkapex.client.state.holdings import Change, Holdings
-from zkapex.client.state.memory import RESPONSE
+from zkapex.client.state.holdings import SECRETS, Change, Holdings
+from zkapex.client.state.memory import REQUEST, RESPONSE
 from zkapex.client.state.vault import Vault
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
@@ -57,9 +57,10 @@ class Cheat(DeviceAgent):
     the device announced.
     """
 
-    def _prove_chunks(
+    def prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
+        """See `DeviceAgent`."""
         name = instance.request.operator
         if declared(name).exact:
             change = replace(change, weights=operator(name).apply(holdings, instance)[0])
@@ -71,14 +72,16 @@ class Cheat(DeviceAgent):
 class Ignore(Cheat):
     """Does nothing: the weights stay as they were."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
         return Change.create(holdings.weights, _no_multipliers(holdings, instance), instance.touched)
 
 
 class Half(Cheat):
     """Does what was asked to every other masked weight only, and that correctly."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
         half = {n: _every_other(mask) for n, mask in instance.masks.items()}
         weights, mu = apply_terms(operator(name), holdings, replace(Terms.of(instance), masks=half))
         return Change.create(weights, mu, instance.touched)
@@ -87,7 +90,8 @@ class Half(Cheat):
 class Unguarded(Cheat):
     """Compensates as if there were no guard, and so gives back part of what was to be forgotten."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
         terms = Terms.of(instance)
         nothing = {n: [np.zeros_like(guard) for guard in guards] for n, guards in terms.guards.items()}
         weights, mu = apply_terms(operator(name), holdings, replace(terms, guards=nothing))
@@ -97,34 +101,37 @@ class Unguarded(Cheat):
 class Decoy(Cheat):
     """Applies the request faithfully, but to weights it never committed to, and keeps serving the others."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        return super()._change(_decoy(holdings), instance, name)
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
+        return super().change(_decoy(holdings), instance, name)
 
-    def _prove_chunks(
+    def prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
-        super()._prove_chunks(circuit, instance, _decoy(holdings), change, folders)
+        """See `DeviceAgent`."""
+        super().prove_chunks(circuit, instance, _decoy(holdings), change, folders)
 
 
 class Replay(DeviceAgent):
     """Sends the proofs of another device of the same simulation instead of its own.
 
     A neighbour that has not proved a chunk yet, or never will because another one was drawn, lends its state, and the
-    proof is the one it would have made. Without any neighbour that answered the request, noise has to do.
+    proof is the one it would have made. Without any neighbour that is at the request, noise has to do.
     """
 
-    def _prove_chunks(
+    def prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
+        """See `DeviceAgent`."""
         request_id = instance.request.request_id
-        answered = sorted(self._vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
-        neighbours = [path.parent for path in answered if self._vault.folder not in path.parents]
+        answered = sorted(self.vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
+        neighbours = [path.parent for path in answered if self.vault.folder not in path.parents]
         for chunk, folder in folders.items():
             proofs = [done[0] for theirs in neighbours if (done := finished(theirs / "jobs" / str(chunk)))]
             if proofs:
                 _leave(folder, proofs[0])
-            elif neighbours:
-                _leave(folder, _proof_of(neighbours[0], circuit, instance, chunk))
+            elif busy := [theirs for theirs in neighbours if (theirs / SECRETS).exists()]:
+                _leave(folder, _proof_of(busy[0], circuit, instance, chunk))
             else:
                 _leave(folder, bytes(circuit.proof_bytes))
 

@@ -12,15 +12,19 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.agent.common import MAX_MESSAGE_BYTES
 from zkapex.client.holder import plan_for_holder
 from zkapex.client.state.memory import MODEL
 from zkapex.client.task import Tally
 from zkapex.errors import ProtocolError
+from zkapex.proofs.messages import Delivery, UnlearnRequest
+from zkapex.proofs.records.sealed import restore
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
 from zkapex.simulation.federation.held import share_of
 from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.transport.wire import unpack
 from zkapex.unlearning.personalise import fit, personalise
 
 
@@ -38,6 +42,10 @@ class ScenarioTask:
         self._federation = federation
         self._index = index
         self._data = federation.world.clients[index]
+
+    def for_request(self, request_id: str) -> ScenarioTask:
+        """See `zkapex.client.task.ManyRequests`."""
+        return ScenarioTask(self._federation.for_request(request_id), self._index)
 
     def build_model(self) -> nn.Module:
         """See `zkapex.client.task.Task`."""
@@ -79,16 +87,18 @@ class ScenarioTask:
 
 
 class Keeping:
-    """A device of a simulation, whose models before and after are kept for people to look at.
+    """A device of a simulation, whose models before and after each request are kept for people to look at.
 
-    A real device destroys the model before: only the simulation keeps it, in ``models/`` of the work folder.
+    A real device destroys the model before: only the simulation keeps it, in ``models/`` of the work folder, and for
+    requests after the first in ``models/<id>/``.
     """
 
-    def __init__(self, inner: DeviceAgent, model: Path, folder: Path, index: int) -> None:
+    def __init__(self, inner: DeviceAgent, model: Path, folder: Path, index: int, first: str) -> None:
         self._inner = inner
         self._model = model
         self._folder = folder
         self._index = index
+        self._first = first
 
     def train(self, content: RecordDict) -> RecordDict:
         """See `DeviceAgent`."""
@@ -96,11 +106,17 @@ class Keeping:
 
     def answer(self, query: str, content: RecordDict) -> RecordDict:
         """See `DeviceAgent`."""
+        if query != "unlearn":
+            return self._inner.answer(query, content)
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
+        request_id = restore(UnlearnRequest, blobs["envelope"]).record.request_id
+        folder = self._folder if request_id == self._first else self._folder / request_id
+        folder.mkdir(parents=True, exist_ok=True)
+        before, after = (folder / f"client-{self._index:03d}-{when}.npz" for when in ("before", "after"))
+        if not before.exists():  # else it is asked again
+            shutil.copyfile(self._model, before)
         reply = self._inner.answer(query, content)
-        when = {"enrol": "before", "unlearn": "after"}.get(query)
-        if when is not None:
-            self._folder.mkdir(exist_ok=True)
-            shutil.copyfile(self._model, self._folder / f"client-{self._index:03d}-{when}.npz")
+        shutil.copyfile(self._model, after)
         return reply
 
 
@@ -130,7 +146,8 @@ def agent(context: Context) -> Keeping:
         device = make_cheat(str(config["cheat"]), folder, task, workers, planner=plan_for_holder)
     else:
         device = DeviceAgent(folder, task, workers, planner=plan_for_holder, device=str(config["device"]))
-    return Keeping(device, folder / MODEL, work_dir / "models", index)
+    first = str(config["requests"] or config["request-id"]).split(",")[0]
+    return Keeping(device, folder / MODEL, work_dir / "models", index, first)
 
 
 def _tally(model: nn.Module, examples: Examples) -> Tally:

@@ -45,6 +45,10 @@ class ScenarioProvider:
         self._work_dir = work_dir
         self.name = self.federation = federation.config.name
 
+    def for_request(self, request_id: str) -> ScenarioProvider:
+        """See `zkapex.server.federation.provider.ManyRequests`."""
+        return ScenarioProvider(self._federation.for_request(request_id), self._work_dir)
+
     def initial_model(self) -> nn.Module:
         """See `zkapex.server.federation.provider.Provider`."""
         return self._federation.config.build(self._federation.bench, self._federation.seed)

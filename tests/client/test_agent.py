@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bench import LIMIT, STATE, STRANGER, Bench
-from federation import LAYERS, REQUEST, TOUCHED, Federation, perceptron, refused, snapshot
+from federation import REQUEST, TOUCHED, Federation, SmallTask, perceptron, refused, snapshot
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from limits import case, refuses
+from torch import nn
 
 from zkapex.circuits.encoding import dequantise
-from zkapex.client.agent import agent as agent_module
+from zkapex.circuits.profiles import PROFILES
+from zkapex.client.agent import common
 from zkapex.client.agent.agent import DeviceAgent, utc_now
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.client.state.vault import Vault
+from zkapex.client.task import Tally, tallies
 from zkapex.errors import (
     Error,
     InputError,
@@ -39,10 +44,11 @@ from zkapex.proofs.messages import (
     EvaluateReply,
     GuardBlock,
     LayerMask,
+    ModelManifest,
     PersonaliseReply,
     UnlearnResponse,
 )
-from zkapex.proofs.records.record import Record
+from zkapex.proofs.records.record import Record, sha256_hex
 from zkapex.proofs.records.sealed import seal, unseal
 from zkapex.proofs.records.signing import CHALLENGE_TYPE, Envelope, load_private_key, public_key_hex, verify
 from zkapex.transport.wire import pack, pack_arrays, unpack
@@ -50,7 +56,7 @@ from zkapex.transport.wire import pack, pack_arrays, unpack
 
 @pytest.fixture
 def small_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(agent_module, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(common, "MAX_MESSAGE_BYTES", 100)
     return
 
 
@@ -148,6 +154,8 @@ def test_a_request_half_done_is_no_door_for_another(bench: Bench) -> None:
     (bench.folder / "requests" / REQUEST / "response.json").unlink()  # as if killed just before
     error = bench.refuses("unlearn", bench.ask(pre_root="0" * 64), ProtocolError)
     assert "does not hold" in error.what
+    error = bench.refuses("unlearn", bench.ask(request_id="another"), ProtocolError)
+    assert "not settled" in error.what
 
 
 # -- proofs
@@ -322,7 +330,7 @@ def test_identity_is_shown_by_a_signature_not_by_a_document(bench: Bench, tmp_pa
         bench.refuses("identify", pack(Delivery(), {"challenge": wrong}), ProtocolError)
     stranger = DeviceAgent(tmp_path / "new", bench.task)
     _, none = unpack(stranger.answer("identify", pack(Delivery(), {"challenge": challenge})), Delivery, LIMIT)
-    assert none == {}
+    assert set(none) == {"key", "challenge", "version"}  # it has a key, and stands by nothing yet
 
 
 # -- training and personalising
@@ -406,11 +414,14 @@ def test_a_second_masks_zeros_are_held_with_the_first_ones(bench: Bench) -> None
     bench.agent.answer("unlearn", bench.ask())
     first = Vault(bench.folder).get_arrays("held-zero.npz")
     bench.agent.answer("enrol", bench.enrol("01" * 32))
+    digest = sha256_hex((bench.folder / "enrolment" / "enrolment.json").read_bytes())
     bits = np.zeros((32, 64), np.bool_)
     bits[0, 40] = True
     root = seal_root(bench)
     mask = (LayerMask(layer="fc1", bits=np.packbits(bits).tobytes()),)
-    bench.agent.answer("unlearn", bench.ask(request_id="second", mask=mask, guards=(), pre_root=root))
+    bench.agent.answer(
+        "unlearn", bench.ask(request_id="second", mask=mask, guards=(), pre_root=root, enrolment_digest=digest)
+    )
     held = Vault(bench.folder).get_arrays("held-zero.npz")
     assert np.array_equal(held["fc1"], first["fc1"] | bits)
     assert np.array_equal(held["fc2"], first["fc2"])
@@ -443,9 +454,11 @@ def test_salts_are_fresh_for_every_chunk_and_request(bench: Bench) -> None:
 
 def test_the_weights_before_are_gone_once_the_receipt_is_there(settled: Bench) -> None:
     vault = Vault(settled.folder / "requests" / REQUEST)
-    change = Change.load(vault)
-    for name in LAYERS:
-        assert np.array_equal(settled.weights[name], change.weights[name])
+    assert not {"secrets.npz", "salts.json"} & {path.name for path in vault.folder.iterdir()}
+    with np.load(settled.folder / "model.npz") as deployed:
+        for spec in settled.manifest.layers:
+            held = dequantise(settled.weights[spec.name], spec.exponent)
+            assert np.array_equal(deployed[f"{spec.name}.weight"], held)
     first = settled.agent.answer("evaluate", settled.evaluate())
     reply, _ = unpack(first, EvaluateReply, LIMIT)
     assert {score.model for score in reply.scores} == {"before", "masked", "after"}
@@ -512,3 +525,81 @@ def test_another_model_than_the_enrolled_one_is_noticed(bench: Bench) -> None:
     Vault(bench.folder).put_arrays("model.npz", {"fc1.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(StorageError):
         bench.agent.answer("unlearn", bench.ask())
+
+
+# -- what a task may say, and a model be
+
+
+class Partly(SmallTask):
+    """A task without some data sets, as `answer` says."""
+
+    answer: Mapping[str, Tally] = {}
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
+        return self.answer
+
+
+@case("evaluate-partly")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"forget": Tally(1, 4), "retain": Tally(3, 4)},
+        {"forget": Tally(1, 4), "retain": Tally(3, 4), "personal": Tally(0, 0)},
+    ],
+)
+def test_data_sets_that_a_device_does_not_have_are_left_out(bench: Bench, answer: Mapping[str, Tally]) -> None:
+    bench.task.__class__, bench.task.answer = Partly, answer  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("personalise", bench.personalise()), PersonaliseReply, LIMIT)
+    assert reply.accuracy_before is None
+    assert reply.accuracy_after is None
+    bench.agent.answer("enrol", bench.enrol())
+    bench.task.answer = {**answer, "personal": Tally(2, 4), "forget": Tally(0, 0)}  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("personalise", bench.personalise()), PersonaliseReply, LIMIT)
+    assert reply.accuracy_after == 0.5
+
+
+@case("evaluate-partly")
+def test_an_empty_data_set_does_not_lose_the_other_scores(bench: Bench) -> None:
+    bench.agent.answer("unlearn", bench.ask())
+    bench.task.__class__ = Partly
+    bench.task.answer = {"forget": Tally(0, 0), "retain": Tally(3, 4)}  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("evaluate", bench.evaluate()), EvaluateReply, LIMIT)
+    assert {(s.model, s.data, s.correct) for s in reply.scores} == {
+        (m, "retain", 3) for m in ("before", "masked", "after")
+    }
+
+
+@pytest.mark.parametrize("answer", [{"poisoned": Tally(1, 4)}, {"personal": Tally(5, 4)}, {"retain": Tally(-1, 4)}])
+def test_scores_that_make_no_sense_are_refused(bench: Bench, answer: Mapping[str, Tally]) -> None:
+    bench.task.__class__, bench.task.answer = Partly, answer  # type: ignore[attr-defined]
+    if "poisoned" in answer:
+        refuses("evaluate-unknown", lambda: tallies(bench.task, perceptron()))
+    else:
+        refuses("evaluate-counts", lambda: tallies(bench.task, perceptron()))
+    bench.refuses("personalise", bench.personalise(), InputError)
+
+
+class Rounded(SmallTask):
+    """Whose model is of another dtype than the one that is sent."""
+
+    dtype = torch.bfloat16
+
+    def build_model(self) -> nn.Module:
+        return super().build_model().to(self.dtype)
+
+    def curvature_inputs(self) -> torch.Tensor:
+        return super().curvature_inputs().to(self.dtype)
+
+
+def test_a_device_does_not_start_with_a_model_it_could_not_keep(bench: Bench) -> None:
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
+    assert "bfloat16" in bench.refuses("personalise", bench.personalise(), InputError).what
+
+
+def test_a_device_does_not_enrol_with_a_model_that_cannot_hold_what_is_proved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rounded, "dtype", torch.float16)
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
+    monkeypatch.setattr(ModelManifest, "weight_limit", PROFILES["server"].weight_limit)
+    assert "float16" in bench.refuses("enrol", bench.enrol(), InputError).what

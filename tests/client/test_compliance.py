@@ -39,10 +39,10 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 class Relapsed(Cheat):
     """Learns the masked weights again, and answers the next request with the commitments it enrolled with."""
 
-    def _held_zero(self) -> dict[str, torch.Tensor]:
+    def held_zero(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
         return Change(holdings.weights, {}, {f"theta/{c}": holdings.salts[f"theta/{c}"] for c in instance.touched})
 
 
@@ -90,7 +90,7 @@ class Again:
 
     def _signed(self, kind: type, reply: object) -> object:
         _, blobs = unpack(reply, Delivery, LIMIT)
-        return unseal(kind, blobs["envelope"], [self.agent._key.public_key()]).record
+        return unseal(kind, blobs["envelope"], [self.agent.key.public_key()]).record
 
 
 def test_enrolment_without_curvature_commits_to_none(masked: Federation, tmp_path: Path) -> None:

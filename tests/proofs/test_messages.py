@@ -132,7 +132,7 @@ def test_only_the_one_encoding_is_accepted(record: Record) -> None:
 @by_kind
 def test_unknown_fields_missing_fields_and_other_kinds_are_refused(record: Record) -> None:
     document = json.loads(record.to_bytes())
-    for key in document:
+    for key in document.keys() - {"enrolment_digest"}:  # which came later, and may be absent
         rest = {k: v for k, v in document.items() if k != key}
         with pytest.raises(ProtocolError):
             type(record).from_bytes(_encode(rest))

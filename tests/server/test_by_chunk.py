@@ -28,7 +28,7 @@ def test_a_proof_costs_the_same_few_rows_whatever_else_there_is(tmp_path: Path) 
     party = Party("a")
     with Registry(tmp_path / "r.sqlite", FEDERATION, clock=lambda: NOW) as registry:
         registry.add_manifest(make_manifest())
-        registry.apply(Enrolled(party.enrol()))
+        registry.apply(Enrolled(party.enrol(nonce=registry.invite())))
         asked = Provider().ask(party)
         ids = (party.client_id, "r1")
         for happened in (Opened(asked), Distributed(*ids), Responded(party.respond(asked.record)), Drawn(*ids)):

@@ -30,6 +30,7 @@ from zkapex.server.store.registry import Registry
 from zkapex.server.protocol.states import *
 
 FOREVER = datetime(2100, 1, 1, tzinfo=UTC)
+LATER = datetime(2099, 1, 1, tzinfo=UTC)
 place = {place!r} if "://" in {place!r} else Path({place!r})
 registry = Registry(place, FEDERATION)
 registry.add_manifest(make_manifest())
@@ -38,7 +39,7 @@ provider = Provider(Ed25519PrivateKey.from_private_bytes(bytes(31) + b"1"))
 
 ONCE = """
 party = Party("a", Ed25519PrivateKey.from_private_bytes(bytes(32)))
-registry.apply(Enrolled(party.enrol()))
+registry.apply(Enrolled(party.enrol(nonce=registry.invite())))
 registry.apply(Opened(provider.ask(party, expires_at=FOREVER)))
 if {when!r} == "inside":
     # The last thing a transaction writes is its entry of the audit trail; die right before.
@@ -50,8 +51,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 FOR_EVER = """
 for number in range(10**6):
     party = Party(str(number))
-    events = [Enrolled(party.enrol())]
-    asked = provider.ask(party, expires_at=FOREVER)
+    events = [Enrolled(party.enrol(nonce=registry.invite()))]
+    asked = provider.ask(party, issued_at=LATER, expires_at=FOREVER)  # so that no curvature is younger than the mask
     ids = (party.client_id, "r1")
     response = party.respond(asked.record)
     chunks = [commitment.chunk for commitment in response.record.commitments]
@@ -93,6 +94,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(place: Path | str) ->
             time.sleep(chance.uniform(0, 0.5))
             process.send_signal(signal.SIGKILL)
             said += [line.split() for line in process.stdout.read().splitlines()]
+        assert process.returncode == -signal.SIGKILL
         with Registry(place, FEDERATION) as registry:
             head = registry.verify_trail()
             stored = [[entry.event, entry.client_id] for entry in registry.transitions()][seen:]

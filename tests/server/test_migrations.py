@@ -110,7 +110,7 @@ def test_everything_is_there_and_goes_on(place: Path | str) -> None:
         assert waiting is not None
         registry.apply(Responded(c.respond(waiting.sealed.record)))
         registry.apply(Drawn(c.client_id, "r1"))
-        registry.apply(Enrolled(Party("d").enrol()))
+        registry.apply(Enrolled(Party("d").enrol(nonce=registry.invite())))
         again = registry.client(c.client_id)
         assert again is not None
         assert again.status is ClientStatus.PENDING

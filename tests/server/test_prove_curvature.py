@@ -43,7 +43,7 @@ def swapped(enrolment: Enrolment) -> Enrolment:
 def resigned(device: DeviceAgent, change: Change, reply: RecordDict) -> RecordDict:
     _, blobs = unpack(reply, Delivery, 2**28)
     enrolment = unseal_enrolment(blobs["envelope"]).record
-    return pack(Delivery(), {"envelope": seal(change(enrolment), device._key).envelope})
+    return pack(Delivery(), {"envelope": seal(change(enrolment), device.key).envelope})
 
 
 def device(index: int, folder: Path, task: SmallTask) -> Agent:

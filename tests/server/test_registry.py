@@ -71,7 +71,8 @@ def registry(place: Path | str) -> Iterator[Registry]:
 def steps(party: Party, registry: Registry, request_id: str = "r1", sample: int | None = None) -> Iterator[Event]:
     """The events of one honest request; the next one may depend on what the last one led to."""
     ids = (party.client_id, request_id)
-    asked = PROVIDER.ask(party, request_id, sample=sample)
+    now = registry.now()
+    asked = PROVIDER.ask(party, request_id, sample=sample, issued_at=now, expires_at=now + timedelta(hours=1))
     yield Opened(asked, SEED if sample else None)
     yield Distributed(*ids)
     response = party.respond(asked.record)
@@ -90,8 +91,13 @@ def load(registry: Registry, client_id: str, request_id: str = "r1") -> Request:
     return request
 
 
+def invited(registry: Registry, party: Party, **changes: Any) -> Enrolled:
+    """An enrolment that was asked for."""
+    return Enrolled(party.enrol(nonce=registry.invite(), **changes))
+
+
 def enrol(registry: Registry, party: Party) -> None:
-    registry.apply(Enrolled(party.enrol()))
+    registry.apply(invited(registry, party))
 
 
 def state(registry: Registry) -> tuple[Any, ...]:
@@ -100,7 +106,7 @@ def state(registry: Registry) -> tuple[Any, ...]:
 
 def test_what_apply_returns_is_what_is_stored(registry: Registry) -> None:
     party = Party("a")
-    scope = registry.apply(Enrolled(party.enrol()))
+    scope = registry.apply(invited(registry, party))
     assert registry.client(party.client_id) == scope.client
     for number in range(2):
         for event in steps(party, registry, f"r{number}", sample=2):
@@ -139,7 +145,8 @@ def test_refused_events_leave_no_trace(registry: Registry) -> None:
         registry.apply(next(theirs))
     before = state(registry), registry.transitions()
     refused: list[Event] = [
-        Enrolled(party.enrol(revision=1)),
+        invited(registry, party, revision=1),
+        Enrolled(Party("uninvited").enrol()),
         Opened(PROVIDER.ask(other, "r2")),
         Verified(party.client_id, "r1"),
         ReceiptIssued(party.client_id, "r1", b""),
@@ -215,14 +222,16 @@ def test_evidence_makes_receipts_along_the_chain(registry: Registry, tmp_path: P
     for number, fails in enumerate((False, True, False)):
         request_id, ids = f"r{number}", (party.client_id, f"r{number}")
         for event in steps(party, registry, request_id):
-            if isinstance(event, Verified) and fails:
+            if isinstance(event, Distributed) and fails:
                 registry.apply(Failed(*ids, "It was withdrawn."))
                 break
             if isinstance(event, ReceiptIssued):
                 break
             registry.apply(event)
         evidence = registry.evidence(*ids, settings=SETTINGS, verification_key=VERIFICATION_KEY)
-        changes: dict[str, Any] = {"verdict": "failed", "reasons": ("It was withdrawn.",)} if fails else {}
+        changes: dict[str, Any] = {"chunks_proved": len(evidence.proofs)}
+        if fails:
+            changes |= {"verdict": "failed", "reasons": ("It was withdrawn.",), "certified_distance": None}
         receipt = issue(evidence, make_outcome(evidence.proofs, **changes), PROVIDER.key)
         registry.apply(ReceiptIssued(*ids, receipt.envelope))
         write_bundle(tmp_path / request_id, receipt.envelope, evidence)
@@ -230,7 +239,8 @@ def test_evidence_makes_receipts_along_the_chain(registry: Registry, tmp_path: P
         assert registry.receipt(*ids) == bundle.receipt.envelope
         client = registry.client(party.client_id)
         assert client is not None
-        assert (bundle.dossier.post == client.theta) == (not fails)
+        assert bundle.dossier.post == client.theta
+        assert (bundle.dossier.response is None) == fails
     assert len(evidence.earlier) == 1
 
 
@@ -240,7 +250,7 @@ def test_enrolling_under_a_smaller_model_drops_commitments(registry: Registry) -
     small = make_manifest(layers=make_manifest().layers[:1])
     registry.add_manifest(small)
     registry.add_manifest(small)
-    registry.apply(Enrolled(party.enrol(revision=1, manifest=small)))
+    registry.apply(invited(registry, party, revision=1, manifest=small))
     client = registry.client(party.client_id)
     assert client is not None
     assert client.theta == tuple(party.theta)
@@ -312,14 +322,13 @@ def test_several_threads_and_registries_write_at_once(registry: Registry, place:
     """Nothing is lost, and the trail is one chain whoever wrote."""
     parties = [Party(name) for name in "abcdef"]
     for party in parties:
-        party.enrol()
+        enrol(registry, party)
 
     def work(party: Party, own: Registry) -> None:
-        own.apply(Enrolled(party.enrol()))
         for event in steps(party, own, sample=2):
             own.apply(event)
 
-    with Registry(place, FEDERATION, clock=Clock(), lock_timeout_s=60) as other, ThreadPoolExecutor(6) as pool:
+    with Registry(place, FEDERATION, clock=registry.now, lock_timeout_s=60) as other, ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(work, party, (registry, other)[at % 2]) for at, party in enumerate(parties)]
         for job in jobs:
             job.result()

@@ -111,7 +111,7 @@ def test_clients_and_provider_change_their_models_alike(ran: Ran) -> None:
     """The masked weights, that is; what a repair does to the others depends on everybody's own data."""
     plan = ran.plan
     before = load_arrays(ran.federation.folder / "provider" / "global.npz")
-    after = load_arrays(ran.federation.folder / "global-unlearned.npz")
+    after = load_arrays(ran.federation.folder / "global-request-1.npz")
     exponents = {layer["name"]: layer["exponent"] for layer in ran.result["manifest"]["layers"]}
     assert before.keys() == perceptron().state_dict().keys()
     for name in LAYERS:

@@ -28,7 +28,7 @@ def registry(path: Path) -> Iterator[Registry]:
 
 
 def enrol(registry: Registry, party: Party) -> None:
-    registry.apply(Enrolled(party.enrol()))
+    registry.apply(Enrolled(party.enrol(nonce=registry.invite())))
 
 
 def test_the_file_is_for_its_owner_only(registry: Registry, path: Path) -> None:

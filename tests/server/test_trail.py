@@ -32,7 +32,7 @@ def registry(place: Path | str, party: Party) -> Iterator[Registry]:
     with Registry(place, FEDERATION) as opened:
         opened.add_manifest(make_manifest())
         assert opened.verify_trail() == start(FEDERATION)
-        opened.apply(Enrolled(party.enrol()))
+        opened.apply(Enrolled(party.enrol(nonce=opened.invite())))
         asked = Provider().ask(party, expires_at=opened._clock().replace(year=2100))
         for event in (Opened(asked), Distributed(party.client_id, "r1"), Responded(party.respond(asked.record))):
             opened.apply(event)
@@ -97,7 +97,7 @@ def test_a_trail_that_was_computed_anew_shows_to_who_kept_its_head(
     assert registry.verify_trail().serial == 4  # a shorter chain is a chain
     with pytest.raises(VerificationError, match=r"entry 5 .* is missing"):
         registry.verify_trail(known)
-    registry.apply(Enrolled(Party("b").enrol()))
+    registry.apply(Enrolled(Party("b").enrol(nonce=registry.invite())))
     assert registry.verify_trail().serial == 5
     with pytest.raises(VerificationError, match=r"entry 5 .* is not the one that was known"):
         registry.verify_trail(known)

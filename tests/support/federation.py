@@ -31,7 +31,7 @@ from zkapex.server.app import make_server_app
 from zkapex.server.events import EventLog
 from zkapex.server.federation.provider import Delegation
 from zkapex.server.federation.settings import RunSettings
-from zkapex.server.requests.run import run
+from zkapex.server.service import run
 from zkapex.server.store.registry import Registry
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.transport.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
@@ -358,8 +358,9 @@ def refused(action: Callable[[], object], kind: type[Error]) -> Error:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file below a folder, but for locks."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @torch.no_grad()

@@ -104,6 +104,9 @@ def demo(
             help="Have clients prove that their curvature is the second moment of activations they commit to.",
         ),
     ] = False,
+    requests: Annotated[
+        int, typer.Option(help="How many deletions, one after the other in one federation, each of another digit.")
+    ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -166,7 +169,7 @@ class Follower:
 
     _SETBACKS = frozenset(
         {f"{step}.failed" for step in ("client", "train", "identify", "personalise", "enrol", "evaluate")}
-        | {"client.quarantined", "client.away", "client.skipped"}
+        | {"client.quarantined", "client.away", "client.skipped", "client.lost"}
     )
 
     def __init__(self, progress: Progress, console: Console) -> None:
@@ -220,7 +223,7 @@ class Follower:
 
 
 def show(summary: dict[str, Any], out: Path) -> None:
-    """Print the summary as tables, and what it means."""
+    """Print the summary as tables, and what it means; of several requests, the last one at length."""
     from zkapex.proofs.receipts.sentences import percent
 
     console = Console(highlight=False)
@@ -262,6 +265,8 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    if len(summary["requests"]) > 1:
+        console.print(_requests(summary["requests"]))
     if sampled:
         console.print(
             f"Each client had to prove {sampled['count']} of its chunks, drawn at random after it had committed to "
@@ -292,4 +297,24 @@ def show(summary: dict[str, Any], out: Path) -> None:
         console.print(
             f"\nCheck a receipt yourself:  zkapex verify {out / example} --trust {out / 'key.pub'}", soft_wrap=True
         )
+    if len(summary["requests"]) > 1:
+        console.print(f"And all of them as chains:  zkapex verify {out / 'receipts'} --chain", soft_wrap=True)
     console.print(f"Everything is in {out}: receipts/, models/, plot.png, summary.json", soft_wrap=True)
+
+
+def _requests(requests: list[dict[str, Any]]) -> Table:
+    """What came of each of several requests, one row each."""
+    table = Table(title="Requests, in order")
+    for title in ("forgotten", "proved", "other verdicts", "forget before", "after", "retain before", "after"):
+        table.add_column(title, justify="left" if title in ("forgotten", "other verdicts") else "right")
+    for one in requests:
+        verdicts = [client["verdict"] for client in one["clients"]]
+        others = sorted({verdict for verdict in verdicts if verdict != "proved"})
+        cells = [
+            "-" if (value := one["accuracy"][state][data]) is None else f"{value:.3f}"
+            for data in ("forget", "retain")
+            for state in ("before", "after")
+        ]
+        proved = f"{verdicts.count('proved')} of {len(verdicts)}"
+        table.add_row(one["forgotten"], proved, ", ".join(others) or "-", *cells)
+    return table

@@ -24,6 +24,14 @@ def verify(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that verify proofs; more than one pays for many.")] = 1,
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain",
+            help="PATH holds many receipts: verify all of them, and that those of each client make one chain in which "
+            "nothing that was deleted can have come back.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Re-verify a receipt offline: signatures, digests, the chain of commitments, and every zero-knowledge proof.
@@ -31,6 +39,11 @@ def verify(
     Exits 0 only if everything holds and the client proved what was asked. The first use of a circuit builds its keys
     (seconds), so that they need not be taken from whoever issued the receipt.
     """
+    if chain:
+        from zkapex.cli.chain import verify_chains
+
+        verify_chains(path, trust, workers, as_json=as_json)
+        return
     from zkapex.proofs.chunk.certificate import chunk_distances
     from zkapex.proofs.receipts.sentences import percent
     from zkapex.proofs.records.signing import load_public_key

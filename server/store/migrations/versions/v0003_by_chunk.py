@@ -12,8 +12,8 @@ from zkapex.proofs.records.record import sha256_hex
 from zkapex.server.store.schema import clean, make_append_only
 from zkapex.server.store.trail import link, start
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -24,6 +24,7 @@ OLD = ("proofs", "requests", "commitments", "clients", "enrolments")
 def upgrade() -> None:
     """Make the new tables, copy what the old ones hold, and drop these."""
     connection = op.get_bind()
+    op.drop_index("ix_requests_mask_digest", "requests")
     for table in reversed(OLD):
         op.rename_table(table, f"old_{table}")
     _create(connection)
@@ -76,6 +77,9 @@ def _create(connection: sa.Connection) -> None:
         sa.Column("active", sa.Text),
         sa.Column("readmitted", sa.Boolean, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("stale", sa.Text, nullable=False),
+        sa.Column("aborted", sa.Integer, nullable=False),
+        sa.Column("curvature_at", sa.String(40)),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("n_theta", sa.Integer, nullable=False),
         sa.Column("n_curvature", sa.Integer, nullable=False),
@@ -100,7 +104,10 @@ def _create(connection: sa.Connection) -> None:
         digest("request_digest", "records.digest"),
         digest("response_digest", "records.digest", nullable=True),
         digest("receipt_digest", "records.digest", nullable=True),
+        digest("mask_digest"),
+        sa.Column("issued_at", sa.String(40), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("sent", sa.Boolean, nullable=False),
         sa.Column("audit_seed", sa.Text),
         sa.Column("n_touched", sa.Integer, nullable=False),
         sa.Column("draw", sa.Integer, nullable=False),
@@ -110,6 +117,7 @@ def _create(connection: sa.Connection) -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.UniqueConstraint("client_id", "request_id"),
         sa.Index(None, "request_id"),
+        sa.Index(None, "mask_digest"),
     )
     sa.Table(
         "touched",
@@ -161,7 +169,7 @@ def _copy_clients(connection: sa.Connection) -> None:
     for statement in (
         "INSERT INTO enrolments SELECT digest, client_id, revision, envelope FROM old_enrolments",
         "INSERT INTO clients SELECT client_id, public_key, status, revision, enrolment_digest, manifest_digest, "
-        "active, readmitted, reason, 0, "
+        "active, readmitted, reason, stale, aborted, curvature_at, 0, "
         "(SELECT count(*) FROM old_commitments c WHERE c.client_id = old_clients.client_id AND kind = 'theta'), "
         "(SELECT count(*) FROM old_commitments c WHERE c.client_id = old_clients.client_id AND kind = 'curvature') "
         "FROM old_clients",
@@ -191,7 +199,7 @@ def _copy_requests(connection: sa.Connection) -> None:
         connection.execute(
             sa.text(
                 "INSERT INTO requests VALUES (:serial, :client, :id, :enrolment, :manifest, :envelope, :response, "
-                ":receipt, :status, :seed, :touched, :draw, :drawn, :proofs, :verdict, :reason)"
+                ":receipt, :mask, :issued, :status, :sent, :seed, :touched, :draw, :drawn, :proofs, :verdict, :reason)"
             ),
             {
                 **ids,
@@ -199,7 +207,10 @@ def _copy_requests(connection: sa.Connection) -> None:
                 "serial": serial,
                 "enrolment": row.enrolment_digest,
                 "manifest": row.manifest_digest,
+                "mask": row.mask_digest,
+                "issued": row.issued_at,
                 "status": row.status,
+                "sent": row.sent,
                 "seed": row.audit_seed,
                 "touched": len(touched),
                 "draw": 1 if drawn else 0,
