@@ -44,7 +44,11 @@ _ADVANCE = (
     .values({name: bindparam(name) for name in ("status", "sent", "verdict", "reason", "n_proofs")})
 )
 _ADD_PROOF = insert(PROOFS)
-_MARK = update(DRAWS).where(DRAWS.c.request == bindparam("of"), DRAWS.c.chunk == bindparam("done")).values(proved=True)
+_MARK = (
+    update(DRAWS)
+    .where(DRAWS.c.request == bindparam("of"), DRAWS.c.draw == bindparam("number"), DRAWS.c.chunk == bindparam("done"))
+    .values(proved=True)
+)
 
 
 def store(connection: Connection, before: Scope, after: Scope, happened: Event) -> None:
@@ -126,7 +130,7 @@ def _store_request(
         assert row is not None  # noqa: S101 - only Opened makes one
         row_serial, draw, proved = row.serial, row.draw, row.n_proofs
     if isinstance(happened, ProofsAccepted):
-        columns["n_proofs"] = _store_proofs(connection, row_serial, proved, before, after, happened)
+        columns["n_proofs"] = _store_proofs(connection, row_serial, draw, proved, before, after, happened)
     if before is not None and before.drawn is not after.drawn and before.drawn != after.drawn:
         columns |= {"draw": draw + 1, "n_drawn": len(after.drawn)}
         _store_draw(connection, row_serial, draw + 1, after)
@@ -179,7 +183,13 @@ def _store_draw(connection: Connection, request: int, draw: int, after: Request)
 
 
 def _store_proofs(
-    connection: Connection, request: int, proved: int, before: Request | None, after: Request, happened: ProofsAccepted
+    connection: Connection,
+    request: int,
+    draw: int,
+    proved: int,
+    before: Request | None,
+    after: Request,
+    happened: ProofsAccepted,
 ) -> int:
     """Keep the proofs that are new; returns how many the request has now."""
     old = {} if before is None else before.proofs
@@ -201,6 +211,6 @@ def _store_proofs(
         )
         connection.execute(
             _MARK,
-            [{"of": request, "done": chunk} for chunk in new],
+            [{"of": request, "number": draw, "done": chunk} for chunk in new],
         )
     return proved + len(new)

@@ -37,14 +37,17 @@ def test_a_proof_costs_the_same_few_rows_whatever_else_there_is(tmp_path: Path) 
         assert request is not None
         drawn = tuple(request.drawn)
         statements: list[list[str]] = []
+        values: list[list[Any]] = []
 
         @event.listens_for(registry._engine, "before_cursor_execute")
-        def _note(_c: Any, _cursor: Any, statement: str, _p: Any, _context: Any, many: bool) -> None:
+        def _note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
             assert not many or "INSERT INTO proofs" in statement or "UPDATE draws" in statement
             statements[-1].append(statement)
+            values[-1].append(parameters)
 
         for chunk in drawn:
             statements.append([])
+            values.append([])
             registry.apply(ProofsAccepted(*ids, party.proofs(asked.record, (chunk,))))
         first, second, third = statements
         assert second == third
@@ -54,6 +57,20 @@ def test_a_proof_costs_the_same_few_rows_whatever_else_there_is(tmp_path: Path) 
         by_chunk = [text for text in third if "FROM draws" in text or "FROM proofs" in text]
         assert by_chunk
         assert all("chunk = ?" in text or "digest IN" in text for text in by_chunk)
+        for statement, given in zip(third, values[2], strict=True):
+            if statement.startswith(("SELECT", "UPDATE")) and "FROM trail" not in statement:
+                assert_by_index(registry, statement, given)
+
+
+def assert_by_index(registry: Registry, statement: str, values: Any) -> None:
+    """The database finds the rows by an index on all that is asked for, and looks at no others."""
+    with registry._engine.connect() as connection:
+        plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+    assert all(step.startswith("SEARCH") for step in plan), (statement, plan)
+    if "draws" in statement:
+        assert all("request=? AND draw=? AND chunk=?" in step for step in plan), (statement, plan)
+    if "FROM proofs" in statement and "chunk = ?" in statement:
+        assert all("client_id=? AND request_id=? AND chunk=?" in step for step in plan), (statement, plan)
 
 
 def test_a_mapping_that_is_extended_is_the_same_mapping() -> None:

@@ -92,6 +92,32 @@ def stages(
     Console(highlight=False).print(table)
 
 
+@app.command("registry")
+def registry(
+    database: Annotated[
+        str | None, typer.Option(help="URL of a PostgreSQL database to measure, too: postgresql+psycopg://...")
+    ] = None,
+    proofs: Annotated[int, typer.Option(help="Proofs to accept for each size of model, at most 1024.")] = 200,
+    as_json: options.JsonTable = False,
+) -> None:
+    """Measure what the registry's bookkeeping of an accepted proof takes, by the number of chunks of the model.
+
+    Wall time, durable on this machine's disk: milliseconds by kind of database and number of chunks, the mean of all
+    proofs. The SQLite file is in the temporary folder (TMPDIR).
+    """
+    from zkapex.costs.registry import bench_registry
+
+    figures = bench_registry(proofs, database)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    measured = figures["ms_per_accepted_proof"]
+    table = Table("ms per accepted proof", *(f"{chunks} chunks" for chunks in measured["sqlite"]))
+    for kind, by_chunks in measured.items():
+        table.add_row(kind, *(f"{ms:.2f}" for ms in by_chunks.values()))
+    Console(highlight=False).print(table)
+
+
 @app.command("request")
 def request(
     model: Annotated[str, typer.Argument(help="As for zkapex estimate; only the shapes are taken.")],

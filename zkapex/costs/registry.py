@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,8 +40,16 @@ CHUNKS = (1024, 4096, 12288)
 """Models of so many chunks; 12,288 are a ViT-B/16 under the profile `server`."""
 
 _PROOF_BYTES = 4400
-_BATCH = 8
 _CHUNKS_PER_LAYER = 1024
+
+
+class Figures(TypedDict):
+    """What was measured."""
+
+    proofs: int
+    """Accepted for each number of chunks."""
+    ms_per_accepted_proof: dict[str, dict[str, float]]
+    """Mean milliseconds, by kind of database and number of chunks."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +73,23 @@ class Walk:
 def bench_registry(
     proofs: int = 200,
     database: str | None = None,
-    chunks: Sequence[int] = CHUNKS,
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, int | dict[str, dict[str, float]]]:
+    chunks: Sequence[int] | None = None,
+) -> Figures:
     """Measure the wall time of accepting a proof, in an SQLite file and in `database` if one is named.
 
     Parameters
     ----------
     proofs : int
-        How many are accepted for each number of chunks. Models take turns, a few proofs each, so that what else the
-        machine does meanwhile hits all of them.
+        How many are accepted for each number of chunks. Models take turns, so that what else the machine does
+        meanwhile hits all of them alike.
     database : str, optional
         URL of a PostgreSQL database that is empty or that this ran in before; clients of random names stay in it.
-    chunks : sequence of int
+    chunks : sequence of int, optional
+        Sizes of models; by default :data:`CHUNKS`.
 
     Returns
     -------
-    dict
-        `proofs`, and `ms_per_accepted_proof`: mean milliseconds by kind of database and number of chunks.
+    Figures
 
     Raises
     ------
@@ -90,15 +98,15 @@ def bench_registry(
     StorageError
         A database cannot be used.
     """
+    chunks = CHUNKS if chunks is None else chunks
     if not 1 <= proofs <= min(chunks):
         raise InputError(f"{proofs} proofs cannot be accepted", fix=f"ask for 1 to {min(chunks)}")
-    measured = {}
+    measured: dict[str, dict[str, float]] = {}
     with TemporaryDirectory(prefix="zkapex-bench-") as folder:
         places: dict[str, Path | str] = {"sqlite": Path(folder) / "registry.sqlite"}
         if database is not None:
             places["postgresql"] = database
         for kind, place in places.items():
-            on_progress(kind)
             measured[kind] = _measure(place, proofs, chunks)
     return {"proofs": proofs, "ms_per_accepted_proof": measured}
 
@@ -107,10 +115,9 @@ def _measure(place: Path | str, proofs: int, sizes: Sequence[int]) -> dict[str, 
     with Registry(place, "benchmark") as registry:
         walks = [_begin(registry, size) for size in sizes]
         spent = dict.fromkeys(sizes, 0.0)
-        for first in range(0, proofs, _BATCH):
+        for chunk in range(proofs):
             for walk in walks:
-                chunks = range(first, min(first + _BATCH, proofs))
-                spent[walk.n_chunks] += walk.accept(chunks)
+                spent[walk.n_chunks] += walk.accept([chunk])
         return {str(size): spent[size] / proofs * 1e3 for size in sizes}
 
 
@@ -145,16 +152,19 @@ def _begin(registry: Registry, n_chunks: int) -> Walk:
         client_id=client_id,
         public_key=public_key_hex(device.public_key()),
         manifest_digest=registry.add_manifest(manifest),
-        nonce=secrets.token_hex(32),
+        nonce=registry.invite(),
         revision=0,
         damping=0.01,
         theta=tuple(theta),
         curvature=tuple(secrets.token_hex(64) for _ in range(manifest.n_curvatures)),
     )
-    registry.apply(Enrolled(seal(enrolment, device)))
+    enrolled = seal(enrolment, device)
+    registry.apply(Enrolled(enrolled))
     masks = {layer.name: np.zeros((layer.rows, layer.cols), np.bool_) for layer in layers}
+    rng = np.random.default_rng()  # another mask each time: no earlier one may be older than the curvature
     for mask in masks.values():
-        mask[:: statement.rows_per_chunk, 0] = True
+        rows = np.arange(0, len(mask), statement.rows_per_chunk)
+        mask[rows, rng.integers(0, statement.block_width, len(rows))] = True
     now = utc_now()
     request = UnlearnRequest(
         request_id=request_id,
@@ -171,6 +181,7 @@ def _begin(registry: Registry, n_chunks: int) -> Walk:
         forget_digest=secrets.token_hex(32),
         issued_at=now,
         expires_at=now + timedelta(days=7),
+        enrolment_digest=enrolled.digest,
     )
     registry.apply(Opened(seal(request, provider)))
     registry.apply(Distributed(client_id, request_id))
