@@ -64,7 +64,12 @@ class Profile:
         if kind == "second-moment":
             rows, rank = self.rows_per_chunk[kind], self.curvature_rank
             return StatementSpec(kind=kind, rows_per_chunk=rows, curvature_rank=rank, inner_columns=3, **common)
-        if kind != "guarded-group-obs":
+        if kind == "constraint-only":
+            rows, rank = self.rows_per_chunk["kfac"], self.guard_rank if guard_rank is None else guard_rank
+            return StatementSpec(
+                kind=kind, rows_per_chunk=rows, curvature="none", guard_rank=rank, inner_columns=2, **common
+            )
+        if kind in ("mask-only", "dampening"):
             # Few cells per weight: fewer columns still fit, and columns are what a proof costs.
             columns = {"mask-only": 1, "dampening": 2}[kind]
             rows = self.rows_per_chunk["kfac"]

@@ -3,10 +3,13 @@
 One chunk is ``R`` rows by ``B`` columns of one column block of one layer. A circuit commits to a few vectors (each
 commitment is one of the leading points of every proof) whose parts `StatementSpec.parts` lists, and has public outputs
 that must equal constants the verifier knows. The graphs, and why they show what they claim, are in
-`zkapex.circuits.operators.guarded_group_obs`, `zkapex.circuits.operators.mask_only`,
-`zkapex.circuits.operators.dampening` and `zkapex.circuits.operators.second_moment`:
+`zkapex.circuits.operators.guarded_group_obs`, `zkapex.circuits.operators.targeted_group_obs`,
+`zkapex.circuits.operators.mask_only`, `zkapex.circuits.operators.dampening` and
+`zkapex.circuits.operators.second_moment`:
 
 ``guarded-group-obs``  masked weights are zero and the others moved as guarded Group-OBS moves them
+``targeted-group-obs`` masked weights are zero, what is along the guard is as prescribed, and the rest moved least
+``constraint-only``    masked weights are zero and what is along the guard is as prescribed, whatever the rest is
 ``mask-only``          masked weights are zero, whatever the others are
 ``dampening``          every weight was multiplied by a public factor and rounded
 ``second-moment``      not about weights: a column block's curvature factor is the second moment of activations
@@ -46,7 +49,7 @@ FACTOR_UNIT = 256
 MAX_SCALE = 1 << 16
 """Largest scale between the curvature and the second moment of activations."""
 
-Kind = Literal["guarded-group-obs", "mask-only", "dampening"]
+Kind = Literal["guarded-group-obs", "mask-only", "dampening", "targeted-group-obs", "constraint-only"]
 """Statements about weights: what a request can ask a device to prove, and a manifest name."""
 
 AnyKind = Kind | Literal["second-moment"]
@@ -103,14 +106,16 @@ class StatementSpec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StatementSpec:
-        solves = self.kind == "guarded-group-obs"
+        solves = self.solves
         if self.kind == "second-moment":
             if self.curvature != "kfac" or not self.curvature_rank or self.ridge:
                 raise ValueError("second-moment is about the rows of a kfac factor, and has no ridge")
         elif solves != (self.curvature != "none") or solves != (self.ridge > 0) or solves != (self.curvature_rank > 0):
-            raise ValueError("guarded-group-obs needs a curvature, its rank and a ridge, other statements have none")
-        if not solves and (self.guard_rank or not self.freivalds):
-            raise ValueError("only guarded-group-obs has a guard or matrix products")
+            raise ValueError("group-obs needs a curvature, its rank and a ridge, other statements have none")
+        if not solves and ((self.guard_rank and not self.constrains_result) or not self.freivalds):
+            raise ValueError("only group-obs has matrix products, and only it and constraint-only have a guard")
+        if self.constrains_result and not (self.guard_rank and self.freivalds):
+            raise ValueError(f"{self.kind} needs a guard, and has its products checked at a challenge")
         if self.largest_value > IDENTITY_LIMIT:
             raise ValueError(f"the lookup would reach {self.largest_value}, beyond {IDENTITY_LIMIT}: lower log2_rows")
         if self.kind == "dampening" and self.weight_limit < FACTOR_UNIT:
@@ -120,6 +125,16 @@ class StatementSpec(BaseModel):
         if self.largest_sum() * 4 >= MODULUS:
             raise ValueError("the statement's sums could wrap around the field: lower weight_limit or the chunk's size")
         return self
+
+    @property
+    def solves(self) -> bool:
+        """Whether the statement is about a repair under a committed curvature."""
+        return self.kind in ("guarded-group-obs", "targeted-group-obs")
+
+    @property
+    def constrains_result(self) -> bool:
+        """Whether what is prescribed along the guard is about the weights that result, not about their change."""
+        return self.kind in ("targeted-group-obs", "constraint-only")
 
     @property
     def weights(self) -> int:
@@ -173,7 +188,7 @@ class StatementSpec(BaseModel):
     def parts(self, vector: str) -> dict[str, int]:
         """Names and lengths of what a committed vector holds, in order.
 
-        The public vector of guarded-group-obs with ``freivalds`` holds what is derived from a challenge (see
+        The public vector of group-obs with ``freivalds`` holds what is derived from a challenge (see
         `zkapex.circuits.operators.guarded_group_obs`) instead of mask and guard themselves.
         """
         rows, width, rank, count = self.rows_per_chunk, self.block_width, self.guard_rank, self.weights
@@ -186,17 +201,24 @@ class StatementSpec(BaseModel):
             if vector == "aux":
                 return {"limbs": SLACK_LIMBS, "residual": width * width, "salts": SALTS}
             return {"a": width, "b": width, "slack": SLACK_LIMBS, "scale": 1, "unit": 1, "context": 1}
+        if vector == "aux" and self.kind == "constraint-only":
+            return {"limbs": SLACK_LIMBS, "leak": rows * rank, "salts": SALTS}
         if vector == "aux":
             residuals = {"residual": count, "leak": rows * rank} if self.freivalds else {}
             return {"mu": rows * rank, "limbs": 2 * SLACK_LIMBS, **residuals, "salts": SALTS}
         if self.kind == "mask-only":
             return {"mask_powers": count, "context": 1}
+        if self.kind == "constraint-only":
+            derived = {"mask_powers": count, "guard_c": width, "c": rank}
+            return {**derived, "slack": SLACK_LIMBS, "unit": 1, "context": 1, "a": rows}
         if self.kind == "dampening":
             return {"from_theta": count, "from_delta": count, "zero": 1, "context": 1}
         common = {"slack": 2 * SLACK_LIMBS, "unit": 1, "ridge": 1, "context": 1}
         if not self.freivalds:
             return {"mask": count, "keep": count, "guard": rank * width, **common}
-        guarded = {"guard_powers": count, "guard_c": width, "guard_b": rank, "c": rank} if rank else {}
+        guarded = {"guard_c": width, "guard_b": rank, "c": rank} if rank else {}
+        if rank and not self.constrains_result:
+            guarded = {"guard_powers": count, **guarded}
         return {"keep": count, "mask_powers": count, **guarded, **common, "a": rows, "b": width}
 
     @property
@@ -204,6 +226,8 @@ class StatementSpec(BaseModel):
         """The committed vectors, in the order of their commitments in a proof."""
         return {
             "guarded-group-obs": ("theta_u", "delta", "factor", "public", "aux"),
+            "targeted-group-obs": ("theta_u", "delta", "factor", "public", "aux"),
+            "constraint-only": ("theta_u", "public", "aux"),
             "mask-only": ("theta_u", "public"),
             "dampening": ("theta_u", "delta", "public"),
             "second-moment": ("factor", "activations", "public", "aux"),

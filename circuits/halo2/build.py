@@ -10,10 +10,13 @@ import onnx
 from zkapex.circuits.operators import dampening, second_moment
 from zkapex.circuits.operators import guarded_group_obs as group_obs
 from zkapex.circuits.operators import mask_only as compliance
+from zkapex.circuits.operators import targeted_group_obs as targeted
 from zkapex.circuits.statement import StatementSpec
 
 _BUILDERS: dict[str, Callable[[StatementSpec], onnx.ModelProto]] = {
     "guarded-group-obs": group_obs.build,
+    "targeted-group-obs": targeted.build,
+    "constraint-only": targeted.build_constraint,
     "mask-only": compliance.build,
     "dampening": dampening.build,
     "second-moment": second_moment.build,

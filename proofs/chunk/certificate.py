@@ -23,10 +23,11 @@ from zkapex.proofs.chunk.public import PublicInputs
 def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most. Mask-only has none: it
-    says nothing about unmasked weights.
+    Targeted Group-OBS is bounded like the guarded one: the argument above does not ask what V^T d is, only that both
+    changes agree on it. Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most.
+    Mask-only and constraint-only have none: they say nothing about the other weights, or about other directions.
     """
-    if spec.kind == "mask-only":
+    if spec.kind in ("mask-only", "constraint-only"):
         return None
     if spec.kind == "dampening":
         return spec.largest_rounding * math.sqrt(spec.weights)

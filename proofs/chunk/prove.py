@@ -32,6 +32,10 @@ from zkapex.proofs.records.record import encode_parts
 
 _REJECTED = {
     "guarded-group-obs": "the proof does not show that masked weights are zero and the rest is the guarded repair",
+    "targeted-group-obs": "the proof does not show that masked weights are zero, what is along the guard is as "
+    "prescribed, and the rest moved least",
+    "constraint-only": "the proof does not show that masked weights are zero and what is along the guard is as "
+    "prescribed",
     "mask-only": "the proof does not show that masked weights are zero",
     "dampening": "the proof does not show that the weights were multiplied by the request's factors",
     "second-moment": "the proof does not show that the curvature is the second moment of the activations",

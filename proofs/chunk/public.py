@@ -38,8 +38,8 @@ class PublicInputs:
     dampening : int64 [R, B], optional
         Factors of the weights in multiples of ``1 / FACTOR_UNIT``; for dampening only.
     steering : int64 [R, r], optional
-        C: what the unmasked change must be along the guard; zero in rows without a masked weight, and all zero if left
-        out. For guarded-group-obs only.
+        What is prescribed along the guard; all zero if left out. For guarded-group-obs C, of the unmasked change, zero
+        in rows without a masked weight; for targeted-group-obs and constraint-only T, of the weights that result.
     """
 
     mask: BoolArray
@@ -75,11 +75,11 @@ class PublicInputs:
     def _check_steering(self, spec: StatementSpec) -> None:
         if self.steering is None:
             return
-        if spec.kind != "guarded-group-obs" or not spec.freivalds:
-            raise InputError("steering belongs to guarded-group-obs with product checks, and to no other statement")
+        if not (spec.solves or spec.constrains_result) or not spec.freivalds:
+            raise InputError("only statements with a guard and product checks prescribe anything along it")
         if self.steering.shape != (spec.rows_per_chunk, spec.guard_rank) or self.steering.dtype != np.int64:
             raise InputError(f"steering must be int64 of shape {(spec.rows_per_chunk, spec.guard_rank)}")
-        if self.steering[~self.mask.any(1)].any():
+        if not spec.constrains_result and self.steering[~self.mask.any(1)].any():
             raise InputError("a row without a masked weight is steered", why="such rows do not change")
         if self.steering.size and max(int(self.steering.max()), -int(self.steering.min())) > MAX_STEERING:
             raise InputError(f"steering exceeds {MAX_STEERING}")
@@ -117,13 +117,15 @@ class PublicInputs:
         InputError
             If there is steering, and no challenge.
         """
-        if spec.kind != "guarded-group-obs":
+        if spec.kind == "constraint-only":
+            return felts([0, self.slacks(spec)[1].half, self._steered(spec, challenge)])
+        if not spec.solves:
             return felts([0])
         stationarity, guard = self.slacks(spec)
         return felts([0, stationarity.half, guard.half] + [self._steered(spec, challenge)] * spec.freivalds)
 
     def _steered(self, spec: StatementSpec, challenge: int | None) -> int:
-        """``a^T C c``, see `zkapex.circuits.operators.guarded_group_obs`."""
+        """``a^T C c``, or with T, see `zkapex.circuits.operators.guarded_group_obs`."""
         if self.steering is None:
             return 0
         if challenge is None:
@@ -154,6 +156,8 @@ class PublicInputs:
         self.check(spec)
         values = {
             "guarded-group-obs": self._guarded_group_obs,
+            "targeted-group-obs": self._guarded_group_obs,
+            "constraint-only": self._constraint_only,
             "mask-only": self._mask_only,
             "dampening": self._dampening,
         }[spec.kind](spec, challenge)
@@ -182,13 +186,23 @@ class PublicInputs:
             v = self.guard.tolist()
             guard_c = [sum(x * y for x, y in zip(row, c, strict=True)) % MODULUS for row in v]
             guard_b = [sum(row[k] * y for row, y in zip(v, b, strict=True)) % MODULUS for k in range(rank)]
-            derived |= {
-                "guard_powers": self._outer(a, guard_c),
-                "guard_c": felts(guard_c),
-                "guard_b": felts(guard_b),
-                "c": felts(c),
-            }
+            derived |= {"guard_c": felts(guard_c), "guard_b": felts(guard_b), "c": felts(c)}
+            if not spec.constrains_result:
+                derived["guard_powers"] = self._outer(a, guard_c)
         return derived
+
+    def _constraint_only(self, spec: StatementSpec, challenge: int) -> Mapping[str, list[str]]:
+        a, b, c = self._powers(spec, challenge)
+        guard_c = [sum(x * y for x, y in zip(row, c, strict=True)) % MODULUS for row in self.guard.tolist()]
+        return {
+            "mask_powers": self._outer(a, b),
+            "guard_c": felts(guard_c),
+            "c": felts(c),
+            "slack": felts(self.slacks(spec)[1].weights),
+            "unit": felts([1]),
+            "context": felts([self.context]),
+            "a": felts(a),
+        }
 
     def _mask_only(self, spec: StatementSpec, challenge: int) -> Mapping[str, list[str]]:
         a = powers(pow(challenge, spec.block_width, MODULUS), spec.rows_per_chunk)

@@ -80,27 +80,46 @@ class Witness:
             If a sum of squares exceeds its tolerance, a value the range, or a part does not fit the statement.
         """
         self._check(spec)
-        if spec.kind != "guarded-group-obs":
+        if spec.kind == "constraint-only":
+            leak = self.leak(spec, public)
+            total = sum(v * v for v in leak.ravel().tolist())
+            limbs = slack_limbs(public.slacks(spec)[1], total, spec.weight_limit)
+            aux = felts(limbs) + felts(leak) + felts(random_elements(SALTS))
+            return {"theta_u": self.theta_u.vector(), "aux": aux}
+        if not spec.solves:
             return {name: v.vector() for name, v in self.salted().items() if name in spec.inputs}
         residuals = self.residuals(spec, public)
-        limbs: list[int] = []
+        limbs = []
         for total, slack in zip(square_sums(residuals, public.mask), public.slacks(spec), strict=True):
             limbs += slack_limbs(slack, total, spec.weight_limit)
         return self.with_limbs(spec, residuals, limbs)
 
     def residuals(self, spec: StatementSpec, public: PublicInputs) -> tuple[IntArray, IntArray]:
-        """``E = delta H - mu V^T``, int64 [R, B], and ``L = (delta * keep) V - C``, int64 [R, r], exactly."""
+        """``E = delta H - mu V^T``, int64 [R, B], and `leak`, exactly."""
         if self.delta is None or self.factor is None or self.mu is None:
-            raise ProverError("guarded-group-obs needs delta, factor and multipliers")
+            raise ProverError(f"{spec.kind} needs delta, factor and multipliers")
         delta, factor, guard = self.delta.values, self.factor.values.reshape(spec.factor_shape), public.guard
         if spec.curvature == "kfac":
             product = (delta @ factor.T) @ factor
         else:
             product = np.einsum("ik,ikj->ij", np.einsum("ij,ikj->ik", delta, factor), factor)
-        leak = (delta * ~public.mask) @ guard
-        if public.steering is not None:
-            leak = leak - public.steering
-        return product + spec.ridge * delta - self.mu @ guard.T, leak
+        return product + spec.ridge * delta - self.mu @ guard.T, self.leak(spec, public)
+
+    def leak(self, spec: StatementSpec, public: PublicInputs) -> IntArray:
+        """``L = (delta * keep) V - C`` or, where the result is constrained, ``theta_u V - T``; int64 [R, r], exactly.
+
+        Raises
+        ------
+        ProverError
+            The statement is about a change, and there is none.
+        """
+        moved = self.theta_u.values if spec.constrains_result else None
+        if moved is None:
+            if self.delta is None:
+                raise ProverError(f"{spec.kind} needs delta")
+            moved = self.delta.values * ~public.mask
+        leak: IntArray = moved @ public.guard
+        return leak if public.steering is None else leak - public.steering
 
     def with_limbs(
         self, spec: StatementSpec, residuals: tuple[IntArray, IntArray], limbs: Sequence[int]

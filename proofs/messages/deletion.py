@@ -62,7 +62,7 @@ class UnlearnRequest(Record):
     operator: Name
     pre_root: Digest
     """Merkle root over the theta commitments the server holds for the client; the client must recognise them."""
-    mask: Annotated[tuple[LayerMask, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    mask: Annotated[tuple[LayerMask, ...], Field(max_length=MAX_LAYERS)]
     """Layers in the manifest's order; layers without a masked weight are left out."""
     guards: Annotated[tuple[GuardBlock, ...], Field(max_length=MAX_CHUNKS)]
     """In the manifest's order; empty for rank 0, the paper's operator."""
@@ -79,6 +79,8 @@ class UnlearnRequest(Record):
     def _check(self) -> Self:
         if self.expires_at <= self.issued_at:
             raise ValueError("expires_at must be after issued_at")
+        if not self.mask and not self.guards:
+            raise ValueError("a request must have a mask or guards")
         if len({mask.layer for mask in self.mask}) != len(self.mask):
             raise ValueError("a layer has two masks")
         if len({(guard.layer, guard.block) for guard in self.guards}) != len(self.guards):

@@ -11,6 +11,8 @@ from zkapex.circuits.profiles import CURVATURES, KINDS, profile
 from zkapex.errors import InputError
 from zkapex.proofs.messages import MAX_BATCH
 
+REPAIRS = ("guarded-group-obs", "targeted-group-obs")
+"""Operators that look at a curvature."""
 AUDITS = ("full", "sampled")
 
 
@@ -125,15 +127,15 @@ def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_cu
         A guard is asked for, or curvature other than by default, and the operator has none; or proofs of curvature
         for which there is no circuit.
     """
-    if prove_curvature and (operator, curvature) != ("guarded-group-obs", "kfac"):
+    if prove_curvature and (operator not in REPAIRS or curvature != "kfac"):
         raise InputError(
             f"proofs of curvature are asked for, and operator {operator} with {curvature} curvature",
-            why="only the kfac curvature of guarded-group-obs can be proved",
-            fix="leave prove-curvature out, or choose operator guarded-group-obs and curvature kfac",
+            why=f"only the kfac curvature of {' and '.join(REPAIRS)} can be proved",
+            fix="leave prove-curvature out, or choose one of these operators and curvature kfac",
         )
-    if operator == "guarded-group-obs":
+    if operator in REPAIRS:
         return
-    if guard_rank > 0:
+    if guard_rank > 0 and operator != "constraint-only":
         raise InputError(
             f"a guard of rank {guard_rank} is asked for, and operator {operator}",
             why="it repairs nothing that a guard could guard",

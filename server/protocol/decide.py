@@ -163,10 +163,9 @@ def _open(scope: Scope, event: Opened, now: datetime) -> Scope:
         raise CommitmentError("a request is for another manifest than its client enrolled with")
     if asked.pre_root != client.theta_root:
         raise CommitmentError("a request does not start from the client's current commitments")
-    masks = unpack_masks(manifest, asked.mask)
+    masks = unpack_masks(manifest, asked.mask, required=not manifest.statement.constrains_result)
     unpack_guards(manifest, asked.guards)
-    unpack_steering(manifest, asked.guards, masks)
-    touched = touched_chunks(manifest, masks)
+    touched = touched_chunks(manifest, masks, unpack_steering(manifest, asked.guards, masks))
     if asked.audit.count is not None and asked.audit.count > len(touched):
         raise ProtocolError(f"a sample of {asked.audit.count} cannot be drawn from {len(touched)} touched chunks")
     check_audit(asked.audit, len(touched))

@@ -264,7 +264,7 @@ class Coordinator:
         if deletion.cheating is None:
             return Audit(), None
         seed = secrets.token_hex(32)
-        touched = len(touched_chunks(self.roster.manifest, deletion.masks))
+        touched = len(touched_chunks(self.roster.manifest, deletion.masks, deletion.steering or ()))
         return sampled_audit(touched, deletion.cheating, deletion.detect, seed), seed
 
     def _under_way(self, request_id: str, *states: RequestStatus) -> dict[int, Request]:

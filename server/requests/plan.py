@@ -37,7 +37,7 @@ class StoredPlan:
         Every setting tried.
     factors : mapping of str to int64 [rows, cols]
         For dampening, in units of ``1 / FACTOR_UNIT``; else empty.
-    steering : mapping of (str, int) to int64 [rows, r]
+    steering, targets : mapping of (str, int) to int64 [rows, r]
         By layer and column block; see `zkapex.unlearning.operators.Terms`.
     """
 
@@ -47,13 +47,13 @@ class StoredPlan:
     curve: tuple[dict[str, Any], ...]
     factors: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
+    targets: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
         """The plan as operators take it."""
-        return Terms(
-            self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
-        )
+        guards = {name: list(blocks) for name, blocks in self.guards.items()}
+        return Terms(self.masks, guards, self.factors, self.steering, self.targets)
 
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
@@ -65,8 +65,11 @@ class StoredPlan:
         }
 
     def steering_map(self, unit: int) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
-        """Steering by (layer, block), int16 [n, r] in multiples of `unit`, of the n rows with a masked weight there."""
-        found = {}
+        """What is prescribed along the guards by (layer, block), int16 [n, r] in multiples of `unit`.
+
+        Steering is of the n rows with a masked weight there, targets of all rows.
+        """
+        found = {key: (values // unit).astype(np.int16) for key, values in self.targets.items()}
         for (name, block), values in self.steering.items():
             width = self.guards[name].shape[1]
             rows = self.masks[name][:, block * width : (block + 1) * width].any(1)
@@ -79,7 +82,8 @@ def save_plan(folder: Path, plan: Plan) -> StoredPlan:
     arrays: dict[str, npt.NDArray[np.generic]] = {f"mask/{name}": mask for name, mask in plan.masks.items()}
     arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
     arrays |= {f"factor/{name}": factors for name, factors in plan.factors.items()}
-    arrays |= {f"steering/{block}/{name}": values for (name, block), values in plan.steering.items()}
+    for kind, along in (("steering", plan.steering), ("targets", plan.targets)):
+        arrays |= {f"{kind}/{block}/{name}": values for (name, block), values in along.items()}
     save_arrays(folder / ARRAYS, arrays)
     text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
     save_text(folder / TEXT, json.dumps(text, indent=1))
@@ -108,12 +112,12 @@ def load_plan(folder: Path) -> StoredPlan | None:
         {k.removeprefix(kind): v.astype(np.int64) for k, v in arrays.items() if k.startswith(kind)}
         for kind in ("guard/", "factor/")
     )
-    steering = {}
+    along: dict[str, dict[tuple[str, int], npt.NDArray[np.int64]]] = {"steering": {}, "targets": {}}
     for key, values in arrays.items():
-        if key.startswith("steering/"):
-            _, block, name = key.split("/", 2)
-            steering[name, int(block)] = values.astype(np.int64)
-    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, steering)
+        if key.startswith(tuple(f"{kind}/" for kind in along)):
+            kind, block, name = key.split("/", 2)
+            along[kind][name, int(block)] = values.astype(np.int64)
+    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, **along)
 
 
 def unlearn_global(

@@ -167,10 +167,11 @@ def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
 
 def _tolerances(statement: StatementSpec) -> tuple[int, int]:
     """What rounding may do to stationarity and guard; nothing where there is neither."""
-    if statement.kind != "guarded-group-obs":
-        return 0, 0
     rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
-    return tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+    if not (statement.solves or statement.constrains_result):
+        return 0, 0
+    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+    return (tau_s if statement.solves else 0), tau_g
 
 
 def _curvature(provider: Provider, model: nn.Module, manifest: ModelManifest) -> dict[str, list[npt.NDArray[np.int64]]]:

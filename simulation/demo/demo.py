@@ -5,7 +5,7 @@ The protocol runs in Flower; this module starts it, follows it, trains the oracl
     demo.json           settings, and whether it finished
     result.json         the ServerApp's account; summary.json: what `zkapex demo --json` prints
     receipts/<client>/  key.pub     receipts with their proofs, and the key they are signed with
-    models/             the global model and every client's, before and after
+    models/             the global model and every client's, before and after, and their oracles
     plot.png            accuracy before, on the way, after, and of the oracle
     provider/ devices/  state of the provider and of the simulated devices
 """
@@ -23,6 +23,7 @@ import torch
 
 from zkapex.errors import InputError, StorageError
 from zkapex.server.federation.settings import RunSettings
+from zkapex.simulation.demo.attack import LeftBehind, after_attack, attack, left_behind, oracle_file
 from zkapex.simulation.demo.settings import DemoSettings
 from zkapex.simulation.evaluation.preparation import oracle_models
 from zkapex.simulation.evaluation.provenance import source_commit
@@ -30,7 +31,7 @@ from zkapex.simulation.evaluation.report.plots import plot_accuracy
 from zkapex.simulation.federation.federation import DATA_SETS, federation_of, forget_benches, sources_digests
 from zkapex.simulation.federation.launch import run_flower
 from zkapex.simulation.models.training import accuracy
-from zkapex.storage import load_json, save_text
+from zkapex.storage import load_json, save_arrays, save_text
 from zkapex.transport.app import installed_app, run_config_of
 
 MARKER, SUMMARY = "demo.json", "summary.json"
@@ -86,6 +87,7 @@ def run_demo(
     reference = _oracle(settings, out)
     on_event({"event": "oracle.done"})
     summary = summarise(result, reference, settings)
+    summary["attacked"] = _attacked(settings, out) if summary["accuracy"]["after"]["forget"] is not None else None
     _copy_global_models(out)
     try:
         plot_accuracy(summary, out / "plot.png")
@@ -94,6 +96,32 @@ def run_demo(
     save_text(out / SUMMARY, json.dumps(summary, indent=1))
     _mark(settings, out, finished=True)
     return summary
+
+
+def attack_demo(out: Path, on_event: Callable[[dict[str, Any]], None] = lambda event: None) -> dict[str, Any]:
+    """What `zkapex.simulation.demo.attack.attack` does to what a finished demo left in `out`.
+
+    Raises
+    ------
+    InputError
+        There is no finished demo, or one of another release.
+    """
+    if not (out / SUMMARY).exists():
+        raise InputError(f"there is no finished demo in {out}", fix="run zkapex demo first")
+    try:
+        settings = DemoSettings(**load_json(out / MARKER)["settings"])
+    except (KeyError, TypeError) as e:
+        raise StorageError(f"{out / MARKER} is damaged", why=str(e), fix="run the demo again") from e
+    return attack(_left_behind(settings, out), on_event)
+
+
+def _left_behind(settings: DemoSettings, out: Path) -> LeftBehind:
+    federation = federation_of(run_config_of(installed_app(), settings.run_config))
+    return left_behind(out, federation, settings.dishonest)
+
+
+def _attacked(settings: DemoSettings, out: Path) -> dict[str, float]:
+    return after_attack(_left_behind(settings, out))
 
 
 def _check(settings: DemoSettings, on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -202,6 +230,10 @@ def _oracle(settings: DemoSettings, out: Path) -> Reference:
         torch.set_num_threads(1)
         federation = federation_of(run_config_of(installed_app(), settings.run_config))
         models = oracle_models(federation.config, federation.bench, federation.seed, federation.leaves)
+        (out / "models").mkdir(exist_ok=True)
+        for index, model in enumerate(models):
+            state = {name: value.numpy() for name, value in model.state_dict().items()}
+            save_arrays(out / "models" / oracle_file(index), state)
         rows = [
             {name: accuracy(model, examples) for name, examples in federation.judged(index).items()}
             for index, model in enumerate(models)

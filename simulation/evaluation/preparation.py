@@ -98,7 +98,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])
-    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn), shelf.seconds)
+    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn, config.few_shot), shelf.seconds)
 
 
 def before_deletion(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zkapex.errors import InputError
-from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS, SHOTS
 from zkapex.simulation.evaluation.report.report import COLUMNS, assemble, page, read_results, table, write_page
 from zkapex.simulation.evaluation.report.runs import SHOWN, read_runs, section
 from zkapex.simulation.evaluation.targets import judge
@@ -23,7 +23,8 @@ def run(method: str, seed: int, **metrics: float) -> dict[str, Any]:
     outcome = {"masked_weights": 10, "touched_rows": 5, "scorer": "taylor", "guard_rank": 4, "forget_raised": 0.1}
     outcome |= {"retain_loss": 0.0, "personal_loss": 0.01}
     plan = {"chosen": outcome, "curve": [outcome], "density": {"a": 0.1}, "weights": 100}
-    values = {**dict.fromkeys(METRICS, 0.5), **metrics}
+    curves = {curve: {str(shots): 0.5 for shots in SHOTS} for curve in CURVES}
+    values = {**dict.fromkeys(METRICS, 0.5), **curves, **metrics}
     head = {"format": 1, "scenario": "digits", "method": method, "seed": seed, "commit": "abc", "clients": []}
     return {**head, "metrics": values, "plan": plan, "stages": {}, "note": "small"}
 

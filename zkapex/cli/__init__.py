@@ -51,9 +51,10 @@ def command_line() -> typer.Typer:
     """
     if app.registered_commands:
         return app
-    from zkapex.cli import bench, demo, estimate, evaluate, ledger, verify
+    from zkapex.cli import attack, bench, demo, estimate, evaluate, ledger, verify
 
     app.command("demo")(demo.demo)
+    app.command("attack")(attack.attack)
     app.command("evaluate")(evaluate.evaluate)
     app.command("verify")(verify.verify)
     app.add_typer(ledger.app, name="ledger")

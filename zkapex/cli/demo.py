@@ -246,6 +246,8 @@ def show(summary: dict[str, Any], out: Path) -> None:
         accuracy.add_column(data, justify="right")
     operator = summary["settings"]["operator"]
     rows = {label: summary["accuracy"][state] for state, label in STATES[operator].items()}
+    if summary.get("attacked"):
+        rows["after an attack with the receipt"] = summary["attacked"]
     rows["oracle: retrained without it"] = summary["oracle"]
     for name, values in rows.items():
         cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]

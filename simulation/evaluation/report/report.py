@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zkapex.errors import Error, InputError, StorageError
 from zkapex.simulation.evaluation.baselines import METHODS
-from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS, SHOTS
 from zkapex.simulation.evaluation.report.figures import plot_curve, plot_density, plot_trade_off
 from zkapex.simulation.evaluation.report.runs import read_runs
 from zkapex.simulation.evaluation.report.runs import section as section_of_runs
@@ -41,6 +41,23 @@ COLUMNS = {
     "cka_to_retrain": "CKA",
     "seconds": "seconds",
 }
+
+ATTACKED = {
+    "undone_forget_acc": "undone, 2",
+    "undone_forget_acc_5": "undone, 5",
+    "undone_by_receipt_forget_acc": "by the receipt",
+    "restored_forget_acc": "restored",
+    "probe_kshot_auc": "5-shot probe AUC",
+}
+ATTACKS = """\
+What attackers bring back: `undone` is forget accuracy after the best attempt without any data, at 2 and 5 points of
+retain accuracy lost at most: what a receipt holds subtracted, added or scaled, zeroed weights refilled, the head's row
+rebuilt or its logit raised, clients' models averaged (`simulation/evaluation/metrics/undo.py` has all of them); `by the
+receipt` the best, at 2 points, of those alone that use what a receipt holds. On models that never met the operator the
+same is tried with the operator's receipt. `k` is forget accuracy after training on k examples of what was forgotten
+beside retain data, at the better of two learning rates; `head` the same with the head alone. `restored` puts one
+block's output of the original in place of the model's own, and `5-shot probe AUC` is that of a ridge probe of a block's
+output, fitted to five examples. An oracle is not immune to any of it: what counts is the distance to the oracle."""
 
 LEGEND = """\
 `forget` is accuracy on the training examples that are deleted, a class, some people's or single ones; `forget,
@@ -73,18 +90,20 @@ def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recov
         entry = methods.setdefault(
             run["method"], {"label": METHODS[run["method"]].label, "source": METHODS[run["method"]].source, "runs": []}
         )
-        gap = {name: run["metrics"][name] - oracle[run["seed"]][name] for name in METRICS}
+        gap = {
+            name: _each(lambda pair: pair[0] - pair[1], [run["metrics"][name], oracle[run["seed"]][name]])
+            for name in (*METRICS, *CURVES)
+        }
         entry["runs"].append({
             "seed": run["seed"], **run["metrics"], "gap_to_retrain": gap, "clients": run["clients"],
         })  # fmt: skip
     for entry in methods.values():
         rows = entry["runs"]
-        entry["mean"] = {name: statistics.fmean(row[name] for row in rows) for name in METRICS}
-        entry["std"] = {
-            name: statistics.stdev(row[name] for row in rows) if len(rows) > 1 else None for name in METRICS
-        }
+        names = (*METRICS, *CURVES)
+        entry["mean"] = {name: _each(statistics.fmean, [row[name] for row in rows]) for name in names}
+        entry["std"] = {name: _each(_spread, [row[name] for row in rows]) for name in names}
         entry["gap_to_retrain"] = {
-            name: statistics.fmean(row["gap_to_retrain"][name] for row in rows) for name in METRICS
+            name: _each(statistics.fmean, [row["gap_to_retrain"][name] for row in rows]) for name in names
         }
     seeds = [
         {"seed": run["seed"], "note": run["note"], "plan": run["plan"], "stages": run["stages"]}
@@ -102,6 +121,17 @@ def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]], recov
     return {**results, "targets": [target.as_object() for target in judge(methods, recovery)]}
 
 
+def _each(what: Callable[[Sequence[float]], Any], values: Sequence[Any]) -> Any:
+    """What becomes of several numbers, or of each entry of several curves."""
+    if isinstance(values[0], Mapping):
+        return {key: what([value[key] for value in values]) for key in values[0]}
+    return what(values)
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 def write_report(results: Mapping[str, Any], out: Path) -> None:
     """Write ``results.json``, ``table.md`` and the plots into a folder.
 
@@ -111,7 +141,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
         The folder cannot be written.
     """
     save_text(out / "results.json", json.dumps(results, indent=1))
-    save_text(out / "table.md", table(results))
+    save_text(out / "table.md", table(results) + "\n" + attack_table(results))
     _plots(results, out, "")
 
 
@@ -119,9 +149,31 @@ def table(results: Mapping[str, Any]) -> str:
     """Methods by metrics as a markdown table, mean ± standard deviation over seeds; accuracies in per cent."""
     lines = ["| method | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for name, entry in results["methods"].items():
-        cells = [_cell(column, entry["mean"][column], entry["std"][column]) for column in COLUMNS]
+        cells = [
+            _cell(column, entry["mean"][column], entry["std"][column]) if column in entry["mean"] else "-"
+            for column in COLUMNS
+        ]
         label = f"**{entry['label']}**" if name == OURS else entry["label"]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def attack_table(results: Mapping[str, Any]) -> str:
+    """What attackers bring back, methods by attack, mean ± standard deviation over seeds, in per cent.
+
+    Empty for results that were made before there were attacks.
+    """
+    entries = [entry for entry in results["methods"].values() if CURVES[0] in entry["mean"]]
+    if not entries:
+        return ""
+    columns = [*ATTACKED.values(), *(f"k = {shots}" for shots in SHOTS), *(f"head, {shots}" for shots in SHOTS)]
+    lines = ["| method | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for entry in entries:
+        mean, std = entry["mean"], entry["std"]
+        cells = [_cell(name, mean[name], std[name]) for name in ATTACKED]
+        for curve in CURVES:
+            cells += [_cell(curve, mean[curve][str(shots)], std[curve][str(shots)]) for shots in SHOTS]
+        lines.append(f"| {entry['label']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,6 +208,8 @@ def page(all_results: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
         seeds = [f"* seed {seed['seed']}: {seed['note']}{_mask(seed)}" for seed in results["seeds"]]
         parts.append("\n".join(seeds) + "\n")
         parts.append(table(results))
+        if attacked := attack_table(results):
+            parts += [ATTACKS + "\n", attacked]
         parts.append("What was aimed at, for guarded Group-OBS:\n")
         parts.append(_targets([Target(**target) for target in results["targets"]]))
         parts.append(

@@ -111,10 +111,28 @@ def solve(
         steering = np.zeros((len(theta_p), v.shape[1]), np.int64)
     if steering.shape != (len(theta_p), v.shape[1]):
         raise InputError(f"the steering has shape {steering.shape}, not {(len(theta_p), v.shape[1])}")
+    return solve_rows(theta_p, mask, h, v, limit, steering, np.flatnonzero(mask.any(1)), device)
+
+
+def solve_rows(
+    theta_p: IntArray,
+    mask: BoolArray,
+    h: IntArray,
+    v: IntArray,
+    limit: int,
+    steering: IntArray,
+    which: IntArray,
+    device: str = CPU,
+) -> Solution:
+    """`solve` of these rows, whether or not anything is masked in them; the others do not change.
+
+    Parameters and errors as in `solve`; `which` int64 [n] are numbers of rows.
+    """
+    _check_shapes(theta_p, mask, h, v)
     delta, mu = np.zeros_like(theta_p), np.zeros((len(theta_p), v.shape[1]), np.int64)
     on = torch_device(device)
     vd = _doubles(v, on)
-    for rows, masked, own, change, push in _responses(theta_p, mask, h, vd, np.flatnonzero(mask.any(1)), on):
+    for rows, masked, own, change, push in _responses(theta_p, mask, h, vd, which, on):
         moved = torch.round(change + (push @ _doubles(steering[rows], on)[:, :, None])[:, :, 0])
         delta[rows] = _integers(moved)
         mu[rows] = _integers(_multipliers(moved, masked, own, vd))
