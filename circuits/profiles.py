@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
-from zkapex.circuits.statement import AnyKind, Kind, StatementSpec
+from zkapex.circuits.operators import operator_names, statement
+from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 
-RIDGE = 192
-"""The ridge of every profile: with curvature of Frobenius norm up to 2^15, relative damping from 0.03 upwards."""
-
 CurvatureKind = Literal["kfac", "block-fisher"]
-KINDS, CURVATURES = get_args(Kind), get_args(CurvatureKind)
-
-FISHER_RANK = 4
-"""Rows of each weight row's factor for block-fisher."""
+CURVATURES = get_args(CurvatureKind)
 
 
 @dataclass(frozen=True)
@@ -54,36 +49,24 @@ class Profile:
 
     def statement(
         self,
-        kind: AnyKind = "guarded-group-obs",
-        curvature: CurvatureKind = "kfac",
+        kind: str = "guarded-group-obs",
+        curvature: str = "kfac",
         guard_rank: int | None = None,
         freivalds: bool = True,
     ) -> StatementSpec:
-        """The circuit of this profile for a kind of statement; chunks without curvature have the shape of ``kfac``."""
-        common = {"block_width": self.block_width, "weight_limit": self.weight_limit, "log2_rows": self.log2_rows}
-        if kind == "second-moment":
-            rows, rank = self.rows_per_chunk[kind], self.curvature_rank
-            return StatementSpec(kind=kind, rows_per_chunk=rows, curvature_rank=rank, inner_columns=3, **common)
-        if kind == "constraint-only":
-            rows, rank = self.rows_per_chunk["kfac"], self.guard_rank if guard_rank is None else guard_rank
-            return StatementSpec(
-                kind=kind, rows_per_chunk=rows, curvature="none", guard_rank=rank, inner_columns=2, **common
-            )
-        if kind in ("mask-only", "dampening"):
-            # Few cells per weight: fewer columns still fit, and columns are what a proof costs.
-            columns = {"mask-only": 1, "dampening": 2}[kind]
-            rows = self.rows_per_chunk["kfac"]
-            return StatementSpec(kind=kind, rows_per_chunk=rows, curvature="none", inner_columns=columns, **common)
+        """The circuit of this profile for a kind of statement.
+
+        Raises
+        ------
+        InputError
+            There is no such kind.
+        """
         return StatementSpec(
             kind=kind,
-            rows_per_chunk=self.rows_per_chunk[curvature if freivalds else f"{curvature}-plain"],
-            curvature=curvature,
-            curvature_rank=self.curvature_rank if curvature == "kfac" else FISHER_RANK,
-            ridge=RIDGE,
-            guard_rank=self.guard_rank if guard_rank is None else guard_rank,
-            inner_columns=3,
-            freivalds=freivalds,
-            **common,
+            block_width=self.block_width,
+            weight_limit=self.weight_limit,
+            log2_rows=self.log2_rows,
+            **statement(kind).sized(self, curvature, guard_rank, freivalds),
         )
 
 
@@ -126,10 +109,10 @@ def named_statement(
     InputError
         There is no such profile, statement or curvature, or they do not go together.
     """
-    for what, value, known in (("statement", kind, KINDS), ("curvature", curvature, CURVATURES)):
+    for what, value, known in (("statement", kind, operator_names()), ("curvature", curvature, CURVATURES)):
         if value not in known:
             raise InputError(f"unknown {what} {value!r}", fix=f"choose one of {', '.join(known)}")
     try:
-        return profile(name).statement(cast(Kind, kind), cast(CurvatureKind, curvature), guard_rank, freivalds)
+        return profile(name).statement(kind, curvature, guard_rank, freivalds)
     except ValueError as e:
         raise InputError(f"profile {name} has no statement of guard rank {guard_rank}", why=str(e)) from e

@@ -2,14 +2,10 @@
 
 One chunk is ``R`` rows by ``B`` columns of one column block of one layer. A circuit commits to a few vectors (each
 commitment is one of the leading points of every proof) whose parts `StatementSpec.parts` lists, and has public outputs
-that must equal constants the verifier knows. The graphs, and why they show what they claim, are in
-`zkapex.circuits.operators.guarded_group_obs`, `zkapex.circuits.operators.targeted_group_obs`,
-`zkapex.circuits.operators.mask_only`, `zkapex.circuits.operators.dampening` and
-`zkapex.circuits.operators.second_moment`:
+that must equal constants the verifier knows. What kinds of statement there are, their graphs, and why they show what
+they claim, is in `zkapex.circuits.operators`, one module each:
 
 ``guarded-group-obs``  masked weights are zero and the others moved as guarded Group-OBS moves them
-``targeted-group-obs`` masked weights are zero, what is along the guard is as prescribed, and the rest moved least
-``constraint-only``    masked weights are zero and what is along the guard is as prescribed, whatever the rest is
 ``mask-only``          masked weights are zero, whatever the others are
 ``dampening``          every weight was multiplied by a public factor and rounded
 ``second-moment``      not about weights: a column block's curvature factor is the second moment of activations
@@ -28,7 +24,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.halo2.slack import SLACK_LIMBS
+from zkapex.circuits.operators import Statement, statement
+from zkapex.errors import InputError
 
 SALTS = 4
 """Uniform field elements at the end of every private vector. Every proof opens each of its vectors at one point, which
@@ -49,11 +46,6 @@ FACTOR_UNIT = 256
 MAX_SCALE = 1 << 16
 """Largest scale between the curvature and the second moment of activations."""
 
-Kind = Literal["guarded-group-obs", "mask-only", "dampening", "targeted-group-obs", "constraint-only"]
-"""Statements about weights: what a request can ask a device to prove, and a manifest name."""
-
-AnyKind = Kind | Literal["second-moment"]
-
 
 class StatementSpec(BaseModel):
     """Everything that determines the circuit; two equal specs share keys.
@@ -61,7 +53,7 @@ class StatementSpec(BaseModel):
     Attributes
     ----------
     kind : str
-        The operator.
+        The operator, or another kind of statement that `zkapex.circuits.operators` knows.
     rows_per_chunk, block_width : int
         Shape ``R x B`` of a chunk, in weights; of the activations for second-moment.
     curvature : str
@@ -90,7 +82,7 @@ class StatementSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: AnyKind = "guarded-group-obs"
+    kind: str = "guarded-group-obs"
     version: Literal[2] = 2
     rows_per_chunk: int = Field(ge=1, le=65536)
     block_width: int = Field(ge=2, le=1024)
@@ -106,20 +98,12 @@ class StatementSpec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StatementSpec:
-        solves = self.solves
-        if self.kind == "second-moment":
-            if self.curvature != "kfac" or not self.curvature_rank or self.ridge:
-                raise ValueError("second-moment is about the rows of a kfac factor, and has no ridge")
-        elif solves != (self.curvature != "none") or solves != (self.ridge > 0) or solves != (self.curvature_rank > 0):
-            raise ValueError("group-obs needs a curvature, its rank and a ridge, other statements have none")
-        if not solves and ((self.guard_rank and not self.constrains_result) or not self.freivalds):
-            raise ValueError("only group-obs has matrix products, and only it and constraint-only have a guard")
-        if self.constrains_result and not (self.guard_rank and self.freivalds):
-            raise ValueError(f"{self.kind} needs a guard, and has its products checked at a challenge")
+        try:
+            self.statement.check(self)
+        except InputError as e:
+            raise ValueError(f"{e.what}: {e.why}") from e
         if self.largest_value > IDENTITY_LIMIT:
             raise ValueError(f"the lookup would reach {self.largest_value}, beyond {IDENTITY_LIMIT}: lower log2_rows")
-        if self.kind == "dampening" and self.weight_limit < FACTOR_UNIT:
-            raise ValueError(f"dampening needs a weight_limit of {FACTOR_UNIT} or more")
         if self.largest_residual >= 2**63:
             raise ValueError("the statement's residuals could exceed 64 bits: lower weight_limit or curvature_rank")
         if self.largest_sum() * 4 >= MODULUS:
@@ -127,14 +111,20 @@ class StatementSpec(BaseModel):
         return self
 
     @property
-    def solves(self) -> bool:
-        """Whether the statement is about a repair under a committed curvature."""
-        return self.kind in ("guarded-group-obs", "targeted-group-obs")
+    def statement(self) -> Statement:
+        """The kind of statement.
+
+        Raises
+        ------
+        InputError
+            Nothing that is installed here knows it.
+        """
+        return statement(self.kind)
 
     @property
     def constrains_result(self) -> bool:
-        """Whether what is prescribed along the guard is about the weights that result, not about their change."""
-        return self.kind in ("targeted-group-obs", "constraint-only")
+        """See `zkapex.circuits.operators.declaration.Statement`."""
+        return self.statement.constrains_result
 
     @property
     def weights(self) -> int:
@@ -177,61 +167,21 @@ class StatementSpec(BaseModel):
 
     def largest_sum(self) -> int:
         """An upper bound on the absolute value of any integer that arises in the circuit outside the slack terms."""
-        limit, width, rank = self.largest_value, self.block_width, self.guard_rank
-        if self.kind == "dampening":
-            return 2 * self.rounding_weight * FACTOR_UNIT * limit * self.weights
-        if self.kind == "second-moment":
-            return int((width * limit * limit * (MAX_SCALE * self.curvature_rank + self.rows_per_chunk)) ** 2)
-        residual, leak = self.largest_residual, width * limit * self.guard_limit
-        return max(self.weights * residual * residual, self.rows_per_chunk * max(rank, 1) * leak * leak)
+        return self.statement.largest_sum(self)
 
     def parts(self, vector: str) -> dict[str, int]:
-        """Names and lengths of what a committed vector holds, in order.
-
-        The public vector of group-obs with ``freivalds`` holds what is derived from a challenge (see
-        `zkapex.circuits.operators.guarded_group_obs`) instead of mask and guard themselves.
-        """
-        rows, width, rank, count = self.rows_per_chunk, self.block_width, self.guard_rank, self.weights
+        """Names and lengths of what a committed vector holds, in order."""
         if vector in ("theta_u", "delta", "activations"):
-            return {"values": count, "salts": SALTS}
+            return {"values": self.weights, "salts": SALTS}
         if vector == "factor":
-            size = self.curvature_rank * (count if self.curvature == "block-fisher" else width)
+            size = self.curvature_rank * (self.weights if self.curvature == "block-fisher" else self.block_width)
             return {"values": size, "salts": FACTOR_SALTS if self.curvature == "kfac" else OWN_FACTOR_SALTS}
-        if self.kind == "second-moment":
-            if vector == "aux":
-                return {"limbs": SLACK_LIMBS, "residual": width * width, "salts": SALTS}
-            return {"a": width, "b": width, "slack": SLACK_LIMBS, "scale": 1, "unit": 1, "context": 1}
-        if vector == "aux" and self.kind == "constraint-only":
-            return {"limbs": SLACK_LIMBS, "leak": rows * rank, "salts": SALTS}
-        if vector == "aux":
-            residuals = {"residual": count, "leak": rows * rank} if self.freivalds else {}
-            return {"mu": rows * rank, "limbs": 2 * SLACK_LIMBS, **residuals, "salts": SALTS}
-        if self.kind == "mask-only":
-            return {"mask_powers": count, "context": 1}
-        if self.kind == "constraint-only":
-            derived = {"mask_powers": count, "guard_c": width, "c": rank}
-            return {**derived, "slack": SLACK_LIMBS, "unit": 1, "context": 1, "a": rows}
-        if self.kind == "dampening":
-            return {"from_theta": count, "from_delta": count, "zero": 1, "context": 1}
-        common = {"slack": 2 * SLACK_LIMBS, "unit": 1, "ridge": 1, "context": 1}
-        if not self.freivalds:
-            return {"mask": count, "keep": count, "guard": rank * width, **common}
-        guarded = {"guard_c": width, "guard_b": rank, "c": rank} if rank else {}
-        if rank and not self.constrains_result:
-            guarded = {"guard_powers": count, **guarded}
-        return {"keep": count, "mask_powers": count, **guarded, **common, "a": rows, "b": width}
+        return self.statement.parts(self, vector)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The committed vectors, in the order of their commitments in a proof."""
-        return {
-            "guarded-group-obs": ("theta_u", "delta", "factor", "public", "aux"),
-            "targeted-group-obs": ("theta_u", "delta", "factor", "public", "aux"),
-            "constraint-only": ("theta_u", "public", "aux"),
-            "mask-only": ("theta_u", "public"),
-            "dampening": ("theta_u", "delta", "public"),
-            "second-moment": ("factor", "activations", "public", "aux"),
-        }[self.kind]
+        return self.statement.inputs
 
     def input_lengths(self) -> dict[str, int]:
         """Length of every committed vector, salts and context included."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zkapex.circuits.operators import declared
 from zkapex.client.agent.proposal import Candidate, Draft
 from zkapex.errors import InputError
 from zkapex.proofs.messages import Claims, ModelManifest, ProposeRequest
@@ -27,8 +28,8 @@ def plan_for_holder(
     RangeExceededError
         No mask of the search stays within the circuit's range.
     """
-    if manifest.statement.kind == "dampening":
-        raise InputError("a holder proposes masks and guards, not the factors of dampening")
+    if not declared(manifest.statement.kind).holder_plans:
+        raise InputError(f"a holder proposes masks and guards, not the factors of {manifest.statement.kind}")
     space = SearchSpace(
         scorers=request.scorers,
         fractions=request.fractions,

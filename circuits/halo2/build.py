@@ -1,31 +1,17 @@
-"""From a statement to its graph: one module per kind of statement."""
+"""From a statement to its graph, and the identity of both."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import onnx
 
-from zkapex.circuits.operators import dampening, second_moment
-from zkapex.circuits.operators import guarded_group_obs as group_obs
-from zkapex.circuits.operators import mask_only as compliance
-from zkapex.circuits.operators import targeted_group_obs as targeted
 from zkapex.circuits.statement import StatementSpec
-
-_BUILDERS: dict[str, Callable[[StatementSpec], onnx.ModelProto]] = {
-    "guarded-group-obs": group_obs.build,
-    "targeted-group-obs": targeted.build,
-    "constraint-only": targeted.build_constraint,
-    "mask-only": compliance.build,
-    "dampening": dampening.build,
-    "second-moment": second_moment.build,
-}
 
 
 def build_graph(spec: StatementSpec) -> onnx.ModelProto:
     """The statement as an ONNX model whose inputs are ``spec.inputs``."""
-    return _BUILDERS[spec.kind](spec)
+    return spec.statement.build(spec)
 
 
 def statement_digest(spec: StatementSpec) -> str:

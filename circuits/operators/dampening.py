@@ -19,7 +19,34 @@ from __future__ import annotations
 import onnx
 
 from zkapex.circuits.halo2.graph import Graph
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
+
+
+class Dampening(Statement):
+    """Every weight was multiplied by a public factor and rounded."""
+
+    kind = "dampening"
+    inputs = ("theta_u", "delta", "public")
+    rejected = "the proof does not show that the weights were multiplied by the request's factors"
+
+    def check(self, spec: StatementSpec) -> None:
+        """See `Statement`; the range must hold a rounding error."""
+        super().check(spec)
+        if spec.weight_limit < FACTOR_UNIT:
+            raise ValueError(f"dampening needs a weight_limit of {FACTOR_UNIT} or more")
+
+    def parts(self, spec: StatementSpec, vector: str) -> dict[str, int]:
+        """See `Statement`."""
+        return {"from_theta": spec.weights, "from_delta": spec.weights, "zero": 1, "context": 1}
+
+    def largest_sum(self, spec: StatementSpec) -> int:
+        """See `Statement`."""
+        return 2 * spec.rounding_weight * FACTOR_UNIT * spec.largest_value * spec.weights
+
+    def build(self, spec: StatementSpec) -> onnx.ModelProto:
+        """See `Statement`."""
+        return build(spec)
 
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
@@ -30,3 +57,25 @@ def build(spec: StatementSpec) -> onnx.ModelProto:
     error = g.bounded(g.op("Add", from_theta, from_delta))
     total = g.reshape(g.op("ReduceSum", error, keepdims=0), 1)
     return g.model(g.op("Mul", total, g.part("public", "zero")))
+
+
+STATEMENT = Dampening()
+OPERATOR = OperatorSpec(
+    STATEMENT,
+    rules="zkapex.proofs.operators.dampening:RULES",
+    solver="zkapex.unlearning.operators.dampening:Dampening",
+    planner="zkapex.unlearning.planning.dampening:PLANNER",
+    words=Words(
+        help="multiplied by factors",
+        deed="are what the request's factors make of the weights before, each rounded to a whole number",
+        not_shown="That the request's factors were chosen well.",
+        shows="A proof shows that the client multiplied the weights it had committed to by the request's factors and "
+        "rounded them.",
+        not_shown_briefly="that the factors were chosen well, ",
+        states={"before": "before", "masked": "masked weights zeroed instead", "after": "after: dampened"},
+        marks={"masked": "zeroed instead", "after": "dampened"},
+    ),
+    terms=frozenset({"factors"}),
+    holder_plans=False,
+    exact=True,
+)

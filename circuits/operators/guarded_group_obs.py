@@ -36,11 +36,74 @@ the public ridge.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import onnx
 
 from zkapex.circuits.halo2.graph import Graph
 from zkapex.circuits.halo2.slack import SLACK_LIMBS
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
+from zkapex.circuits.statement import SALTS, StatementSpec
+
+if TYPE_CHECKING:
+    from zkapex.circuits.profiles import Profile
+
+RIDGE = 192
+"""The ridge of every profile: with curvature of Frobenius norm up to 2^15, relative damping from 0.03 upwards."""
+
+FISHER_RANK = 4
+"""Rows of each weight row's factor for block-fisher."""
+
+
+class GuardedGroupObs(Statement):
+    """Masked weights are zero and the others moved as guarded Group-OBS moves them."""
+
+    kind = "guarded-group-obs"
+    inputs = ("theta_u", "delta", "factor", "public", "aux")
+    rejected = "the proof does not show that masked weights are zero and the rest is the guarded repair"
+    curvatures = ("kfac", "block-fisher")
+    inner_columns = 3
+
+    def check(self, spec: StatementSpec) -> None:
+        """See `Statement`."""
+        if spec.curvature == "none" or not spec.ridge or not spec.curvature_rank:
+            raise ValueError("guarded-group-obs needs a curvature, its rank and a ridge, other statements have none")
+
+    def parts(self, spec: StatementSpec, vector: str) -> dict[str, int]:
+        """See `Statement`.
+
+        With ``freivalds`` the public vector holds what is derived from a challenge instead of mask and guard.
+        """
+        rows, width, rank, count = spec.rows_per_chunk, spec.block_width, spec.guard_rank, spec.weights
+        if vector == "aux":
+            residuals = {"residual": count, "leak": rows * rank} if spec.freivalds else {}
+            return {"mu": rows * rank, "limbs": 2 * SLACK_LIMBS, **residuals, "salts": SALTS}
+        common = {"slack": 2 * SLACK_LIMBS, "unit": 1, "ridge": 1, "context": 1}
+        if not spec.freivalds:
+            return {"mask": count, "keep": count, "guard": rank * width, **common}
+        guarded = {"guard_powers": count, "guard_c": width, "guard_b": rank, "c": rank} if rank else {}
+        return {"keep": count, "mask_powers": count, **guarded, **common, "a": rows, "b": width}
+
+    def largest_sum(self, spec: StatementSpec) -> int:
+        """See `Statement`."""
+        residual, leak = spec.largest_residual, spec.block_width * spec.largest_value * spec.guard_limit
+        return max(spec.weights * residual * residual, spec.rows_per_chunk * max(spec.guard_rank, 1) * leak * leak)
+
+    def build(self, spec: StatementSpec) -> onnx.ModelProto:
+        """See `Statement`."""
+        return build(spec)
+
+    def sized(self, profile: Profile, curvature: str, guard_rank: int | None, freivalds: bool) -> dict[str, Any]:
+        """See `Statement`."""
+        return {
+            "rows_per_chunk": profile.rows_per_chunk[curvature if freivalds else f"{curvature}-plain"],
+            "curvature": curvature,
+            "curvature_rank": profile.curvature_rank if curvature == "kfac" else FISHER_RANK,
+            "ridge": RIDGE,
+            "guard_rank": profile.guard_rank if guard_rank is None else guard_rank,
+            "inner_columns": self.inner_columns,
+            "freivalds": freivalds,
+        }
 
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
@@ -105,10 +168,11 @@ def _products(g: Graph, delta: str, flat: str, factor: str, mu: str, residual: s
         leaked = g.dot(g.einsum("i,ij->j", a, g.reshape(leak, rows, rank)), g.part("public", "c"))
         if held:  # what is masked is zero there, and need not be left out
             along = g.dot(g.einsum("i,ij->j", a, held), g.part("public", "guard_c"))
+            claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, along))
         else:
+            along = g.dot(left, g.part("public", "guard_c"))
             masked = g.lift(g.dot(g.part("public", "guard_powers"), flat), unit, 1)
-            along = g.op("Sub", g.dot(left, g.part("public", "guard_c")), masked)
-        claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, along))
+            claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, g.op("Sub", along, masked)))
     return g.op("Sub", product, g.lift(claimed, unit, 2))
 
 
@@ -133,3 +197,24 @@ def _residuals(g: Graph, delta: str, factor: str, mu: str) -> tuple[str, str]:
     change = g.op("Mul", delta, g.reshape(g.part("public", "keep"), rows, width))
     leak = g.einsum("ij,kj->ik", change, guard)
     return g.reshape(residual, spec.weights), g.reshape(leak, rows * rank)
+
+
+STATEMENT = GuardedGroupObs()
+OPERATOR = OperatorSpec(
+    STATEMENT,
+    rules="zkapex.proofs.operators.guarded_group_obs:RULES",
+    solver="zkapex.unlearning.operators.guarded_group_obs:GuardedGroupObs",
+    planner="zkapex.unlearning.planning.search:PLANNER",
+    words=Words(
+        help="zeroed, the others repaired",
+        deed="have their masked weights at zero, and the others moved as guarded Group-OBS moves them, up to the "
+        "certified distance",
+        not_shown="That the curvature the client committed to, which the repair is fitted to, is of real data.",
+        shows="A proof shows that the client changed the weights it had committed to by exactly the stated operator: "
+        "masked weights are zero, the rest is the guarded Group-OBS repair up to rounding.",
+        not_shown_briefly="that the committed curvature is that of real data, ",
+        states={"before": "before", "masked": "mask alone", "after": "after compensation"},
+        marks={"masked": "mask alone", "after": "after compensation"},
+    ),
+    terms=frozenset({"guards", "steering"}),
+)

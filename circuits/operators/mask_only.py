@@ -11,10 +11,50 @@ from __future__ import annotations
 import onnx
 
 from zkapex.circuits.halo2.graph import Graph
+from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
 from zkapex.circuits.statement import StatementSpec
+
+
+class MaskOnly(Statement):
+    """Masked weights are zero."""
+
+    kind = "mask-only"
+    inputs = ("theta_u", "public")
+    rejected = "the proof does not show that masked weights are zero"
+    inner_columns = 1
+
+    def parts(self, spec: StatementSpec, vector: str) -> dict[str, int]:
+        """See `Statement`."""
+        return {"mask_powers": spec.weights, "context": 1}
+
+    def largest_sum(self, spec: StatementSpec) -> int:
+        """See `Statement`: weights only, the challenge's powers being no integers."""
+        return spec.largest_value
+
+    def build(self, spec: StatementSpec) -> onnx.ModelProto:
+        """See `Statement`."""
+        return build(spec)
 
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
     """The graph, with one output."""
     g = Graph(spec)
     return g.model(g.dot(g.part("public", "mask_powers"), g.bounded(g.part("theta_u", "values"))))
+
+
+STATEMENT = MaskOnly()
+OPERATOR = OperatorSpec(
+    STATEMENT,
+    rules="zkapex.proofs.operators.mask_only:RULES",
+    solver="zkapex.unlearning.operators.mask_only:MaskOnly",
+    planner="zkapex.unlearning.planning.search:PLANNER",
+    words=Words(
+        help="zeroed",
+        deed="have their masked weights at zero, whatever happened to the others",
+        not_shown="That the resulting weights have anything to do with earlier ones.",
+        shows="A proof shows that the masked weights of the client's model are zero, whatever the others are.",
+        not_shown_briefly="that the other weights have anything to do with earlier ones, ",
+        states={"before": "before", "after": "after: masked weights zero"},
+        marks={"after": "after"},
+    ),
+)

@@ -26,10 +26,58 @@ The damping is not in the circuit: H is ``F^T F + ridge I`` whatever F is, so D 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import onnx
 
 from zkapex.circuits.halo2.graph import Graph
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.halo2.slack import SLACK_LIMBS
+from zkapex.circuits.operators.declaration import Statement
+from zkapex.circuits.statement import MAX_SCALE, SALTS, StatementSpec
+
+if TYPE_CHECKING:
+    from zkapex.circuits.profiles import Profile
+
+
+class SecondMoment(Statement):
+    """A curvature factor is the second moment of activations: not about weights, and no operator's."""
+
+    kind = "second-moment"
+    inputs = ("factor", "activations", "public", "aux")
+    rejected = "the proof does not show that the curvature is the second moment of the activations"
+    curvatures = ("kfac",)
+    inner_columns = 3
+
+    def check(self, spec: StatementSpec) -> None:
+        """See `Statement`."""
+        if spec.curvature != "kfac" or not spec.curvature_rank or spec.ridge:
+            raise ValueError("second-moment is about the rows of a kfac factor, and has no ridge")
+        if spec.guard_rank or not spec.freivalds:
+            raise ValueError("only guarded-group-obs has a guard or matrix products")
+
+    def parts(self, spec: StatementSpec, vector: str) -> dict[str, int]:
+        """See `Statement`."""
+        width = spec.block_width
+        if vector == "aux":
+            return {"limbs": SLACK_LIMBS, "residual": width * width, "salts": SALTS}
+        return {"a": width, "b": width, "slack": SLACK_LIMBS, "scale": 1, "unit": 1, "context": 1}
+
+    def largest_sum(self, spec: StatementSpec) -> int:
+        """See `Statement`."""
+        entry = spec.largest_value**2 * (MAX_SCALE * spec.curvature_rank + spec.rows_per_chunk)
+        return int((spec.block_width * entry) ** 2)
+
+    def build(self, spec: StatementSpec) -> onnx.ModelProto:
+        """See `Statement`."""
+        return build(spec)
+
+    def sized(self, profile: Profile, curvature: str, guard_rank: int | None, freivalds: bool) -> dict[str, Any]:
+        """See `Statement`; as many activations as fit."""
+        return {
+            "rows_per_chunk": profile.rows_per_chunk[self.kind],
+            "curvature_rank": profile.curvature_rank,
+            "inner_columns": self.inner_columns,
+        }
 
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
@@ -52,3 +100,6 @@ def build(spec: StatementSpec) -> onnx.ModelProto:
 def _moment(g: Graph, matrix: str, a: str, b: str) -> str:
     """``a^T M^T M b``, without forming ``M^T M``."""
     return g.dot(g.einsum("ij,j->i", matrix, a), g.einsum("ij,j->i", matrix, b))
+
+
+STATEMENT = SecondMoment()

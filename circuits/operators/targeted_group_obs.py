@@ -1,4 +1,4 @@
-"""The statement of targeted Group-OBS about one chunk, and of what a device still has to hold later.
+"""The statement of targeted Group-OBS about one chunk: what is along the guard afterwards is as prescribed.
 
 Guarded Group-OBS with steering prescribes the *change* along the guard V, and a public change can be subtracted again
 (``docs/adr/0022-targets-instead-of-steering.md``). Here the *result* is prescribed: ``theta_u V = T``, T public and the
@@ -10,35 +10,55 @@ residual of ``theta_u V == T``; output 4 becomes
     a^T (delta H - mu V^T - E) b + a^T (theta_u V - L) c == a^T T c.
 
 Masked weights are zero by output 1, so nothing has to be left out of ``theta_u V`` and there are no ``guard_powers``.
-The argument is the same: theta_u is committed before the challenge, T is public before it. Every row of a chunk is
+The argument is the same: theta_u is committed to before the challenge, T is public before it. Every row of a chunk is
 prescribed, also one without a masked weight.
-
-``constraint-only`` is what remains to be shown by a device that trained on: outputs 1 and 3, and
-``a^T (theta_u V - L) c == a^T T c``, about theta_u alone. It is to targets what `mask_only` is to masks. Its vectors
-are ``theta_u``, ``public`` and ``aux`` with slack limbs and L.
 """
 
 from __future__ import annotations
 
-import onnx
-
-from zkapex.circuits.halo2.graph import Graph
-from zkapex.circuits.halo2.slack import SLACK_LIMBS
-from zkapex.circuits.operators.guarded_group_obs import bound, build
+from zkapex.circuits.operators.declaration import OperatorSpec, Words
+from zkapex.circuits.operators.guarded_group_obs import GuardedGroupObs
 from zkapex.circuits.statement import StatementSpec
 
-__all__ = ["build", "build_constraint"]
+
+class TargetedGroupObs(GuardedGroupObs):
+    """Masked weights are zero, what is along the guard is as prescribed, and the rest moved least."""
+
+    kind = "targeted-group-obs"
+    rejected = (
+        "the proof does not show that masked weights are zero, the targets are met, and the rest is the guarded repair"
+    )
+    constrains_result = True
+
+    def check(self, spec: StatementSpec) -> None:
+        """See `Statement`."""
+        super().check(spec)
+        if not spec.guard_rank or not spec.freivalds:
+            raise ValueError("targeted-group-obs needs a guard, and has its products checked at a challenge")
+
+    def parts(self, spec: StatementSpec, vector: str) -> dict[str, int]:
+        """See `Statement`."""
+        return {name: size for name, size in super().parts(spec, vector).items() if name != "guard_powers"}
 
 
-def build_constraint(spec: StatementSpec) -> onnx.ModelProto:
-    """The graph of constraint-only, with three outputs."""
-    g = Graph(spec)
-    rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
-    theta_u = g.bounded(g.part("theta_u", "values"))
-    limbs = g.bounded(g.part("aux", "limbs"))
-    leak, a = g.part("aux", "leak"), g.part("public", "a")
-    masked = g.dot(g.part("public", "mask_powers"), theta_u)
-    guard = bound(g, leak, 1, g.take(limbs, 0, SLACK_LIMBS), 0)
-    along = g.dot(g.einsum("i,ij->j", a, g.reshape(theta_u, rows, width)), g.part("public", "guard_c"))
-    leaked = g.dot(g.einsum("i,ij->j", a, g.reshape(leak, rows, rank)), g.part("public", "c"))
-    return g.model(masked, guard, g.op("Sub", along, leaked))
+STATEMENT = TargetedGroupObs()
+OPERATOR = OperatorSpec(
+    STATEMENT,
+    rules="zkapex.proofs.operators.targeted_group_obs:RULES",
+    solver="zkapex.unlearning.operators.targeted_group_obs:TargetedGroupObs",
+    planner="zkapex.unlearning.planning.targets:PLANNER",
+    words=Words(
+        help="zeroed, and every row brought to public targets along the guard, the rest changed least",
+        deed="have their masked weights at zero and the request's targets along its directions, and otherwise moved as "
+        "Group-OBS moves them, up to the certified distance",
+        not_shown="That the curvature the client committed to, which the repair is fitted to, is of real data.",
+        shows="A proof shows that the client changed the weights it had committed to by exactly the stated operator: "
+        "masked weights are zero, every row is along the request's directions what the request says, and the rest is "
+        "the Group-OBS repair up to rounding.",
+        not_shown_briefly="that the committed curvature is that of real data, ",
+        states={"before": "before", "after": "after: targets"},
+        marks={"after": "targets"},
+    ),
+    terms=frozenset({"guards", "targets"}),
+    holder_plans=False,
+)

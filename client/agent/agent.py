@@ -17,6 +17,7 @@ from torch import nn
 
 from zkapex.circuits.halo2.srs import find_srs, import_srs
 from zkapex.circuits.halo2.store import Circuit
+from zkapex.circuits.operators import declared
 from zkapex.client.agent.attest import curvature_from, drawn_activations, encode_for_proof, prove_enrolment
 from zkapex.client.agent.proposal import Planner, propose
 from zkapex.client.state.holdings import Change, Holdings
@@ -81,6 +82,8 @@ def utc_now() -> datetime:
 
 def zeroed(instance: Instance) -> dict[str, BoolArray]:
     """The weights, bool [rows, cols] per masked layer, that a request makes zero whatever they were."""
+    if not declared(instance.request.operator).zeroes:
+        return {}
     return {
         n: mask & (instance.dampening[n] == 0) if instance.dampening else mask for n, mask in instance.masks.items()
     }

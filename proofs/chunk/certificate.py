@@ -18,20 +18,15 @@ from collections.abc import Iterable
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.chunk.instance import Instance, place
 from zkapex.proofs.chunk.public import PublicInputs
+from zkapex.proofs.operators import rules
 
 
 def chunk_distance(spec: StatementSpec, public: PublicInputs) -> float | None:
     """Upper bound on the Frobenius norm of (accepted - exact change) over one chunk, in integer weight units.
 
-    Targeted Group-OBS is bounded like the guarded one: the argument above does not ask what V^T d is, only that both
-    changes agree on it. Dampening is exact but for rounding each weight, by `StatementSpec.largest_rounding` at most.
-    Mask-only and constraint-only have none: they say nothing about the other weights, or about other directions.
+    None if the statement says nothing about unmasked weights.
     """
-    if spec.kind in ("mask-only", "constraint-only"):
-        return None
-    if spec.kind == "dampening":
-        return spec.largest_rounding * math.sqrt(spec.weights)
-    return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
+    return rules(spec.kind).distance(spec, public)
 
 
 def request_distance(instance: Instance, chunks: Iterable[int]) -> float | None:

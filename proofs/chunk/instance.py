@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.circuits.operators import declared
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.context import context_element
@@ -89,7 +90,7 @@ class Instance:
                 why=f"the manifest's circuit proves {manifest.statement.kind!r}",
             )
         self.masks = unpack_masks(manifest, request.mask, required=not manifest.statement.constrains_result)
-        dampens = manifest.statement.kind == "dampening"
+        dampens = "factors" in declared(request.operator).terms
         if not dampens and any(mask.factors for mask in request.mask):
             raise ProtocolError("a request carries dampening factors", why=f"its operator is {request.operator!r}")
         self.dampening = unpack_factors(request.mask, self.masks) if dampens else {}

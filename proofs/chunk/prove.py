@@ -30,17 +30,6 @@ from zkapex.proofs.chunk.public import PublicInputs
 from zkapex.proofs.chunk.witness import Witness, check_lookups
 from zkapex.proofs.records.record import encode_parts
 
-_REJECTED = {
-    "guarded-group-obs": "the proof does not show that masked weights are zero and the rest is the guarded repair",
-    "targeted-group-obs": "the proof does not show that masked weights are zero, what is along the guard is as "
-    "prescribed, and the rest moved least",
-    "constraint-only": "the proof does not show that masked weights are zero and what is along the guard is as "
-    "prescribed",
-    "mask-only": "the proof does not show that masked weights are zero",
-    "dampening": "the proof does not show that the weights were multiplied by the request's factors",
-    "second-moment": "the proof does not show that the curvature is the second moment of the activations",
-}
-
 
 class Public(Protocol):
     """What is agreed on before a proof exists: `PublicInputs`, or another statement's."""
@@ -219,6 +208,6 @@ def verify_raw(circuit: Circuit, outputs: list[str], proof: bytes) -> None:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as e:  # a Rust panic arrives as pyo3's PanicException, which is not an Exception
-            raise ProofError(_REJECTED[circuit.spec.kind], why=" ".join(str(e).split())[:300]) from e
+            raise ProofError(circuit.spec.statement.rejected, why=" ".join(str(e).split())[:300]) from e
     if accepted is not True:
-        raise ProofError(_REJECTED[circuit.spec.kind])
+        raise ProofError(circuit.spec.statement.rejected)

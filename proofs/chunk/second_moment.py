@@ -23,8 +23,9 @@ from zkapex.circuits.statement import MAX_SCALE, SALTS, StatementSpec
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
 from zkapex.proofs.chunk.commitment import Point, commit
 from zkapex.proofs.chunk.prove import challenge, complete, leading_points, prove_vectors, verify_raw
-from zkapex.proofs.chunk.public import IntArray, powers
+from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.chunk.witness import SaltedVector
+from zkapex.proofs.operators import powers
 from zkapex.proofs.records.record import encode_parts
 
 LARGEST_PER_MILLE = 100

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zkapex.circuits.field import MODULUS, felts, from_felt, random_elements
-from zkapex.circuits.halo2.slack import slack_limbs
+from zkapex.circuits.operators import operator_names
 from zkapex.circuits.statement import SALTS, StatementSpec
 from zkapex.errors import ProverError
 from zkapex.proofs.chunk.public import BoolArray, IntArray, PublicInputs
+from zkapex.proofs.operators import rules
 
 
 @dataclass(frozen=True)
@@ -80,30 +81,18 @@ class Witness:
             If a sum of squares exceeds its tolerance, a value the range, or a part does not fit the statement.
         """
         self._check(spec)
-        if spec.kind == "constraint-only":
-            leak = self.leak(spec, public)
-            total = sum(v * v for v in leak.ravel().tolist())
-            limbs = slack_limbs(public.slacks(spec)[1], total, spec.weight_limit)
-            aux = felts(limbs) + felts(leak) + felts(random_elements(SALTS))
-            return {"theta_u": self.theta_u.vector(), "aux": aux}
-        if not spec.solves:
-            return {name: v.vector() for name, v in self.salted().items() if name in spec.inputs}
-        residuals = self.residuals(spec, public)
-        limbs = []
-        for total, slack in zip(square_sums(residuals, public.mask), public.slacks(spec), strict=True):
-            limbs += slack_limbs(slack, total, spec.weight_limit)
-        return self.with_limbs(spec, residuals, limbs)
+        return rules(spec.kind).private(spec, public, self)
 
     def residuals(self, spec: StatementSpec, public: PublicInputs) -> tuple[IntArray, IntArray]:
         """``E = delta H - mu V^T``, int64 [R, B], and `leak`, exactly."""
         if self.delta is None or self.factor is None or self.mu is None:
             raise ProverError(f"{spec.kind} needs delta, factor and multipliers")
-        delta, factor, guard = self.delta.values, self.factor.values.reshape(spec.factor_shape), public.guard
+        delta, factor = self.delta.values, self.factor.values.reshape(spec.factor_shape)
         if spec.curvature == "kfac":
             product = (delta @ factor.T) @ factor
         else:
             product = np.einsum("ik,ikj->ij", np.einsum("ij,ikj->ik", delta, factor), factor)
-        return product + spec.ridge * delta - self.mu @ guard.T, self.leak(spec, public)
+        return product + spec.ridge * delta - self.mu @ public.guard.T, self.leak(spec, public)
 
     def leak(self, spec: StatementSpec, public: PublicInputs) -> IntArray:
         """``L = (delta * keep) V - C`` or, where the result is constrained, ``theta_u V - T``; int64 [R, r], exactly.
@@ -113,13 +102,13 @@ class Witness:
         ProverError
             The statement is about a change, and there is none.
         """
-        moved = self.theta_u.values if spec.constrains_result else None
-        if moved is None:
-            if self.delta is None:
-                raise ProverError(f"{spec.kind} needs delta")
-            moved = self.delta.values * ~public.mask
-        leak: IntArray = moved @ public.guard
-        return leak if public.steering is None else leak - public.steering
+        if spec.constrains_result:
+            along: IntArray = self.theta_u.values @ public.guard
+        elif self.delta is not None:
+            along = (self.delta.values * ~public.mask) @ public.guard
+        else:
+            raise ProverError(f"{spec.kind} needs delta")
+        return along if public.steering is None else along - public.steering
 
     def with_limbs(
         self, spec: StatementSpec, residuals: tuple[IntArray, IntArray], limbs: Sequence[int]
@@ -176,14 +165,5 @@ def check_lookups(spec: StatementSpec, vectors: Mapping[str, Sequence[str]]) -> 
             value = from_felt(text)
             if min(value, MODULUS - value) > spec.weight_limit:
                 raise ProverError(f"{name} holds a value outside the circuit's range of {spec.weight_limit}")
-    if spec.kind != "dampening":
-        return
-    theta_u, delta, public = ([from_felt(x) for x in vectors[name]] for name in ("theta_u", "delta", "public"))
-    count = spec.weights
-    for u, d, from_theta, from_delta in zip(theta_u[:count], delta, public, public[count:], strict=False):
-        error = (from_theta * u + from_delta * d) % MODULUS
-        if min(error, MODULUS - error) > spec.weight_limit:
-            raise ProverError(
-                "a weight is not what its dampening factor makes of it",
-                fix="recompute the weights with the factors of this request",
-            )
+    if spec.kind in operator_names():
+        rules(spec.kind).check_lookups(spec, vectors)

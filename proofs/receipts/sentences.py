@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from zkapex.circuits.operators import declared
 from zkapex.proofs.audit import assumed_bad
 from zkapex.proofs.receipts.evidence import Facts
 
-_DEEDS = {
-    "guarded-group-obs": "have their masked weights at zero, and the others moved as guarded Group-OBS moves them, up "
-    "to the certified distance",
-    "mask-only": "have their masked weights at zero, whatever happened to the others",
-    "dampening": "are what the request's factors make of the weights before, each rounded to a whole number",
-}
 _FULL = "All chunks of weights that the mask touches {deed}."
 _SAMPLED = (
     "{proved} of the {touched} chunks of weights that the mask touches, drawn at random after the client had committed "
@@ -36,11 +31,6 @@ _NOT_ALWAYS = (
     "That older copies of the weights, or the data itself, were destroyed.",
     "That nothing about the forgotten data can be inferred from the remaining weights.",
 )
-_NOT_BY_OPERATOR = {
-    "guarded-group-obs": "That the curvature the client committed to, which the repair is fitted to, is of real data.",
-    "mask-only": "That the resulting weights have anything to do with earlier ones.",
-    "dampening": "That the request's factors were chosen well.",
-}
 _NOT_ACTIVATIONS = "That the activations the client committed to, which the curvature was made of, are of real data."
 _NOT_SAMPLED = (
     "That the touched chunks which were not drawn were changed as requested.",
@@ -58,9 +48,10 @@ def sentences(facts: Facts, verdict: str) -> tuple[tuple[str, ...], tuple[str, .
     """Say what is shown, and what is not."""
     if verdict != "proved":
         return (_NOTHING,), _NOT_ALWAYS
-    deed = _DEEDS[facts.operator]
-    before: tuple[str, ...] = () if facts.operator == "mask-only" else (_BEFORE,)
-    does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, _NOT_BY_OPERATOR[facts.operator])
+    operator = declared(facts.operator)
+    deed = operator.words.deed
+    before: tuple[str, ...] = (_BEFORE,) if "delta" in operator.statement.inputs else ()
+    does_not_show: tuple[str, ...] = (*_NOT_ALWAYS, operator.words.not_shown)
     if facts.curvature_within is not None:
         within = percent(min(1.0, math.ceil(facts.curvature_within * 1000) / 1000))
         before = (*before, _CURVATURE.format(within=within, activations=facts.curvature_activations))

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zkapex.circuits.profiles import CURVATURES, KINDS, profile
+from zkapex.circuits.operators import declared, operator_names
+from zkapex.circuits.profiles import CURVATURES, profile
 from zkapex.errors import InputError
 from zkapex.proofs.messages import MAX_BATCH
 
-REPAIRS = ("guarded-group-obs", "targeted-group-obs")
-"""Operators that look at a curvature."""
 AUDITS = ("full", "sampled")
 
 
@@ -103,7 +102,7 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix="give a number above 0, and at most 1",
                 )
-        for name, choices in (("audit", AUDITS), ("operator", KINDS), ("curvature", CURVATURES)):
+        for name, choices in (("audit", AUDITS), ("operator", operator_names()), ("curvature", CURVATURES)):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
@@ -127,23 +126,24 @@ def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_cu
         A guard is asked for, or curvature other than by default, and the operator has none; or proofs of curvature
         for which there is no circuit.
     """
-    if prove_curvature and (operator not in REPAIRS or curvature != "kfac"):
+    curvatures = declared(operator).statement.curvatures
+    provable = [name for name in operator_names() if "kfac" in declared(name).statement.curvatures]
+    repairing = [name for name in operator_names() if declared(name).statement.curvatures]
+    if prove_curvature and (operator not in provable or curvature != "kfac"):
         raise InputError(
             f"proofs of curvature are asked for, and operator {operator} with {curvature} curvature",
-            why=f"only the kfac curvature of {' and '.join(REPAIRS)} can be proved",
-            fix="leave prove-curvature out, or choose one of these operators and curvature kfac",
+            why=f"only the kfac curvature of {' or '.join(provable)} can be proved",
+            fix=f"leave prove-curvature out, or choose operator {' or '.join(provable)} and curvature kfac",
         )
-    if operator in REPAIRS:
-        return
-    if guard_rank > 0 and operator != "constraint-only":
+    if guard_rank > 0 and "guards" not in declared(operator).terms:
         raise InputError(
             f"a guard of rank {guard_rank} is asked for, and operator {operator}",
             why="it repairs nothing that a guard could guard",
-            fix="leave guard-rank out, or choose operator guarded-group-obs",
+            fix=f"leave guard-rank out, or choose operator {' or '.join(repairing)}",
         )
-    if curvature != CURVATURES[0]:
+    if curvature not in (curvatures or CURVATURES[:1]):
         raise InputError(
             f"{curvature} curvature is asked for, and operator {operator}",
-            why="it looks at no curvature",
-            fix="leave curvature out, or choose operator guarded-group-obs",
+            why="it looks at no curvature" if not curvatures else f"it knows {', '.join(curvatures)}",
+            fix=f"leave curvature out, or choose operator {' or '.join(repairing)}",
         )

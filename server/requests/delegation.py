@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
+from zkapex.circuits.operators import declared, operator_names
 from zkapex.errors import Error, InputError, ProtocolError, StorageError, VerificationError
 from zkapex.proofs.chunk.public import BoolArray, IntArray
 from zkapex.proofs.messages import ModelManifest, Proposal, ProposeRequest
@@ -53,11 +54,11 @@ def delegated_plan(
         What is kept in `folder` is damaged, or cannot be written.
     """
     manifest = coordinator.roster.manifest
-    if manifest.statement.kind == "dampening":
+    if not declared(manifest.statement.kind).holder_plans:
         raise InputError(
-            "operator dampening cannot be used with a forget set that sits with a client",
-            why="a holder proposes a mask and a guard, not factors",
-            fix="choose guarded-group-obs or mask-only",
+            f"operator {manifest.statement.kind} cannot be used with a forget set that sits with a client",
+            why="a holder proposes a mask and a guard, and no factors",
+            fix=f"choose {' or '.join(name for name in operator_names() if declared(name).holder_plans)}",
         )
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     wanted = ProposeRequest(
@@ -109,7 +110,7 @@ def check_proposal(manifest: ModelManifest, proposal: Proposal, budget: float) -
     nothing = np.zeros((manifest.block_width, manifest.guard_rank), np.int64)
     for layer in manifest.layers:
         masks[layer.name] = found.get(layer.name, np.zeros((layer.rows, layer.cols), np.bool_))
-        if manifest.statement.kind == "guarded-group-obs":
+        if "guards" in declared(manifest.statement.kind).terms:
             guards[layer.name] = [
                 _widened(given.get((layer.name, block)), nothing) for block in range(manifest.blocks(layer))
             ]

@@ -32,7 +32,6 @@ from zkapex.circuits.encoding import exponent_for
 from zkapex.circuits.halo2.srs import local_srs
 from zkapex.circuits.halo2.store import circuit
 from zkapex.circuits.profiles import named_statement, profile
-from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.messages import CurvatureCheck, LayerSpec, ModelManifest
@@ -53,7 +52,7 @@ from zkapex.server.store.registry import Registry
 from zkapex.storage import load_arrays, save_arrays, save_text
 from zkapex.transport.peers import Peers
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, curvature_of
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
+from zkapex.unlearning.operators import operator
 from zkapex.unlearning.planning.steps import seldom
 
 
@@ -111,7 +110,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
 
         coordinator = Coordinator(roster, batch=settings.batch)
         plan = _plan(provider, model, coordinator, settings, folder)
-        tau_s, tau_g = _tolerances(statement)
+        tau_s, tau_g = operator(statement.kind).tolerances(statement)
         deletion = Deletion(
             request_id=settings.request_id,
             masks=plan.masks,
@@ -163,15 +162,6 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
 def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
     values = weight.detach().to(torch.float64).numpy()
     return LayerSpec(name=name, rows=values.shape[0], cols=values.shape[1], exponent=exponent_for(values, limit))
-
-
-def _tolerances(statement: StatementSpec) -> tuple[int, int]:
-    """What rounding may do to stationarity and guard; nothing where there is neither."""
-    rows, width, rank = statement.rows_per_chunk, statement.block_width, statement.guard_rank
-    if not (statement.solves or statement.constrains_result):
-        return 0, 0
-    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
-    return (tau_s if statement.solves else 0), tau_g
 
 
 def _curvature(provider: Provider, model: nn.Module, manifest: ModelManifest) -> dict[str, list[npt.NDArray[np.int64]]]:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from zkapex.circuits.profiles import CURVATURES, KINDS
+from zkapex.circuits.operators import declared, operator_names
+from zkapex.circuits.profiles import CURVATURES
 from zkapex.errors import InputError
 from zkapex.server.federation.settings import AUDITS, check_operator
 from zkapex.simulation.federation.adversaries import CHEATS, check_cheat
@@ -102,7 +103,8 @@ class DemoSettings:
         for name in VARIABLES:
             mine[name] = absolute(brought(config, name, mine.get(name, "")))
         others = {name: value for name, value in found.items() if name not in own}
-        if mine.get("operator", cls.operator) != "guarded-group-obs":
+        operator = mine.get("operator", cls.operator)
+        if operator in operator_names() and "guards" not in declared(operator).terms:
             others.pop("guard-rank", None)  # it has none
         return cls(**mine, others=others)
 
@@ -113,7 +115,7 @@ class DemoSettings:
             raise InputError(f"--dishonest is {self.dishonest}", fix=f"choose a number from 0 to {self.clients}")
         if self.cheat not in CHEATS:
             raise InputError(f"--cheat is {self.cheat!r}", fix=f"choose one of {', '.join(CHEATS)}")
-        for name, choices in (("operator", KINDS), ("curvature", CURVATURES)):
+        for name, choices in (("operator", operator_names()), ("curvature", CURVATURES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
         check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
@@ -122,9 +124,9 @@ class DemoSettings:
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
             raise InputError("somebody must be honest for others to replay their proofs", fix="lower --dishonest")
         self.request.check(self.clients)
-        if self.holder >= 0 and self.operator == "dampening":
+        if self.holder >= 0 and not declared(self.operator).holder_plans:
             raise InputError(
-                "a client that chooses the mask cannot choose the factors of dampening", fix="leave --holder out"
+                f"a client that chooses the mask cannot choose the factors of {self.operator}", fix="leave --holder out"
             )
         if not 0 <= self.seed < 2**20:
             raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")

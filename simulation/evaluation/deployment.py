@@ -15,7 +15,7 @@ from torch import nn
 from zkapex.circuits.encoding import dequantise, exponent_for, quantise
 from zkapex.errors import InputError
 from zkapex.unlearning.curvature.factor import curvature_of
-from zkapex.unlearning.operators import GuardedGroupObs, Terms
+from zkapex.unlearning.operators import Terms, operator
 from zkapex.unlearning.operators.group_obs import mask_only
 from zkapex.unlearning.planning.search import FixedPoint
 
@@ -101,7 +101,7 @@ class Deployment:
         """
         encoding = self.encoding
         curvature = curvature_of(model, self.names, calibration, encoding.curvature)
-        weights, _ = GuardedGroupObs().change(
+        weights, _ = operator("guarded-group-obs").change(
             self.encode(model), terms, lambda name: [block.matrix for block in curvature[name]], encoding.weight_limit
         )
         return self._with(model, weights)

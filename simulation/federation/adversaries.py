@@ -17,6 +17,7 @@ import numpy as np
 
 from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.halo2.store import Circuit
+from zkapex.circuits.operators import declared
 from zkapex.client.agent.agent import REQUEST, DeviceAgent, utc_now
 from zkapex.client.agent.proposal import Planner
 from zkapex.client.state.holdings import Change, Holdings
@@ -36,7 +37,7 @@ from zkapex.unlearning.operators import Terms, apply_terms, operator
 
 def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
-    if circuit.spec.kind != "guarded-group-obs":
+    if "aux" not in circuit.spec.inputs:
         return complete(circuit, public, witness.private(circuit.spec, public))
     residuals = witness.residuals(circuit.spec, public)
     limbs: list[int] = []
@@ -51,15 +52,17 @@ def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> 
 class Cheat(DeviceAgent):
     """A device that proves what it did, whether or not it is what was asked.
 
-    Weights that were not dampened as asked pass no lookup, so nothing can be proved about them at all; the best that is
-    left is a proof of what should have been done, which is about other weights than the device announced.
+    Of an operator that is exact nothing can be proved about other weights at all (those that were not dampened as asked
+    pass no lookup); the best that is left is a proof of what should have been done, which is about other weights than
+    the device announced.
     """
 
     def _prove_chunks(
         self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
-        if instance.dampening:
-            change = replace(change, weights=operator("dampening").apply(holdings, instance)[0])
+        name = instance.request.operator
+        if declared(name).exact:
+            change = replace(change, weights=operator(name).apply(holdings, instance)[0])
         for chunk, folder in folders.items():
             vectors = forced_vectors(circuit, instance.public(chunk), change.witness(holdings, chunk))
             _leave(folder, prove_vectors(circuit, vectors)[0])
@@ -132,14 +135,14 @@ CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
 """Ways to cheat, by the name the demo's ``--cheat`` takes."""
 
 
-NO_CHEATS: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        ("unguarded", "mask-only"): "it has no guard",
-        ("unguarded", "dampening"): "it has no guard",
-        ("decoy", "mask-only"): "its proof says nothing of the weights before, so any weights may be proved about",
-    }
-)
-"""Ways to cheat that are none for an operator, and why."""
+def no_cheat(name: str, operator_name: str) -> str:
+    """Why devices asked for an operator cannot cheat in the named way; empty if they can."""
+    spec = declared(operator_name)
+    if name == "unguarded" and "guards" not in spec.terms:
+        return "it has no guard"
+    if name == "decoy" and "delta" not in spec.statement.inputs:
+        return "its proof says nothing of the weights before, so any weights may be proved about"
+    return ""
 
 
 def check_cheat(name: str, operator_name: str) -> None:
@@ -152,9 +155,9 @@ def check_cheat(name: str, operator_name: str) -> None:
     """
     if name not in CHEATS:
         raise InputError(f"unknown cheat {name!r}", fix=f"choose one of {', '.join(CHEATS)}")
-    why = NO_CHEATS.get((name, operator_name))
+    why = no_cheat(name, operator_name)
     if why:
-        others = ", ".join(other for other in CHEATS if (other, operator_name) not in NO_CHEATS)
+        others = ", ".join(other for other in CHEATS if not no_cheat(other, operator_name))
         raise InputError(f"{name!r} is no way to cheat with operator {operator_name}", why=why, fix=f"choose {others}")
 
 
@@ -209,7 +212,7 @@ def _decoy(holdings: Holdings) -> Holdings:
 
 def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArray]:
     manifest = holdings.manifest
-    if manifest.statement.kind != "guarded-group-obs":
+    if "aux" not in manifest.statement.inputs:
         return {}
     return {
         layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)

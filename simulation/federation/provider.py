@@ -18,13 +18,12 @@ from zkapex.simulation.federation.adversaries import check_cheat
 from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
 from zkapex.simulation.models.tiny import target_layers
 from zkapex.simulation.models.training import accuracy
+from zkapex.unlearning.planning.planner import planner
 from zkapex.unlearning.planning.search import FRACTIONS, FixedPoint, Plan, SearchSpace
 from zkapex.unlearning.planning.steps import OnStep, no_step
 
 ALLOWED_LOSSES = 2.0
 """Times what a search may cost, a proposal may cost on the provider's copies: the holder searched on its own."""
-DAMPENING_MARGIN = 0.5
-"""In logits, at most, see `zkapex.unlearning.planning.search.SearchSpace`."""
 HELD_COST = 0.05
 """What a holder's search may cost at least: its mask is not steered, and of some samples it may have to be large."""
 HELD_FRACTIONS = (0.0005, 0.001, *FRACTIONS)
@@ -62,9 +61,7 @@ class ScenarioProvider:
         """See `zkapex.server.federation.provider.Provider`."""
         mine = self._federation
         space = mine.config.space
-        if statement.kind == "dampening":
-            # Without a repair every logit of margin costs personal accuracy.
-            space = replace(space, margin=min(space.margin, DAMPENING_MARGIN))
+        space = replace(space, margin=min(space.margin, planner(statement.kind).largest_margin))
         if statement.curvature == "none":
             space = replace(space, scorers=None, guard_ranks=None)
         names = self.target_layers(model)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkapex.circuits.profiles import RIDGE
+from zkapex.circuits.operators.guarded_group_obs import RIDGE
 from zkapex.errors import InputError
 from zkapex.proofs.chunk.witness import square_sums
 from zkapex.simulation.data.digits import digits_scenario

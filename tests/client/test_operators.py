@@ -9,6 +9,7 @@ import pytest
 from federation import REQUEST, Federation, refused
 from parties import DAMPENING, MASK, MASK_ONLY, Party, Provider, make_manifest
 
+from zkapex.circuits.operators import operator_names
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.client.state.vault import Vault
@@ -18,7 +19,7 @@ from zkapex.proofs.chunk.witness import check_lookups
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
 from zkapex.proofs.records.packing import pack_masks
 from zkapex.proofs.records.signing import Envelope
-from zkapex.unlearning.operators import OPERATORS, operator
+from zkapex.unlearning.operators import operator
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_operator_is_a_function_and_changes_nothing_itself(asked: tuple[Hold
 
 
 def test_operators_are_known_by_their_names() -> None:
-    assert all(one.name == name for name, one in OPERATORS.items())
+    assert all(operator(name).name == name for name in operator_names())
     error = refused(lambda: operator("shred"), ProtocolError)
     assert "guarded-group-obs" in error.why
 
@@ -66,9 +67,9 @@ def test_operators_compute_where_they_are_told(asked: tuple[Holdings, Instance])
     default, default_mu = operator("guarded-group-obs").apply(*asked)
     assert all(np.array_equal(weights[name], default[name]) for name in weights)
     assert all(np.array_equal(mu[name], default_mu[name]) for name in mu)
-    for name in OPERATORS:
+    for name in operator_names():
         assert "device='warp'" in refused(lambda name=name: operator(name, "warp"), InputError).what  # type: ignore[misc]
-    assert OPERATORS["guarded-group-obs"].device == "cpu"  # type: ignore[attr-defined]
+    assert operator("guarded-group-obs").device == "cpu"  # type: ignore[attr-defined]
 
 
 def small(name: str) -> tuple[Holdings, Instance, dict[str, np.ndarray]]:

@@ -14,7 +14,8 @@ from tiny import CASES, case, honest
 from zkapex.circuits.field import MODULUS, from_felt, to_felt
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError
-from zkapex.proofs.chunk.public import PublicInputs, powers
+from zkapex.proofs.chunk.public import PublicInputs
+from zkapex.proofs.operators import powers
 
 SHAPE = (32, 32)
 
@@ -36,10 +37,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("kfac", {"context": -1}, "context"),
     ("kfac", {"tau_stationarity": -1}, "tolerance"),
     ("kfac", {"tau_guard": 2**63 - 1}, "tolerance"),
-    ("kfac", {"dampening": np.full(SHAPE, FACTOR_UNIT)}, "belong to the dampening statement"),
+    ("kfac", {"dampening": np.full(SHAPE, FACTOR_UNIT)}, "belong to operators with factors"),
     ("mask-only", {"guard": np.zeros((32, 1), np.int64)}, "guard"),
-    ("mask-only", {"dampening": np.full(SHAPE, FACTOR_UNIT)}, "belong to the dampening statement"),
-    ("dampening", {"dampening": None}, "belong to the dampening statement"),
+    ("mask-only", {"dampening": np.full(SHAPE, FACTOR_UNIT)}, "belong to operators with factors"),
+    ("dampening", {"dampening": None}, "belong to operators with factors"),
     ("dampening", {"dampening": np.full((31, 32), FACTOR_UNIT)}, "shape"),
     ("dampening", {"dampening": np.full(SHAPE, FACTOR_UNIT + 1)}, "between 0 and 256"),
     ("dampening", {"dampening": np.full(SHAPE, -1)}, "between 0 and 256"),

@@ -17,7 +17,6 @@ from zkapex.circuits.statement import MAX_SCALE, StatementSpec
 from zkapex.errors import CommitmentError, InputError, ProofError, ProverError
 from zkapex.proofs.chunk.commitment import Point, commit, commit_salted
 from zkapex.proofs.chunk.prove import challenge, complete, leading_points, prove_vectors
-from zkapex.proofs.chunk.public import powers
 from zkapex.proofs.chunk.second_moment import (
     MomentPublic,
     MomentWitness,
@@ -28,6 +27,7 @@ from zkapex.proofs.chunk.second_moment import (
 )
 from zkapex.proofs.chunk.witness import SaltedVector
 from zkapex.proofs.messages import LayerSpec, ModelManifest
+from zkapex.proofs.operators import powers
 from zkapex.unlearning.curvature.activations import encode_activations
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 

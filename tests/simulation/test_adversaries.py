@@ -12,7 +12,7 @@ from zkapex.client.app import Agent
 from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
 from zkapex.simulation.demo.settings import DemoSettings
-from zkapex.simulation.federation.adversaries import CHEATS, NO_CHEATS, check_cheat, make_cheat
+from zkapex.simulation.federation.adversaries import CHEATS, check_cheat, make_cheat
 
 NOT_THE_OPERATOR = "the proof does not show that masked weights are zero and the rest is the guarded repair"
 NOT_THE_WEIGHTS = "commitment"
@@ -91,7 +91,9 @@ def test_there_is_no_other_way_to_cheat(tmp_path: Path) -> None:
         assert "ignore" in refused(attempt, InputError).fix
 
 
-@pytest.mark.parametrize(("cheat", "operator"), NO_CHEATS)
+@pytest.mark.parametrize(
+    ("cheat", "operator"), [("unguarded", "mask-only"), ("unguarded", "dampening"), ("decoy", "mask-only")]
+)
 def test_what_is_no_cheat_for_an_operator_is_refused(cheat: str, operator: str) -> None:
     error = refused(lambda: check_cheat(cheat, operator), InputError)
     assert operator in error.what

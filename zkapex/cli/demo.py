@@ -13,32 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from zkapex.circuits.operators import declared, operator_names
 from zkapex.cli import as_object, explain
 from zkapex.errors import ProtocolError
 
-SHOWS = {
-    "guarded-group-obs": "A proof shows that the client changed the weights it had committed to by exactly the stated "
-    "operator: masked weights are zero, the rest is the guarded Group-OBS repair up to rounding.",
-    "mask-only": "A proof shows that the masked weights of the client's model are zero, whatever the others are.",
-    "dampening": "A proof shows that the client multiplied the weights it had committed to by the request's factors "
-    "and rounded them.",
-}
 REVEALS = "It reveals neither weights nor data."
 DOES_NOT_SHOW = (
     "It does not show that the device serves those weights, that older copies are gone, {more}or that nothing about "
     "the forgotten data remains: the first table measures the last."
 )
-MORE = {
-    "guarded-group-obs": "that the committed curvature is that of real data, ",
-    "mask-only": "that the other weights have anything to do with earlier ones, ",
-    "dampening": "that the factors were chosen well, ",
-}
-STATES = {
-    "guarded-group-obs": {"before": "before", "masked": "mask alone", "after": "after compensation"},
-    "mask-only": {"before": "before", "after": "after: masked weights zero"},
-    "dampening": {"before": "before", "masked": "masked weights zeroed instead", "after": "after: dampened"},
-}
-"""Rows of the table of accuracy, by operator."""
 
 
 def demo(
@@ -93,8 +76,9 @@ def demo(
     operator: Annotated[
         str,
         typer.Option(
-            help="What is done to the masked weights: guarded-group-obs (zeroed, the others repaired), mask-only "
-            "(zeroed), dampening (multiplied by factors)."
+            help="What is done to the masked weights: "
+            + ", ".join(f"{name} ({declared(name).words.help})" for name in operator_names())
+            + "."
         ),
     ] = "guarded-group-obs",
     curvature: Annotated[
@@ -244,8 +228,8 @@ def show(summary: dict[str, Any], out: Path) -> None:
     accuracy.add_column("")
     for data in ("forget", "retain", "personal"):
         accuracy.add_column(data, justify="right")
-    operator = summary["settings"]["operator"]
-    rows = {label: summary["accuracy"][state] for state, label in STATES[operator].items()}
+    words = declared(summary["settings"]["operator"]).words
+    rows = {label: summary["accuracy"][state] for state, label in words.states.items()}
     if summary.get("attacked"):
         rows["after an attack with the receipt"] = summary["attacked"]
     rows["oracle: retrained without it"] = summary["oracle"]
@@ -303,7 +287,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
             soft_wrap=True,
         )
     console.print("")
-    for sentence in (f"{SHOWS[operator]} {REVEALS}", DOES_NOT_SHOW.format(more=MORE[operator])):
+    for sentence in (f"{words.shows} {REVEALS}", DOES_NOT_SHOW.format(more=words.not_shown_briefly)):
         console.print(sentence)
     example = next((c["receipt"] for c in summary["clients"] if c["verdict"] == "proved"), None)
     if example:

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from zkapex.circuits.operators import operator_names
+
 Profile = Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")]
-Kind = Annotated[str, typer.Option(help="What is proved: guarded-group-obs, mask-only or dampening.")]
+Kind = Annotated[str, typer.Option(help=f"What is proved: {', '.join(operator_names())}.")]
 Curvature = Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")]
 GuardRank = Annotated[int, typer.Option(help="Columns of its guard; 0 is plain Group-OBS.")]
 Freivalds = Annotated[bool, typer.Option("--freivalds/--no-freivalds", help="Check matrix products at a random point.")]

@@ -37,7 +37,7 @@ class BenchSettings:
     ----------
     profile : str
     kind : str
-        Of the statement, see `zkapex.circuits.statement.Kind`.
+        Of the statement: an operator.
     curvature : str
         One of `zkapex.circuits.profiles.CURVATURES`; statements other than guarded-group-obs have none.
     guard_rank : int

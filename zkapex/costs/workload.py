@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from zkapex.circuits.halo2.store import Circuit
+from zkapex.circuits.operators import declared
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.proofs.chunk.commitment import empty_commitment
@@ -110,7 +111,7 @@ def random_workload(circuit: Circuit, shapes: Sequence[Shape], masks: Mapping[st
     if spec.curvature != "none":
         curvature = {layer.name: _curvature(manifest, layer, rng) for layer in manifest.layers}
     factors = None
-    if spec.kind == "dampening":
+    if "factors" in declared(spec.kind).terms:
         factors = {s.name: rng.integers(0, FACTOR_UNIT, (s.rows, s.cols)) for s in shapes}
     request = _request(manifest, masks, _guards(manifest, masks, rng), factors)
     instance = Instance(manifest, request)

@@ -11,18 +11,14 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-LABELS = {
-    "guarded-group-obs": {"masked": "mask alone", "after": "after compensation"},
-    "mask-only": {"after": "after"},
-    "dampening": {"masked": "zeroed instead", "after": "dampened"},
-}
-"""What the states are called, by operator; those that are left out would repeat another."""
+from zkapex.circuits.operators import declared
+
 _COLOURS = {"before": "#9aa5b1", "masked": "#e0a458", "after": "#2f6f8f", "oracle": "#3f3f46"}
 
 
 def plot_accuracy(summary: dict[str, Any], path: Path) -> None:
     """Bars of forget, retain and personal accuracy, before, with the mask alone, after, and of the oracle."""
-    labels = {"before": "before", **LABELS[summary["settings"]["operator"]], "oracle": "retrained oracle"}
+    labels = {"before": "before", **declared(summary["settings"]["operator"]).words.marks, "oracle": "retrained oracle"}
     states = {**summary["accuracy"], "oracle": summary["oracle"]}
     rows = {state: states[state] for state in labels}
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import InputError
 from zkapex.proofs.receipts.sentences import percent
-from zkapex.simulation.evaluation.report.plots import LABELS
 from zkapex.simulation.federation.federation import DATA_SETS
 from zkapex.storage import load_json
 
 OPERATOR = "guarded-group-obs"
 SHOWN = {"seed": 0, "dishonest": 1, "cheat": "half", "operator": OPERATOR}
 """What all runs on the page have in common."""
-STATES = {"before": "before", **LABELS[OPERATOR]}
+STATES = {"before": "before", **declared(OPERATOR).words.marks}
 KEYS = {"settings", "commit", "forgotten", "clients", "accuracy", "oracle"}
 
 INTRODUCTION = """\

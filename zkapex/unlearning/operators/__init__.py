@@ -1,4 +1,4 @@
-"""Unlearning operators by name: what a request asks for, and what the circuit of the same name proves.
+"""Unlearning operators by name, one module each: what a request asks for, and what the circuit of the same name proves.
 
 An operator is a function of integer weights, the public terms of a request, and curvature. Devices apply it to the
 weights they committed to, the provider to its own copies of the model: both through this module.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.circuits.operators import declared, named_object, operator_names
+from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProtocolError
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.public import BoolArray, IntArray
 from zkapex.proofs.messages import LayerSpec, ModelManifest
 from zkapex.unlearning.accelerator import CPU, torch_device
-from zkapex.unlearning.operators.group_obs import RangeExceededError, solve, solve_layer
-from zkapex.unlearning.operators.targets import Held, Targets, nearest, solve_targets
+from zkapex.unlearning.operators.held import Held, Targets
 
 Applied = tuple[dict[str, IntArray], dict[str, IntArray]]
 """New weights int64 [rows, cols] of every layer; multipliers int64 [blocks, rows, r] of those that have any."""
@@ -46,7 +47,7 @@ class Terms:
         without a masked weight there. Blocks may be left out. For guarded-group-obs.
     targets : mapping of (str, int) to int64 [rows, r]
         By layer and column block: what every row of the result must be along the guard, in the guard's units. Blocks
-        may be left out, and stay as they are but for the mask. For targeted-group-obs.
+        may be left out, and stay as they are but for the mask. For targeted-group-obs and constraint-only.
     """
 
     masks: Mapping[str, BoolArray]
@@ -112,6 +113,14 @@ class Operator(ABC):
 
     name: ClassVar[str]
 
+    def on(self, device: str) -> Operator:
+        """The same, computing on a device if it computes much, see `zkapex.unlearning.accelerator`."""
+        return self
+
+    def tolerances(self, statement: StatementSpec) -> tuple[int, int]:
+        """What rounding may do to stationarity and guard in one chunk; nothing where there is neither."""
+        return 0, 0
+
     @abstractmethod
     def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
         """The weights that result, and the witness' multipliers.
@@ -131,123 +140,6 @@ class Operator(ABC):
         return apply_terms(self, committed, Terms.of(instance))
 
 
-@dataclass(frozen=True)
-class GuardedGroupObs(Operator):
-    """Zero the masked weights and repair each touched row with Group-OBS, steered along the guard (rank 0: plain).
-
-    Attributes
-    ----------
-    device : str
-        What to solve on, see `zkapex.unlearning.accelerator`.
-    """
-
-    name: ClassVar[str] = "guarded-group-obs"
-    device: str = CPU
-
-    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
-        """See `Operator`. Raises RangeExceededError if a result leaves the circuit's range."""
-        after = dict(weights)
-        mu: dict[str, IntArray] = {}
-        for name, mask in terms.masks.items():
-            if mask.any():
-                guards = terms.guards[name]
-                steering = [terms.steering.get((name, block)) for block in range(len(guards))]
-                solution = solve_layer(weights[name], mask, curvature(name), guards, limit, steering, self.device)
-                after[name] = weights[name] + solution.delta
-                mu[name] = solution.mu
-        return after, mu
-
-
-@dataclass(frozen=True)
-class TargetedGroupObs(Operator):
-    """Zero the masked weights, bring what is along the guard to the targets, and change the rest as little as possible.
-
-    Blocks without targets are repaired as by plain Group-OBS.
-
-    Attributes
-    ----------
-    device : str
-        As in `GuardedGroupObs`.
-    """
-
-    name: ClassVar[str] = "targeted-group-obs"
-    device: str = CPU
-
-    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
-        """See `Operator`. Raises RangeExceededError if a result leaves the circuit's range."""
-        after = dict(weights)
-        mu: dict[str, IntArray] = {}
-        targeted = {name for name, _ in terms.targets}
-        for name, theta in weights.items():
-            mask = terms.masks.get(name, np.zeros(theta.shape, np.bool_))
-            if name not in targeted and not mask.any():
-                continue
-            matrices, guards = curvature(name), terms.guards[name]
-            width = matrices[0].shape[-1]
-            padded = [np.pad(a, ((0, 0), (0, len(guards) * width - a.shape[1]))) for a in (theta, mask)]
-            solutions = []
-            for block, (h, v) in enumerate(zip(matrices, guards, strict=True)):
-                own, hidden = (a[:, block * width : (block + 1) * width] for a in padded)
-                targets = terms.targets.get((name, block))
-                if targets is None:
-                    solutions.append(solve(own, hidden, h, np.zeros_like(v), limit, None, self.device))
-                else:
-                    solutions.append(solve_targets(own, hidden, h, v, targets, limit, self.device))
-            after[name] = theta + np.concatenate([s.delta for s in solutions], 1)[:, : theta.shape[1]]
-            mu[name] = np.stack([s.mu for s in solutions])
-        return after, mu
-
-
-class ConstraintOnly(Operator):
-    """Go to the nearest weights with the masked ones zero and the targets met; proved is only that they are.
-
-    For weights that were held so in training (`zkapex.unlearning.operators.targets.Held`) that is rounding.
-    """
-
-    name = "constraint-only"
-
-    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
-        """See `Operator`. Raises RangeExceededError if a result leaves the circuit's range."""
-        after = {n: np.where(terms.masks[n], 0, theta) if n in terms.masks else theta for n, theta in weights.items()}
-        for (name, block), targets in terms.targets.items():
-            v, theta = terms.guards[name][block], after[name]
-            columns = slice(block * len(v), min((block + 1) * len(v), theta.shape[1]))
-            mask = terms.masks.get(name, np.zeros(theta.shape, np.bool_))[:, columns]
-            after[name] = theta.copy()
-            after[name][:, columns] = nearest(theta[:, columns], mask, v[: mask.shape[1]], targets)
-            if np.abs(after[name]).max() > limit:
-                raise RangeExceededError(f"weights of {name!r} leave the circuit's range of {limit}")
-        return after, {}
-
-
-class MaskOnly(Operator):
-    """Zero the masked weights and leave the rest as it is; proved is only the former, so weights may move meanwhile."""
-
-    name = "mask-only"
-
-    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
-        """See `Operator`."""
-        return {**weights, **{name: np.where(mask, 0, weights[name]) for name, mask in terms.masks.items()}}, {}
-
-
-class Dampening(Operator):
-    """Multiply the masked weights by the request's factors and round: selective synaptic dampening.
-
-    Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
-    AAAI 2024 (arXiv 2308.07707), equation 4.
-    """
-
-    name = "dampening"
-
-    def change(self, weights: Mapping[str, IntArray], terms: Terms, curvature: Curvature, limit: int) -> Applied:
-        """See `Operator`."""
-        after = dict(weights)
-        for name, mask in terms.masks.items():
-            dampened = np.rint(weights[name] * terms.factors[name] / FACTOR_UNIT).astype(np.int64)
-            after[name] = np.where(mask, dampened, weights[name])
-        return after, {}
-
-
 def apply_terms(operator: Operator, committed: Committed, terms: Terms) -> Applied:
     """An operator on committed weights, on any terms.
 
@@ -263,9 +155,10 @@ def apply_terms(operator: Operator, committed: Committed, terms: Terms) -> Appli
     )
 
 
-OPERATORS: dict[str, Operator] = {
-    o.name: o for o in (GuardedGroupObs(), TargetedGroupObs(), ConstraintOnly(), MaskOnly(), Dampening())
-}
+@cache
+def _solver(name: str) -> Operator:
+    made: type[Operator] = named_object(declared(name).solver)
+    return made()
 
 
 def operator(name: str, device: str = CPU) -> Operator:
@@ -274,12 +167,11 @@ def operator(name: str, device: str = CPU) -> Operator:
     Raises
     ------
     ProtocolError
-        This release has none of that name.
+        Nothing that is installed here declares one of that name.
     InputError
         This machine has no such device.
     """
     torch_device(device)
-    if name not in OPERATORS:
-        raise ProtocolError(f"unknown operator {name!r}", why=f"this release has {', '.join(OPERATORS)}")
-    found = OPERATORS[name]
-    return replace(found, device=device) if isinstance(found, (GuardedGroupObs, TargetedGroupObs)) else found
+    if name not in operator_names():
+        raise ProtocolError(f"unknown operator {name!r}", why=f"installed here are {', '.join(operator_names())}")
+    return _solver(name).on(device)

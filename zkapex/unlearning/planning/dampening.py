@@ -21,6 +21,7 @@ import numpy as np
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError
 from zkapex.unlearning.operators import Terms
+from zkapex.unlearning.planning.planner import Planner, Question
 from zkapex.unlearning.planning.saliency import gradient_moments
 from zkapex.unlearning.planning.trials import (
     BoolArray,
@@ -136,3 +137,26 @@ def dampenings(
             "no weight is more important to what is to be forgotten than every alpha asks for",
             fix="lower the alphas of the search",
         )
+
+
+class Dampenings(Planner):
+    """A threshold that falls, of the alphas and strengths of the search space."""
+
+    largest_margin = 0.5  # where nothing is repaired every logit of margin costs personal accuracy
+
+    def check(self, question: Question) -> None:
+        """See `Planner`."""
+        if question.space.concentration or question.earlier:
+            raise InputError(
+                "dampening chooses its weights by a threshold, neither by chunk nor beside an earlier mask"
+            )
+
+    def plans(self, question: Question) -> Iterator[Plan]:
+        """See `Planner`, and `dampenings`."""
+        q, space = question, question.space
+        yield from dampenings(
+            q.trials, q.names, q.forget_set, q.encoding, space.target, space.alphas, space.strengths, space.directed
+        )
+
+
+PLANNER = Dampenings()

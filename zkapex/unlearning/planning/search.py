@@ -24,13 +24,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from zkapex.circuits.operators import declared
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 from zkapex.unlearning.operators import Terms
 from zkapex.unlearning.operators.group_obs import RangeExceededError
-from zkapex.unlearning.planning.dampening import ALPHAS, STRENGTHS, dampenings
+from zkapex.unlearning.planning.dampening import ALPHAS, STRENGTHS
 from zkapex.unlearning.planning.guard import gradient_gram, guard_blocks
 from zkapex.unlearning.planning.mask import concentrated
+from zkapex.unlearning.planning.opponent import Opponent
+from zkapex.unlearning.planning.planner import Planner, Question, planner
 from zkapex.unlearning.planning.saliency import score, statistics
 from zkapex.unlearning.planning.steering import STEER, Steer, fit_steering
 from zkapex.unlearning.planning.steps import OnStep, Step, counted, no_step
@@ -90,6 +93,9 @@ class SearchSpace:
         products are checked at a challenge.
     cost_first : bool
         If no mask forgets within the cost: whether to stay within it and forget as much as that allows.
+    opponents : tuple of Opponent
+        For operators with targets, instead of scorers, ranks and fractions: what they are planned against, the
+        cheapest first.
     """
 
     scorers: tuple[str, ...] | None = None
@@ -105,6 +111,7 @@ class SearchSpace:
     concentration: float = 0.0
     steer: Steer | None = STEER
     cost_first: bool = False
+    opponents: tuple[Opponent, ...] = (Opponent(),)
 
     def __post_init__(self) -> None:
         if self.scorers == () or self.guard_ranks == () or not self.fractions:
@@ -173,29 +180,48 @@ def search(
     if len(forget_set[1]) == 0:
         raise InputError("a search needs at least one copy, one target layer and one example to forget")
     space = space or SearchSpace()
-    if encoding.statement.kind == "dampening" and (space.concentration or earlier):
-        raise InputError("dampening chooses its weights by a threshold, neither by chunk nor beside an earlier mask")
+    chooser = planner(encoding.statement.kind)
+    if not copies or not names:
+        raise InputError("a search needs at least one copy, one target layer and one example to forget")
+    chooser.check(Question((), names, forget_set, encoding, space, earlier, contrast, on_step))
     trials = trials_of(copies, names, encoding)
     found: list[Plan] = []
     failure: RangeExceededError | None = None
-    if encoding.statement.kind == "dampening":
-        found = list(
-            dampenings(trials, names, forget_set, encoding, space.target, space.alphas, space.strengths, space.directed)
-        )
-    else:
-        for scorer, rank in space.combinations(encoding.statement):
-            done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
-            try:
-                ceiling = min(done, default=None)
-                for plan in _grow(
-                    trials, names, forget_set, encoding, space, scorer, rank, earlier, ceiling, contrast, on_step
-                ):
-                    found.append(plan)
-            except RangeExceededError as error:
-                failure = error
+    try:
+        for plan in chooser.plans(Question(trials, names, forget_set, encoding, space, earlier, contrast, on_step)):
+            found.append(plan)
+    except RangeExceededError as error:
+        failure = error
     if not found:
         raise failure or InputError("the search tried nothing", fix="give at least one fraction")
     return choose(found, space.cost_first)
+
+
+class Growing(Planner):
+    """A mask that grows, of the scorers and guard ranks of the search space: for what zeroes weights."""
+
+    def plans(self, question: Question) -> Iterator[Plan]:
+        """See `Planner`. Of a scorer whose masks leave the range, those before count, and the next is tried."""
+        q, space = question, question.space
+        found: list[Plan] = []
+        failure: RangeExceededError | None = None
+        for scorer, rank in space.combinations(q.encoding.statement):
+            done = [p.chosen.masked_weights for p in found if p.chosen.reaches_target and p.chosen.within_cost]
+            ceiling = min(done, default=None)
+            try:
+                for plan in _grow(
+                    q.trials, q.names, q.forget_set, q.encoding, space, scorer, rank, q.earlier, ceiling, q.contrast,
+                    q.on_step,
+                ):  # fmt: skip
+                    found.append(plan)
+                    yield plan
+            except RangeExceededError as error:
+                failure = error
+        if failure:
+            raise failure
+
+
+PLANNER = Growing()
 
 
 def _grow(
@@ -220,7 +246,7 @@ def _grow(
     masks |= earlier or {}
     start = sum(int(mask.sum()) for mask in masks.values())
     gram: dict[str, FloatArray] = {}
-    guarded = encoding.statement.kind == "guarded-group-obs"
+    guarded = "guards" in declared(encoding.statement.kind).terms
     steered = guarded and rank > 0 and encoding.statement.freivalds and space.steer is not None
     total = sum(mask.size for mask in masks.values())
     for fraction in space.fractions:

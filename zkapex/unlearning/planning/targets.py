@@ -17,23 +17,23 @@ V starts from the forget gradients' directions, T from what the copies have alon
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from zkapex.errors import InputError
 from zkapex.unlearning.operators import Terms
-from zkapex.unlearning.operators.group_obs import RangeExceededError
 from zkapex.unlearning.planning.guard import gradient_gram
 from zkapex.unlearning.planning.saliency import margins, statistics
-from zkapex.unlearning.planning.steps import OnCount, no_count
-from zkapex.unlearning.planning.trials import Examples, FixedPoint, Trial
+from zkapex.unlearning.planning.opponent import Opponent
+from zkapex.unlearning.planning.planner import Planner, Question
+from zkapex.unlearning.planning.steps import OnCount, Step, counted, no_count
+from zkapex.unlearning.planning.trials import Examples, FixedPoint, Plan, Setting, Trial, judge
 
 IntArray = npt.NDArray[np.int64]
 Key = tuple[str, int]
@@ -43,58 +43,6 @@ _NEVER = -1e4
 _HEADROOM = 0.85
 """Share of the circuit's range that weights of the copies may use."""
 _TEMPERATURE = 0.1
-
-
-@dataclass(frozen=True)
-class Opponent:
-    """What is planned against, and how hard.
-
-    Attributes
-    ----------
-    rank : int
-        Directions per column block.
-    steps : int
-    step_size, direction_step_size : float
-        Of Adam on T, in units of the model's weights, and on V; both decay as the root of what is left.
-    margin : float
-        In logits: by how much another label is to win on the forget set.
-    retain_weight : float
-        Of the divergence from former answers on what is kept.
-    prototypes : float
-        Weight of the prototype loss; 0 for none.
-    shots : tuple of int
-        Of rehearsals; none if empty.
-    every, start : int
-        Steps between rehearsals, and before the first.
-    rehearsal_steps, rehearsal_rate : int, float
-        Adam in a rehearsal.
-    rehearsal_weight : float
-    scales : tuple of float
-        Multiples of T at which the class has to stay forgotten.
-    forget_batch, retain_batch : int
-        Examples per step and copy.
-    """
-
-    rank: int = 2
-    steps: int = 200
-    step_size: float = 0.03
-    direction_step_size: float = 0.01
-    margin: float = 4.0
-    retain_weight: float = 24.0
-    prototypes: float = 2.0
-    shots: tuple[int, ...] = (5, 10)
-    every: int = 30
-    start: int = 20
-    rehearsal_steps: int = 60
-    rehearsal_rate: float = 1e-3
-    rehearsal_weight: float = 1.0
-    scales: tuple[float, ...] = (-1.0, 0.0)
-    forget_batch: int = 48
-    retain_batch: int = 96
-
-    def __post_init__(self) -> None:
-        if min(self.rank, self.steps, self.every, self.forget_batch, self.retain_batch) < 1 or self.margin <= 0:
-            raise InputError("planning of targets needs a direction, a step and examples, and a margin above 0")
 
 
 @dataclass(frozen=True)
@@ -371,18 +319,36 @@ def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     return labels[:0] if bool(torch.isin(labels, kept).any()) else labels
 
 
-def within_range(trials: Sequence[Trial], planned: Planned) -> list[nn.Module]:
-    """The copies after the operator.
+class Targeting(Planner):
+    """Fits targets against each of the space's opponents, in order; the first that is enough ends it."""
 
-    Raises
-    ------
-    RangeExceededError
-        A copy's result leaves the circuit's range.
-    """
-    terms = planned.terms(trials[0].weights)
-    try:
-        return [trial.unlearn(terms) for trial in trials]
-    except RangeExceededError as error:
-        raise RangeExceededError(
-            "the targets take a copy out of the circuit's range", why=error.what, fix="plan with fewer directions"
-        ) from error
+    def check(self, question: Question) -> None:
+        """See `Planner`."""
+        if question.space.concentration or question.earlier:
+            raise InputError("targets are planned for whole column blocks, neither by chunk nor beside an earlier mask")
+        if question.encoding.statement.curvature != "kfac":
+            raise InputError("targets are planned with kfac curvature", fix="choose curvature kfac")
+
+    def plans(self, question: Question) -> Iterator[Plan]:
+        """See `Planner`."""
+        space, encoding, trials = question.space, question.encoding, question.trials
+        for opponent in space.opponents:
+            step = Step("targets", opponent.rank, 0.0, "targets", 0, opponent.steps)
+            on_fitted = counted(question.on_step, step)
+            planned = fit_targets(trials, question.names, question.forget_set, encoding, opponent, on_fitted)
+            terms = planned.terms(trials[0].weights)
+            models = [trial.unlearn(terms) for trial in trials]
+            setting = Setting("targets", 0.0, opponent.rank)
+            outcome = judge(trials, models, question.forget_set, space.target, setting, terms.masks, encoding.chunk)
+            chunk, shapes = encoding.chunk, [mask.shape for mask in terms.masks.values()]
+            outcome = replace(
+                outcome,
+                touched_rows=sum(rows * -(-columns // chunk.columns) for rows, columns in shapes),
+                touched_chunks=sum(-(-rows // chunk.rows) * -(-columns // chunk.columns) for rows, columns in shapes),
+            )
+            yield Plan(outcome, terms.masks, planned.guards, (), targets=planned.targets)
+            if outcome.reaches_target and outcome.within_cost:
+                return
+
+
+PLANNER = Targeting()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -200,6 +200,8 @@ class Plan:
         For dampening, in units of ``1 / FACTOR_UNIT``, one (`FACTOR_UNIT`) where unmasked; else empty.
     steering : mapping of (str, int) to int64 array [out, r]
         By layer and column block, see `zkapex.unlearning.operators.Terms`.
+    targets : mapping of (str, int) to int64 array [out, r]
+        Likewise.
     """
 
     chosen: Outcome
@@ -208,11 +210,12 @@ class Plan:
     curve: tuple[Outcome, ...]
     factors: Mapping[str, IntArray] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
+    targets: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
         """The plan as operators take it."""
-        return Terms(self.masks, self.guards, self.factors, self.steering)
+        return Terms(self.masks, self.guards, self.factors, self.steering, self.targets)
 
 
 _WORSE_THAN_REMEMBERING = 2.0
@@ -326,7 +329,7 @@ def choose(found: Sequence[Plan], cost_first: bool = False) -> Plan:
     Each of `found` carries its own outcome only; the choice carries all of them as its curve.
     """
     best = min(found, key=lambda plan: _preference(plan.chosen, cost_first))
-    return Plan(best.chosen, best.masks, best.guards, tuple(plan.chosen for plan in found), best.factors, best.steering)
+    return replace(best, curve=tuple(plan.chosen for plan in found))
 
 
 def _preference(outcome: Outcome, cost_first: bool) -> tuple[bool, bool, float, float]:
