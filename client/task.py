@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from zkapex.unlearning.operators.held import HeldTargets
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -33,9 +35,18 @@ class Task(Protocol):
         ...
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
-        """Personalise in place, keeping the weights `hold_zero` masks at zero; returns the number of examples used."""
+        """Personalise in place, keeping zeros and targets as `zkapex.unlearning.personalise.fit` does.
+
+        Returns the number of examples used.
+        """
         ...
 
     def curvature_inputs(self) -> torch.Tensor:

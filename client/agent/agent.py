@@ -68,7 +68,7 @@ from zkapex.transport.wire import pack, unpack
 from zkapex.unlearning.accelerator import CPU, torch_device
 from zkapex.unlearning.curvature.activations import EncodedActivations
 from zkapex.unlearning.curvature.factor import CurvatureEncoding, EncodedCurvature, curvature_of
-from zkapex.unlearning.operators import operator
+from zkapex.unlearning.operators import Terms, operator
 from zkapex.unlearning.weights import encode_weights, load_weights
 
 MAX_MESSAGE_BYTES = 256 * 2**20
@@ -198,8 +198,8 @@ class DeviceAgent:
         model = self._memory.sent_model(content, request.weights_digest)
         start = self._clock()
         before = self._task.evaluate(model)["personal"]
-        held = self._held_zero()
-        used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, held)
+        zero, targets = self._held_zero(), self._memory.held_targets()
+        used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, zero, targets)
         after = self._task.evaluate(model)["personal"]
         self._memory.save_model(model)
         reply = PersonaliseReply(
@@ -328,6 +328,7 @@ class DeviceAgent:
         load_weights(model, manifest, after.weights)
         self._memory.save_model(model)  # deletion takes effect now, whatever becomes of the proof
         self._memory.hold_zero(zeroed(instance))
+        self._memory.hold_targets(Terms.of(instance).held({s.name: s.exponent for s in manifest.layers}).targets)
         envelope = seal(response, self._key).envelope
         vault.put(RESPONSE, envelope)
         return self._deliver(envelope)

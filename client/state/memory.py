@@ -26,9 +26,10 @@ from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest, Unl
 from zkapex.proofs.records.record import arrays_digest
 from zkapex.proofs.records.sealed import unseal
 from zkapex.transport.wire import unpack_arrays
+from zkapex.unlearning.operators.held import HeldTargets, Targets
 
 MODEL, MANIFEST, ENROLMENT, RESPONSE = "model.npz", "manifest.json", "enrolment.json", "response.json"
-HELD, REVISION, THETA = "held-zero.npz", "revision", "theta.json"
+HELD, HELD_TARGETS, REVISION, THETA = "held-zero.npz", "held-targets.npz", "revision", "theta.json"
 
 
 class Memory:
@@ -105,6 +106,29 @@ class Memory:
         for name, mask in masks.items():
             held[name] = held[name] | mask if name in held else mask
         self._vault.put_arrays(HELD, held)
+
+    def held_targets(self) -> dict[str, tuple[Targets, ...]]:
+        """What the requests this device has answered prescribed along directions, by layer."""
+        if not self._vault.has(HELD_TARGETS):
+            return {}
+        arrays = self._vault.get_arrays(HELD_TARGETS)
+        found: dict[str, tuple[Targets, ...]] = {}
+        for key in sorted(name for name in arrays if name.startswith("values/")):
+            _, start, name = key.split("/", 2)
+            directions = arrays[f"directions/{start}/{name}"].astype(np.float64)
+            one = Targets(int(start), directions, arrays[key].astype(np.float64))
+            found[name] = (*found.get(name, ()), one)
+        return found
+
+    def hold_targets(self, targets: HeldTargets) -> None:
+        """Add to what must stay along directions; a block that is prescribed for again keeps the later targets."""
+        if not targets:
+            return
+        held = {(n, t.start): t for n, blocks in self.held_targets().items() for t in blocks}
+        held |= {(n, t.start): t for n, blocks in targets.items() for t in blocks}
+        arrays = {f"values/{start}/{name}": one.values for (name, start), one in held.items()}
+        arrays |= {f"directions/{start}/{name}": one.directions for (name, start), one in held.items()}
+        self._vault.put_arrays(HELD_TARGETS, arrays)
 
     def next_revision(self, vault: Vault) -> int:
         """The number of a new enrolment, kept before the old one is given up: the provider takes no number twice."""

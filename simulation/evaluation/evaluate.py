@@ -113,7 +113,7 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
         models.append(case.deployment.deploy(method.unlearn(case)))
     spent = prepared.seconds.get(method.stage or "", 0.0) + time.perf_counter() - start
     rows = [
-        measure(model, [one for one in models if one is not model], case, client, prepared.yardstick)
+        measure(model, [one for one in models if one is not model], case, client, prepared.yardstick, method.name)
         for model, case, client in zip(models, prepared.cases, prepared.bench.world.clients, strict=True)
     ]
     mean = {name: sum(row[name] for row in rows) / len(rows) for name in METRICS if name != "seconds"}

@@ -82,6 +82,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     model, own, deployment = before_deletion(config, bench, seed, shelf)
     retrained = shelf.models("retrain", lambda: oracle_models(config, bench, seed))
     plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
+    wide, targets = targeted(config, bench, seed, model, shelf, folder, on_event)
     shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
         Case(
@@ -93,12 +94,27 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             plan=plan,
             deployment=deployment,
             seed=seed * 100 + index,
+            wide=wide,
+            targets=targets,
         )
         for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])
     return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn, config.few_shot), shelf.seconds)
+
+
+def targeted(
+    config: ScenarioConfig, bench: Bench, seed: int, model: nn.Module, shelf: Shelf, folder: Path, on_event: OnEvent
+) -> tuple[Deployment | None, StoredPlan | None]:
+    """The deployment and plan of targets, if the scenario has any."""
+    if not config.targeted:
+        return None, None
+    statement = profile(config.profile).statement("targeted-group-obs")
+    wide = Deployment.of(model, tuple(target_layers(model, config.targeted)), FixedPoint(statement))
+    place = folder / "targets"
+    plan = shelf.plan(lambda: searched(config, bench, seed, wide, model, place, on_event), "targets")
+    return wide, plan
 
 
 def before_deletion(

@@ -15,9 +15,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from zkapex.circuits.field import felts, random_elements
 from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.halo2.store import Circuit
 from zkapex.circuits.operators import declared
+from zkapex.circuits.statement import SALTS
 from zkapex.client.agent.agent import REQUEST, DeviceAgent, utc_now
 from zkapex.client.agent.proposal import Planner
 from zkapex.client.state.holdings import Change, Holdings
@@ -39,6 +41,15 @@ def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> 
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
     if "aux" not in circuit.spec.inputs:
         return complete(circuit, public, witness.private(circuit.spec, public))
+    if "delta" not in circuit.spec.inputs:
+        leak = witness.leak(circuit.spec, public)
+        total = sum(v * v for v in leak.ravel().tolist())
+        try:
+            own = slack_limbs(public.slacks(circuit.spec)[1], total, circuit.spec.weight_limit)
+        except ProverError:
+            own = (0,) * SLACK_LIMBS
+        aux = felts(own) + felts(leak) + felts(random_elements(SALTS))
+        return complete(circuit, public, {"theta_u": witness.theta_u.vector(), "aux": aux})
     residuals = witness.residuals(circuit.spec, public)
     limbs: list[int] = []
     for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
@@ -76,11 +87,17 @@ class Ignore(Cheat):
 
 
 class Half(Cheat):
-    """Does what was asked to every other masked weight only, and that correctly."""
+    """Does what was asked to every other masked weight or, with targets, row only, and that correctly."""
 
     def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        half = {n: _every_other(mask) for n, mask in instance.masks.items()}
-        weights, mu = apply_terms(operator(name), holdings, replace(Terms.of(instance), masks=half))
+        terms = Terms.of(instance)
+        half = {n: _every_other(mask) for n, mask in terms.masks.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(terms, masks=half))
+        for layer in {layer for layer, _ in terms.targets}:
+            weights[layer] = weights[layer].copy()
+            weights[layer][1::2] = holdings.weights[layer][1::2]
+            if layer in mu:
+                mu[layer][:, 1::2] = 0
         return Change.create(weights, mu, instance.touched)
 
 
@@ -217,5 +234,5 @@ def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArra
     return {
         layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)
         for layer in manifest.layers
-        if layer.name in instance.masks
+        if layer.name in Terms.of(instance).masks
     }

@@ -21,6 +21,7 @@ from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
 from zkapex.simulation.federation.held import share_of
 from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.personalise import fit, personalise
 
 
@@ -50,11 +51,19 @@ class ScenarioTask:
         return len(self._data.train.labels)
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
         """See `zkapex.client.task.Task`. Replays the client's share, what is to be forgotten included."""
         settings = replace(self._federation.config.personal, epochs=epochs, learning_rate=learning_rate)
-        personalise(model, self._data.personal, self._data.train, seed * 100 + self._index, settings, hold_zero)
+        personalise(
+            model, self._data.personal, self._data.train, seed * 100 + self._index, settings, hold_zero, hold_targets
+        )
         return len(self._data.personal.labels) + len(self._data.train.labels)
 
     def curvature_inputs(self) -> torch.Tensor:

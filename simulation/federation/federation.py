@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, Scenario
 from zkapex.simulation.data.hub import parse_data
@@ -98,6 +99,8 @@ def federation_of(run_config: Mapping[str, Any]) -> SimulatedFederation:
                 f"{name} has {number} clients, and the run {clients}",
                 fix=f"ask for {number} clients, and with `flwr run` for num-supernodes={number}",
             )
+    if config.targeted and "targets" in declared(str(run_config["operator"])).terms:
+        bench = replace(bench, targets=config.targeted)
     return SimulatedFederation(_as_run(config, run_config), bench, request, seed)
 
 

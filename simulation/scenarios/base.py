@@ -159,6 +159,8 @@ class ScenarioConfig:
         What is compared.
     attack : FewShot or None
         How few-shot attackers train. None: at the learning rate of `relearn`, for 60 steps.
+    targeted : tuple of str
+        Last components of the names of the layers that get targets; none are planned if empty.
     recovery : float
         Share that is aimed at of the personal accuracy that the mask alone loses.
     """
@@ -185,6 +187,7 @@ class ScenarioConfig:
     images: bool = False
     methods: tuple[str, ...] = CLASSIFICATION
     attack: FewShot | None = None
+    targeted: tuple[str, ...] = ()
     recovery: float = 0.95
 
     @property

@@ -21,6 +21,7 @@ import torch
 
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation.data.digits import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.evaluation.baselines import CLASSIFICATION, TARGETED
 from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.storage import load_arrays
@@ -195,6 +196,8 @@ MNIST_WRITERS = ScenarioConfig(
     shadows=4,
     profile="server",
     proxies=4,
+    methods=(*CLASSIFICATION, *TARGETED),
+    targeted=("qkv", "out", "fc1", "fc2", "head"),
     space=SearchSpace(
         ("selective",),
         fractions=FRACTIONS,

@@ -35,6 +35,7 @@ from zkapex.server.requests.run import run
 from zkapex.server.store.registry import Registry
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.transport.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.personalise import FitSettings, fit, personalise
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.unlearning.planning.steering import Steer
@@ -107,10 +108,18 @@ class SmallTask:
         return len(self._replay[1])
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
         self.fits += 1
-        personalise(model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero)
+        personalise(
+            model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero, hold_targets
+        )
         return len(self._personal[1])
 
     def curvature_inputs(self) -> torch.Tensor:

@@ -31,6 +31,7 @@ from zkapex.proofs.verify import verify_receipt
 from zkapex.server.app import make_server_app
 from zkapex.transport.grid import InProcessGrid, run_config_of_app, run_in_process
 from zkapex.unlearning.operators.group_obs import GUARD_BITS
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.planning.guard import guard_blocks
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.search import Outcome, Plan, Setting
@@ -133,7 +134,13 @@ class RandomTask:
         return 1
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
         """See `Task`. Adds noise of a tenth of the weights' size."""
         generator = torch.Generator().manual_seed(seed)

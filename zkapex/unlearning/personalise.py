@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from zkapex.errors import InputError
 from zkapex.unlearning.lora import LoRA, adapted
+from zkapex.unlearning.operators.held import Held, HeldTargets
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def fit(
     settings: FitSettings,
     seed: int,
     hold_zero: Mapping[str, torch.Tensor] | None = None,
+    hold_targets: HeldTargets | None = None,
 ) -> float:
     """Train ``model`` in place with cross-entropy and return the mean loss of the last epoch (0.0 for no epoch).
 
@@ -66,15 +68,24 @@ def fit(
     hold_zero : mapping of str to bool tensor, optional
         Layer name to mask ``[out, in]`` of weights that are set to zero and kept there: what an earlier deletion
         removed must not be learned back.
+    hold_targets : mapping of str to tuple of Targets, optional
+        Likewise what earlier deletions prescribed along directions, see `zkapex.unlearning.operators.held`.
 
     Raises
     ------
     InputError
-        If there is nothing to train on, or a mask does not fit the model.
+        If there is nothing to train on, or a mask or targets do not fit the model; or targets are held in low-rank
+        adaptation, which cannot.
     """
     if len(inputs) == 0 or len(inputs) != len(labels):
         raise InputError(f"cannot train on {len(inputs)} inputs with {len(labels)} labels")
     held = _held_weights(model, hold_zero or {})
+    if hold_targets and settings.lora:
+        raise InputError("low-rank adaptation cannot hold targets", fix="train all weights")
+    zero = {name: mask.numpy() for name, mask in (hold_zero or {}).items() if name in (hold_targets or {})}
+    holders = Held(zero, hold_targets or {}).in_place(model)
+    for holder in holders:
+        holder.hold()
     generator = torch.Generator().manual_seed(seed)
     steps = max(1, settings.epochs * -(-len(inputs) // settings.batch_size))
     mean_loss = 0.0
@@ -94,6 +105,8 @@ def fit(
                 if schedule is not None:
                     schedule.step()
                 _zero(held)
+                for holder in holders:
+                    holder.hold()
                 total += loss.item() * len(batch)
             mean_loss = total / len(inputs)
     model.eval()
@@ -107,6 +120,7 @@ def personalise(
     seed: int,
     settings: FitSettings = PERSONALISE,
     hold_zero: Mapping[str, torch.Tensor] | None = None,
+    hold_targets: HeldTargets | None = None,
 ) -> float:
     """Fine-tune the global model in place on personal examples, mixed with replayed general ones if given.
 
@@ -116,7 +130,7 @@ def personalise(
     inputs, labels = personal
     if replay is not None:
         inputs, labels = torch.cat([inputs, replay[0]]), torch.cat([labels, replay[1]])
-    return fit(model, inputs, labels, settings, seed, hold_zero)
+    return fit(model, inputs, labels, settings, seed, hold_zero, hold_targets)
 
 
 def _held_weights(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:

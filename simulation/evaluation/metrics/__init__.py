@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from zkapex.simulation.data.digits import ClientData, Examples, concatenate
-from zkapex.simulation.evaluation.baselines import Case
-from zkapex.simulation.evaluation.metrics.kshot import SHOTS, FewShot, kshot, kshot_head, probe_kshot_auc
+from zkapex.simulation.evaluation.baselines import TARGETED, Case
+from zkapex.simulation.evaluation.metrics.kshot import SHOTS, kshot, kshot_head, probe_kshot_auc
 from zkapex.simulation.evaluation.metrics.membership import Shadows, attack
 from zkapex.simulation.evaluation.metrics.probing import probe_auc
 from zkapex.simulation.evaluation.metrics.relearning import relearned
@@ -21,6 +21,7 @@ from zkapex.simulation.evaluation.metrics.similarity import features, linear_cka
 from zkapex.simulation.evaluation.metrics.undo import LOSSES, RECEIPT, Attempt, Public, best, undo
 from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import Bench
+from zkapex.simulation.scenarios.base import FewShot
 from zkapex.unlearning.personalise import FitSettings
 
 __all__ = ["CURVES", "METRICS", "SHOTS", "FewShot", "Yardstick", "deleted_label", "measure", "undo_attempts"]
@@ -35,6 +36,8 @@ METRICS = (
 CURVES = ("kshot_forget_acc", "kshot_head_forget_acc")
 """What is a number for each of `SHOTS`: a mapping from it, as a word."""
 
+OWN_PLAN = ("mask-only", "group-obs", "guarded-group-obs")
+"""Methods whose receipts hold the mask that was chosen for guarded Group-OBS."""
 _CAP = 500
 """Examples of each kind whose representations are looked at, at most."""
 
@@ -62,11 +65,16 @@ class Yardstick:
 
 
 def measure(
-    model: nn.Module, others: Sequence[nn.Module], case: Case, client: ClientData, yardstick: Yardstick
+    model: nn.Module,
+    others: Sequence[nn.Module],
+    case: Case,
+    client: ClientData,
+    yardstick: Yardstick,
+    method: str,
 ) -> dict[str, Any]:
     """All of `METRICS` but the seconds, and all `CURVES`, for one client's model as it is deployed.
 
-    `others` are those of the other clients.
+    `others` are those of the other clients, and `method` the name of what made them.
     """
     bench, world = yardstick.bench, yardstick.bench.world
     forget = world.forget_set
@@ -74,7 +82,7 @@ def measure(
     test, unseen = _first(bench.test), _first(world.forget_test)
     common = concatenate(test, world.forget_test).inputs
     deploy = case.deployment.deploy
-    attacked, few = undo_attempts(model, others, case, yardstick), yardstick.few_shot
+    attacked, few = undo_attempts(model, others, case, yardstick, method), yardstick.few_shot
     sides = (_first(forget), _first(yardstick.retain)), (unseen, test)
     return {
         "forget_acc": accuracy(model, forget),
@@ -101,11 +109,24 @@ def measure(
     }
 
 
-def undo_attempts(model: nn.Module, others: Sequence[nn.Module], case: Case, yardstick: Yardstick) -> list[Attempt]:
-    """What an outsider can do to a client's model with the plan that its receipt holds."""
-    forget, deployment = _first(yardstick.bench.world.forget_set), case.deployment
-    public = Public.of(case.plan.terms, deployment.exponents, deployment.encoding.block_width)
-    return undo(model, others, public, forget, _first(yardstick.retain), deleted_label(forget, yardstick.retain))
+def undo_attempts(
+    model: nn.Module, others: Sequence[nn.Module], case: Case, yardstick: Yardstick, method: str
+) -> list[Attempt]:
+    """What an outsider can do to a client's model with what its receipt holds.
+
+    A model that no operator of ours made is attacked with the receipts of all of them.
+    """
+    forget, retain = _first(yardstick.bench.world.forget_set), _first(yardstick.retain)
+    publics = []
+    if method not in TARGETED:
+        publics.append((case.plan, case.deployment))
+    if case.targets is not None and case.wide is not None and method not in OWN_PLAN:
+        publics.append((case.targets, case.wide))
+    attempts: list[Attempt] = []
+    for plan, deployment in publics:
+        public = Public.of(plan.terms, deployment.exponents, deployment.encoding.block_width)
+        attempts += undo(model, others, public, forget, retain, deleted_label(forget, retain))
+    return attempts
 
 
 def deleted_label(forget: Examples, kept: Examples) -> int | None:

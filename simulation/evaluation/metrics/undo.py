@@ -85,8 +85,8 @@ class Public:
             for block, guard in enumerate(guards)
             if guard.any()
         }
-        prescribed = {
-            key: along[key] * 2.0 ** -exponents[key[0]]
+        prescribed: dict[tuple[str, int], FloatArray] = {
+            key: np.asarray(along[key] * 2.0 ** -exponents[key[0]], np.float64)
             if key in along
             else np.zeros((terms.masks[key[0]].shape[0], v.shape[1]))
             for key, v in directions.items()

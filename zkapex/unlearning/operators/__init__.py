@@ -88,7 +88,7 @@ class Terms:
             v = self.guards[name][block]
             start = block * len(v)
             cut = v[: self.masks[name].shape[1] - start].astype(np.float64)
-            one = Targets(start, cut, values * 2.0 ** -exponents[name])
+            one = Targets(start, cut, np.asarray(values * 2.0 ** -exponents[name], np.float64))
             found[name] = (*found.get(name, ()), one)
         return Held({name: mask for name, mask in self.masks.items() if mask.any()}, found)
 

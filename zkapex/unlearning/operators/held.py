@@ -39,6 +39,10 @@ class Targets:
     values: FloatArray
 
 
+HeldTargets = Mapping[str, tuple[Targets, ...]]
+"""By layer; blocks do not overlap."""
+
+
 @dataclass(frozen=True)
 class Held:
     """What a device that trains on holds: weights that stay zero, and components that stay what they are.
@@ -52,7 +56,7 @@ class Held:
     """
 
     zero: Mapping[str, BoolArray] = field(default_factory=dict)
-    targets: Mapping[str, tuple[Targets, ...]] = field(default_factory=dict)
+    targets: HeldTargets = field(default_factory=dict)
 
     def in_place(self, model: nn.Module) -> list[Holder]:
         """What brings a model's weights back to what is held, layer by layer.
@@ -77,7 +81,7 @@ class Holder:
             raise InputError(f"the mask of layer {name!r} must be bool {shape}, not {mask.shape}")
         self._weight = weight
         self._mask = None if mask is None else torch.from_numpy(mask)
-        self._parts = []
+        self._parts: list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for one in targets:
             width = one.directions.shape[0]
             stop = one.start + width
@@ -85,7 +89,8 @@ class Holder:
                 raise InputError(f"the targets of layer {name!r} do not fit its shape {shape}")
             own = np.zeros((shape[0], width), np.bool_) if mask is None else mask[:, one.start : stop]
             back = projection(own, one.directions)
-            self._parts.append((slice(one.start, stop), *map(torch.from_numpy, (one.directions, one.values, back))))
+            v, wanted, inverse = (torch.from_numpy(array) for array in (one.directions, one.values, back))
+            self._parts.append((slice(one.start, stop), v, wanted, inverse))
 
     @torch.no_grad()
     def hold(self) -> None:

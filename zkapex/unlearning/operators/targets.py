@@ -49,7 +49,7 @@ def solve_targets(
     """
     if targets.shape != (len(theta_p), v.shape[-1]):
         raise InputError(f"the targets have shape {targets.shape}, not {(len(theta_p), v.shape[-1])}")
-    missing = targets - np.where(mask, 0, theta_p) @ v
+    missing: IntArray = targets - np.where(mask, 0, theta_p).astype(np.int64) @ v
     return solve_rows(theta_p, mask, h, v, limit, missing, np.arange(len(theta_p)), device)
 
 

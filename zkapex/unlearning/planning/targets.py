@@ -29,9 +29,9 @@ from torch.nn import functional
 from zkapex.errors import InputError
 from zkapex.unlearning.operators import Terms
 from zkapex.unlearning.planning.guard import gradient_gram
-from zkapex.unlearning.planning.saliency import margins, statistics
 from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.planner import Planner, Question
+from zkapex.unlearning.planning.saliency import margins, statistics
 from zkapex.unlearning.planning.steps import OnCount, Step, counted, no_count
 from zkapex.unlearning.planning.trials import Examples, FixedPoint, Plan, Setting, Trial, judge
 
