@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference release results clean
+.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -61,6 +61,9 @@ docs: $(STAMP)-dev ## Build the documentation site into site/
 
 reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
 	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
+
+limits: $(STAMP)-dev ## Write the tables of docs/limits.md from the cases that the tests check
+	PYTHONPATH=tests/support $(BIN)/python tests/support/limits.py docs/limits.md
 
 release: ## Build wheel, sdist and SBOM into dist/, the same every time
 	.ci/release

@@ -12,7 +12,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from zkapex.errors import InputError
 from zkapex.unlearning.operators.held import HeldTargets
+
+DATA_SETS = ("forget", "retain", "personal")
+"""What a device may be asked how well it does on."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Tally:
 
     correct: int
     total: int
+
+    @property
+    def share(self) -> float:
+        """Accuracy; of no example at all there is none."""
+        return self.correct / self.total
 
 
 class Task(Protocol):
@@ -54,5 +63,29 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
-        """Tallies on the data sets ``forget``, ``retain`` and ``personal``, as far as the device has them."""
+        """Tallies on the data sets ``forget``, ``retain`` and ``personal``, as far as the device has them.
+
+        One that it does not have may be left out, or have a total of zero.
+        """
         ...
+
+
+def tallies(task: Task, model: nn.Module) -> dict[str, Tally]:
+    """What a task's evaluation says of a model, without the data sets that the device does not have.
+
+    Raises
+    ------
+    InputError
+        The task names a data set that is none of the three, or counts that make no sense.
+    """
+    found = {}
+    for name, tally in task.evaluate(model).items():
+        if name not in DATA_SETS:
+            raise InputError(
+                f"the task evaluates a data set {name!r}", fix=f"data sets are called {', '.join(DATA_SETS)}"
+            )
+        if not 0 <= tally.correct <= tally.total:
+            raise InputError(f"the task counts {tally.correct} of {tally.total} examples of {name!r} as right")
+        if tally.total:
+            found[name] = tally
+    return found

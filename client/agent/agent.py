@@ -25,7 +25,7 @@ from zkapex.client.state.memory import ENROLMENT, MANIFEST, RESPONSE, Memory
 from zkapex.client.state.salts import SaltLedger, opened_by
 from zkapex.client.state.trust import Trust
 from zkapex.client.state.vault import Vault
-from zkapex.client.task import Task
+from zkapex.client.task import Task, tallies
 from zkapex.errors import InputError, ProtocolError, ProverError
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.public import BoolArray, IntArray
@@ -66,6 +66,7 @@ from zkapex.proofs.records.signing import (
 )
 from zkapex.transport.wire import pack, unpack
 from zkapex.unlearning.accelerator import CPU, torch_device
+from zkapex.unlearning.boundary import check_model, check_state
 from zkapex.unlearning.curvature.activations import EncodedActivations
 from zkapex.unlearning.curvature.factor import CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.unlearning.operators import Terms, operator
@@ -148,6 +149,7 @@ class DeviceAgent:
             model.load_state_dict(arrays.to_torch_state_dict())
         except (RuntimeError, ValueError, TypeError) as e:
             raise ProtocolError("the global model does not fit this device's model", why=str(e)[:500]) from e
+        check_state(model)
         used = self._task.fit_round(model, number)
         return RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": used})})
 
@@ -196,17 +198,18 @@ class DeviceAgent:
         if answered.has(f"personalise-{request.nonce}"):
             return pack(PersonaliseReply.from_bytes(answered.get(f"personalise-{request.nonce}")))
         model = self._memory.sent_model(content, request.weights_digest)
+        check_state(model)
         start = self._clock()
-        before = self._task.evaluate(model)["personal"]
+        before = tallies(self._task, model).get("personal")
         zero, targets = self._held_zero(), self._memory.held_targets()
         used = self._task.fit_personal(model, request.epochs, request.learning_rate, request.seed, zero, targets)
-        after = self._task.evaluate(model)["personal"]
+        after = tallies(self._task, model).get("personal")
         self._memory.save_model(model)
         reply = PersonaliseReply(
             client_id=self.client_id,
             examples=used,
-            accuracy_before=before.correct / before.total,
-            accuracy_after=after.correct / after.total,
+            accuracy_before=before.share if before else None,
+            accuracy_after=after.share if after else None,
             wall_s=(self._clock() - start).total_seconds(),
         )
         self._trust.pin(request.server_key)
@@ -227,6 +230,7 @@ class DeviceAgent:
         manifest = request.manifest
         circuit = self._circuit(manifest, blobs)
         model = self._memory.load_model()
+        self._check(model, manifest)
         weights = encode_weights(model, manifest)
         load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
         check_circuit = check_circuit_of(manifest, circuit.srs)
@@ -384,7 +388,7 @@ class DeviceAgent:
         scores = []
         for name in request.models:
             load_weights(model, manifest, states[name]())
-            for data, tally in self._task.evaluate(model).items():
+            for data, tally in tallies(self._task, model).items():
                 scores.append(Score.model_validate({"model": name, "data": data, **vars(tally)}))
         reply = EvaluateReply(client_id=self.client_id, request_id=request.request_id, scores=tuple(scores))
         vault.put(SCORES, reply.to_bytes())
@@ -426,6 +430,10 @@ class DeviceAgent:
         prove_all(circuit, list(folders.values()), self._workers, on_start=lambda folder: ledger.spend(opened[folder]))
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _check(self, model: nn.Module, manifest: ModelManifest) -> None:
+        inputs = None if manifest.statement.curvature == "none" else self._task.curvature_inputs()
+        check_model(model, [layer.name for layer in manifest.layers], manifest.weight_limit, inputs)
 
     def _curvature(self, model: nn.Module, manifest: ModelManifest) -> dict[str, tuple[EncodedCurvature, ...]]:
         if manifest.statement.curvature == "none":

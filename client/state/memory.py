@@ -166,7 +166,7 @@ class Memory:
 
     def save_model(self, model: nn.Module) -> None:
         """Keep the personalised model."""
-        self._vault.put_arrays(MODEL, {name: value.detach().numpy() for name, value in model.state_dict().items()})
+        self._vault.put_arrays(MODEL, {name: value.numpy(force=True) for name, value in model.state_dict().items()})
 
     def load_model(self) -> nn.Module:
         """The personalised model."""

@@ -49,8 +49,9 @@ class PersonaliseReply(Record):
     format: Literal["zkapex.personalise-reply.v1"] = "zkapex.personalise-reply.v1"
     client_id: ClientId
     examples: Count
-    accuracy_before: Fraction
-    accuracy_after: Fraction
+    accuracy_before: Fraction | None
+    accuracy_after: Fraction | None
+    """On personal data; None if the device keeps none to judge by."""
     wall_s: Seconds
 
 

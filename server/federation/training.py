@@ -58,7 +58,7 @@ def train(
             evaluate_fn=progress,
         )
         state = result.arrays.to_torch_state_dict()
-        save_arrays(path, {name: value.numpy() for name, value in state.items()})
+        save_arrays(path, {name: value.numpy(force=True) for name, value in state.items()})
     model.load_state_dict({name: torch.from_numpy(value) for name, value in load_arrays(path).items()})
     return model.eval()
 

@@ -131,7 +131,7 @@ def unlearn_global(
     weights = encode_weights(model, manifest)
     weights, _ = operator(manifest.statement.kind).change(weights, plan.terms, curvature, manifest.weight_limit)
     load_weights(model, manifest, weights)
-    after = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+    after = {name: value.clone().numpy(force=True) for name, value in model.state_dict().items()}
     model.load_state_dict(before)
     return after
 

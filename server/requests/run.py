@@ -51,9 +51,11 @@ from zkapex.server.requests.plan import StoredPlan, load_plan, save_plan, unlear
 from zkapex.server.store.registry import Registry
 from zkapex.storage import load_arrays, save_arrays, save_text
 from zkapex.transport.peers import Peers
+from zkapex.unlearning.boundary import check_model
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, curvature_of
 from zkapex.unlearning.operators import operator
 from zkapex.unlearning.planning.steps import seldom
+from zkapex.unlearning.weights import weight_of
 
 
 def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
@@ -66,24 +68,24 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         save_public_key(key.public_key(), work_dir / "key.pub")
     peers = Peers(grid, settings.timeout_s)
 
+    chosen = profile(settings.profile)
+    _check(provider, settings)
     model = train(
         grid, provider, folder / "global.npz", settings.rounds, settings.timeout_s, settings.seed, events.emit
     )
     events.emit("keys.started", profile=settings.profile)
-    chosen = profile(settings.profile)
     rank = None if settings.guard_rank < 0 else settings.guard_rank
     statement = named_statement(chosen.name, settings.operator, settings.curvature, rank)
     built = circuit(statement, local_srs(chosen.log2_rows))
     check = circuit(chosen.statement("second-moment"), built.srs) if settings.prove_curvature else None
     events.emit("keys.done", rows=built.rows, log2_rows=chosen.log2_rows)
-    parameters = dict(model.named_parameters())
     manifest = ModelManifest(
         model=provider.name,
         profile=chosen.name,
         statement=statement,
         curvature_bits=KAPPA,
         layers=tuple(
-            _layer(name, parameters[f"{name}.weight"], chosen.weight_limit) for name in provider.target_layers(model)
+            _layer(name, weight_of(model, name), chosen.weight_limit) for name in provider.target_layers(model)
         ),
         circuit_digest=built.vk_digest,
         settings_digest=built.settings_digest,
@@ -103,7 +105,7 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
         roster = Roster(peers, registry, key, built, manifest, events.emit, check)
         roster.recognise()
         events.emit("personalise.started", clients=len(peers.nodes()) - len(roster.clients))
-        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        weights = {name: value.numpy(force=True) for name, value in model.state_dict().items()}
         roster.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed)
         events.emit("enrol.started")
         roster.enrol()
@@ -159,8 +161,15 @@ def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, e
     return result
 
 
-def _layer(name: str, weight: torch.Tensor, limit: int) -> LayerSpec:
-    values = weight.detach().to(torch.float64).numpy()
+def _check(provider: Provider, settings: RunSettings) -> None:
+    """Nothing is trained that could not be unlearned."""
+    model = provider.initial_model()
+    statement = named_statement(settings.profile, settings.operator, settings.curvature)
+    inputs = None if statement.curvature == "none" else provider.curvature_inputs()
+    check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)
+
+
+def _layer(name: str, values: npt.NDArray[np.float64], limit: int) -> LayerSpec:
     return LayerSpec(name=name, rows=values.shape[0], cols=values.shape[1], exponent=exponent_for(values, limit))
 
 

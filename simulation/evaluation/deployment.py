@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from zkapex.circuits.encoding import dequantise, exponent_for, quantise
+from zkapex.circuits.encoding import exponent_for, quantise
 from zkapex.errors import InputError
 from zkapex.unlearning.curvature.factor import curvature_of
 from zkapex.unlearning.operators import Terms, operator
 from zkapex.unlearning.operators.group_obs import mask_only
 from zkapex.unlearning.planning.search import FixedPoint
+from zkapex.unlearning.weights import put_weight, weight_of
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -42,7 +43,7 @@ class Deployment:
     def of(cls, model: nn.Module, names: Sequence[str], encoding: FixedPoint) -> Deployment:
         """The deployment of a global model whose target layers are `names`."""
         limit = encoding.weight_limit
-        return cls({name: exponent_for(_values(model, name), limit) for name in names}, encoding)
+        return cls({name: exponent_for(weight_of(model, name), limit) for name in names}, encoding)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,9 +53,8 @@ class Deployment:
     def encode(self, model: nn.Module) -> dict[str, IntArray]:
         """Integer weights [out, in] of every target layer. Raises InputError if one does not fit its scale."""
         limit = self.encoding.weight_limit
-        return {name: quantise(_values(model, name), e, limit) for name, e in self.exponents.items()}
+        return {name: quantise(weight_of(model, name), e, limit) for name, e in self.exponents.items()}
 
-    @torch.no_grad()
     def deploy(self, model: nn.Module) -> nn.Module:
         """A copy of a model whose target layers hold what integers can.
 
@@ -69,13 +69,12 @@ class Deployment:
         deployed = copy.deepcopy(model).eval()
         limit = self.encoding.weight_limit
         for name, wanted in self.exponents.items():
-            values = _values(model, name)
+            values = weight_of(model, name)
             largest = float(np.abs(values).max())
             if not math.isfinite(largest):
                 raise InputError(f"weights of layer {name!r} are not finite", why="the method diverged")
             exponent = wanted if largest * 2.0**wanted <= limit else math.floor(math.log2(limit / largest))
-            weights = dequantise(quantise(values, exponent, limit), exponent)
-            deployed.get_parameter(f"{name}.weight").copy_(torch.from_numpy(weights))
+            put_weight(deployed, name, quantise(values, exponent, limit), exponent)
         return deployed
 
     def masked(self, model: nn.Module, masks: Mapping[str, BoolArray]) -> nn.Module:
@@ -110,15 +109,8 @@ class Deployment:
         )
         return self._with(model, weights)
 
-    @torch.no_grad()
     def _with(self, model: nn.Module, weights: Mapping[str, IntArray]) -> nn.Module:
         changed = copy.deepcopy(model).eval()
         for name, theta in weights.items():
-            values = torch.from_numpy(dequantise(theta, self.exponents[name]))
-            changed.get_parameter(f"{name}.weight").copy_(values)
+            put_weight(changed, name, theta, self.exponents[name])
         return changed
-
-
-def _values(model: nn.Module, name: str) -> npt.NDArray[np.float64]:
-    values: npt.NDArray[np.float64] = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True)
-    return values

@@ -28,6 +28,7 @@ from zkapex.simulation.evaluation.shelf import OnEvent, Shelf
 from zkapex.simulation.models.tiny import target_layers
 from zkapex.simulation.models.training import calibration, federated_averaging, provider_copies
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
+from zkapex.unlearning.boundary import check_model
 from zkapex.unlearning.personalise import fit, personalise
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.unlearning.planning.steps import OnStep, Step
@@ -137,8 +138,16 @@ def before_deletion(
 
 
 def federated(config: ScenarioConfig, bench: Bench, seed: int, parts: Sequence[Examples]) -> nn.Module:
-    """A global model, by federated averaging over clients with these examples."""
+    """A global model, by federated averaging over clients with these examples.
+
+    Raises
+    ------
+    InputError
+        The model is none that could be unlearned; see `zkapex.unlearning.boundary.check_model`.
+    """
     model = config.build(bench, seed)
+    names = tuple(target_layers(model, bench.targets))
+    check_model(model, names, profile(config.profile).weight_limit, bench.world.retain_set.inputs)
     federated_averaging(model, parts, seed, config.rounds, config.local)
     return model
 

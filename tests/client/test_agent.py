@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bench import LIMIT, STATE, STRANGER, Bench
-from federation import LAYERS, REQUEST, TOUCHED, Federation, perceptron, refused, snapshot
+from federation import LAYERS, REQUEST, TOUCHED, Federation, SmallTask, perceptron, refused, snapshot
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from limits import case, refuses
+from torch import nn
 
 from zkapex.circuits.encoding import dequantise
+from zkapex.circuits.profiles import PROFILES
 from zkapex.client.agent import agent as agent_module
 from zkapex.client.agent.agent import DeviceAgent, utc_now
 from zkapex.client.state.holdings import Change, Holdings
 from zkapex.client.state.vault import Vault
+from zkapex.client.task import Tally, tallies
 from zkapex.errors import (
     Error,
     InputError,
@@ -39,6 +44,7 @@ from zkapex.proofs.messages import (
     EvaluateReply,
     GuardBlock,
     LayerMask,
+    ModelManifest,
     PersonaliseReply,
     UnlearnResponse,
 )
@@ -512,3 +518,82 @@ def test_another_model_than_the_enrolled_one_is_noticed(bench: Bench) -> None:
     Vault(bench.folder).put_arrays("model.npz", {"fc1.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(StorageError):
         bench.agent.answer("unlearn", bench.ask())
+
+
+# -- what a task may say, and a model be
+
+
+class Partly(SmallTask):
+    """A task without some data sets, as `answer` says."""
+
+    answer: Mapping[str, Tally] = {}
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
+        return self.answer
+
+
+@case("evaluate-partly")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"forget": Tally(1, 4), "retain": Tally(3, 4)},
+        {"forget": Tally(1, 4), "retain": Tally(3, 4), "personal": Tally(0, 0)},
+    ],
+)
+def test_data_sets_that_a_device_does_not_have_are_left_out(bench: Bench, answer: Mapping[str, Tally]) -> None:
+    bench.task.__class__, bench.task.answer = Partly, answer  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("personalise", bench.personalise()), PersonaliseReply, LIMIT)
+    assert reply.accuracy_before is None
+    assert reply.accuracy_after is None
+    bench.agent.answer("enrol", bench.enrol())
+    bench.task.answer = {**answer, "personal": Tally(2, 4), "forget": Tally(0, 0)}  # type: ignore[attr-defined]
+    reply, _ = unpack(bench.agent.answer("personalise", bench.personalise()), PersonaliseReply, LIMIT)
+    assert reply.accuracy_after == 0.5
+
+
+@case("evaluate-partly")
+def test_an_empty_data_set_does_not_lose_the_other_scores(settled: Bench) -> None:
+    (settled.folder / "requests" / REQUEST / "receipt.json").unlink()
+    (settled.folder / "requests" / REQUEST / "scores.json").unlink()
+    settled.task.__class__ = Partly
+    settled.task.answer = {"forget": Tally(0, 0), "retain": Tally(3, 4)}  # type: ignore[attr-defined]
+    reply, _ = unpack(settled.agent.answer("evaluate", settled.evaluate()), EvaluateReply, LIMIT)
+    assert {(s.model, s.data, s.correct) for s in reply.scores} == {
+        (m, "retain", 3) for m in ("before", "masked", "after")
+    }
+
+
+@pytest.mark.parametrize("answer", [{"poisoned": Tally(1, 4)}, {"personal": Tally(5, 4)}, {"retain": Tally(-1, 4)}])
+def test_scores_that_make_no_sense_are_refused(bench: Bench, answer: Mapping[str, Tally]) -> None:
+    bench.task.__class__, bench.task.answer = Partly, answer  # type: ignore[attr-defined]
+    if "poisoned" in answer:
+        refuses("evaluate-unknown", lambda: tallies(bench.task, perceptron()))
+    else:
+        refuses("evaluate-counts", lambda: tallies(bench.task, perceptron()))
+    bench.refuses("personalise", bench.personalise(), InputError)
+
+
+class Rounded(SmallTask):
+    """Whose model is of another dtype than the one that is sent."""
+
+    dtype = torch.bfloat16
+
+    def build_model(self) -> nn.Module:
+        return super().build_model().to(self.dtype)
+
+    def curvature_inputs(self) -> torch.Tensor:
+        return super().curvature_inputs().to(self.dtype)
+
+
+def test_a_device_does_not_start_with_a_model_it_could_not_keep(bench: Bench) -> None:
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
+    assert "bfloat16" in bench.refuses("personalise", bench.personalise(), InputError).what
+
+
+def test_a_device_does_not_enrol_with_a_model_that_cannot_hold_what_is_proved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rounded, "dtype", torch.float16)
+    bench.agent = DeviceAgent(bench.folder, Rounded(0), workers=1)
+    monkeypatch.setattr(ModelManifest, "weight_limit", PROFILES["server"].weight_limit)
+    assert "float16" in bench.refuses("enrol", bench.enrol(), InputError).what

@@ -4,6 +4,9 @@ import copy
 
 import pytest
 import torch
+from limits import case, refuses
+from networks import inputs, network
+from torch import nn
 
 from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, digits_scenario
@@ -87,3 +90,62 @@ def test_impossible_settings_are_refused(data: Examples) -> None:
         FitSettings(epochs=-1, learning_rate=1e-3)
     with pytest.raises(InputError, match="cannot train"):
         fit(vision_transformer(0), data.inputs[:0], data.labels[:0], SETTINGS, 0)
+
+
+# -- what cannot be trained on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_no_numbers_are_refused(value: float) -> None:
+    x = inputs(9)
+    x[4, 1] = value
+    error = refuses("train-not-finite", lambda: fit(network(), x, torch.zeros(9, dtype=torch.int64), SETTINGS, 0))
+    assert "example 4" in error.why
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8])
+def test_labels_are_numbers_of_classes(dtype: torch.dtype) -> None:
+    refuses("labels-float", lambda: fit(network(), inputs(9), torch.zeros(9, dtype=dtype), SETTINGS, 0))
+
+
+@pytest.mark.parametrize("label", [3, -1, -100])
+def test_a_label_beyond_the_classes_is_refused(label: int) -> None:
+    labels = torch.zeros(9, dtype=torch.int64)
+    labels[8] = label
+    assert str(label) in refuses("labels-beyond", lambda: fit(network(), inputs(9), labels, SETTINGS, 0)).what
+
+
+def test_training_that_diverges_is_said_to() -> None:
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(1e38)
+    refuses("train-diverged", lambda: fit(model, inputs(9) * 1e3, torch.zeros(9, dtype=torch.int64), SETTINGS, 0))
+
+
+def normalised() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+@case("batchnorm")
+@pytest.mark.parametrize(("examples", "batch"), [(9, 8), (9, 4), (3, 2)])
+def test_batch_normalisation_gets_no_batch_of_one(examples: int, batch: int) -> None:
+    sizes: list[int] = []
+    model = normalised()
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    fit(model, inputs(examples), torch.zeros(examples, dtype=torch.int64), FitSettings(1, 1e-3, batch), 0)
+    assert sum(sizes) == examples
+    assert min(sizes) > 1
+
+
+def test_other_models_see_the_batches_they_always_saw() -> None:
+    sizes: list[int] = []
+    model = network()
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    fit(model, inputs(9), torch.zeros(9, dtype=torch.int64), FitSettings(1, 1e-3, 4), 0)
+    assert sizes == [4, 4, 1]
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(1, 8), (4, 1)])
+def test_batch_normalisation_of_one_example_is_refused(examples: int, batch: int) -> None:
+    labels = torch.zeros(examples, dtype=torch.int64)
+    refuses("batchnorm-one", lambda: fit(normalised(), inputs(examples), labels, FitSettings(1, 1e-3, batch), 0))

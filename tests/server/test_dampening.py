@@ -18,7 +18,8 @@ from zkapex.unlearning.personalise import FitSettings, fit
 from zkapex.unlearning.planning.dampening import Importance, dampen, importance
 from zkapex.unlearning.planning.saliency import margin_loss
 from zkapex.unlearning.planning.search import Copy, FixedPoint, SearchSpace, search
-from zkapex.unlearning.planning.trials import Plan, trials_of, weight_of
+from zkapex.unlearning.planning.trials import Plan, trials_of
+from zkapex.unlearning.weights import weight_of
 
 ENCODING = FixedPoint(profile("tiny").statement(kind="dampening"))
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import here
-from federation import TOUCHED, Federation, SmallTask, honest, refused, snapshot, step_of
+from federation import TOUCHED, Federation, SmallProvider, SmallTask, honest, perceptron, refused, snapshot, step_of
 from flwr.app import Message
+from torch import nn
 
 from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
@@ -398,3 +400,34 @@ def test_the_providers_own_full_disk_stops_the_run_and_blames_nobody(tmp_path: P
         assert request.verdict is None
     (federation.folder / "provider" / ".costs.json.partial").rmdir()
     assert federation.serve()["clients"][0]["verdict"] == "proved"
+
+
+# -- a model that could not be unlearned is found before anything is trained ----------------------------------------
+
+
+class Tied(SmallProvider):
+    """Whose two target layers share a weight."""
+
+    def initial_model(self) -> nn.Module:
+        model = perceptron()
+        model.fc2 = nn.Linear(64, 32)
+        model.fc2.weight = model.fc1.weight
+        return model
+
+
+class Unusable(SmallProvider):
+    """Whose public data have a hole."""
+
+    def curvature_inputs(self) -> torch.Tensor:
+        inputs = super().curvature_inputs().clone()
+        inputs[1, 5] = torch.nan
+        return inputs
+
+
+@pytest.mark.parametrize(("provider", "says"), [(Tied, "is also"), (Unusable, "inputs are not finite")])
+def test_nothing_is_trained_that_could_not_be_unlearned(
+    tmp_path: Path, provider: type[SmallProvider], says: str
+) -> None:
+    federation = Federation(tmp_path / "run", clients=1, provider=provider())
+    assert says in refused(federation.run, InputError).what
+    assert not federation.asked

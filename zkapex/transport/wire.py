@@ -38,7 +38,7 @@ _RECORD_KEY: Final = "zkapex.record"
 _BLOBS_KEY: Final = "zkapex.blobs"
 _ARRAYS_KEY: Final = "zkapex.arrays"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
-_ARRAY_DTYPES: Final = frozenset({"<f4", "<f8", "<i4", "<i8", "|b1"})
+ARRAY_DTYPES: Final = frozenset({"<f2", "<f4", "<f8", "<i4", "<i8", "|b1"})
 _NUMPY_STYPE: Final = "numpy.ndarray"
 
 R = TypeVar("R", bound=Record)
@@ -109,7 +109,7 @@ def unpack(content: RecordDict, record_type: type[R], max_bytes: int) -> tuple[R
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]], content: RecordDict | None = None) -> RecordDict:
-    """Add named arrays (float32/64, int32/64 or bool, C order) to the content of a Flower message, or start one.
+    """Add named arrays (float16/32/64, int32/64 or bool, C order) to the content of a Flower message, or start one.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]], content: RecordDict | None =
     _check_names(arrays, MAX_ARRAYS, "array")
     packed: dict[str, Array] = {}
     for name, array in arrays.items():
-        if array.dtype.str not in _ARRAY_DTYPES:
+        if array.dtype.str not in ARRAY_DTYPES:
             raise ProtocolError(f"array {name!r} cannot be sent", why=f"its dtype is {array.dtype}")
         packed[name] = Array(np.ascontiguousarray(array).reshape(array.shape))
     content[_ARRAYS_KEY] = ArrayRecord(packed)
@@ -193,7 +193,7 @@ def _npy(name: str, array: Array) -> NDArray[Any]:
     except (ValueError, TypeError, EOFError) as error:
         raise ProtocolError(f"array {name!r} is malformed", why=str(error)[:200]) from None
     count = math.prod(shape)
-    if fortran_order or dtype.str not in _ARRAY_DTYPES or min(shape, default=0) < 0:
+    if fortran_order or dtype.str not in ARRAY_DTYPES or min(shape, default=0) < 0:
         raise ProtocolError(f"array {name!r} is malformed", why="its order, dtype or shape is not accepted")
     if count * dtype.itemsize != len(array.data) - stream.tell():
         raise ProtocolError(f"array {name!r} is malformed", why="its shape and the number of bytes disagree")

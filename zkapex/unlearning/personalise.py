@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from zkapex.errors import InputError
+from zkapex.unlearning.finite import require_finite
 from zkapex.unlearning.lora import LoRA, adapted
 from zkapex.unlearning.operators.held import Held, HeldTargets
 
@@ -74,11 +77,10 @@ def fit(
     Raises
     ------
     InputError
-        If there is nothing to train on, or a mask or targets do not fit the model; or targets are held in low-rank
-        adaptation, which cannot.
+        If there is nothing to train on, an input is not finite, a label is no class of the model's, a mask or targets
+        do not fit the model, or training diverges; or targets are held in low-rank adaptation, which cannot.
     """
-    if len(inputs) == 0 or len(inputs) != len(labels):
-        raise InputError(f"cannot train on {len(inputs)} inputs with {len(labels)} labels")
+    _check_examples(inputs, labels)
     held = _held_weights(model, hold_zero or {})
     if hold_targets and settings.lora:
         raise InputError("low-rank adaptation cannot hold targets", fix="train all weights")
@@ -97,9 +99,11 @@ def fit(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps) if settings.decay else None
         for _ in range(settings.epochs):
             total = 0.0
-            for batch in torch.split(torch.randperm(len(inputs), generator=generator), settings.batch_size):
+            for batch in _batches(model, len(inputs), settings.batch_size, generator):
                 optimiser.zero_grad()
-                loss = cross_entropy(model(inputs[batch]), labels[batch])
+                logits = model(inputs[batch])
+                _check_labels(labels[batch], logits)
+                loss = cross_entropy(logits, labels[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 if schedule is not None:
@@ -109,6 +113,12 @@ def fit(
                     holder.hold()
                 total += loss.item() * len(batch)
             mean_loss = total / len(inputs)
+            if not math.isfinite(mean_loss):
+                raise InputError(
+                    f"training diverged: the mean loss is {mean_loss}",
+                    why="inputs and labels are in order, so the steps are too large, or the dtype is too small",
+                    fix="use a smaller learning rate, and float32",
+                )
     model.eval()
     return mean_loss
 
@@ -131,6 +141,41 @@ def personalise(
     if replay is not None:
         inputs, labels = torch.cat([inputs, replay[0]]), torch.cat([labels, replay[1]])
     return fit(model, inputs, labels, settings, seed, hold_zero, hold_targets)
+
+
+def _check_examples(inputs: torch.Tensor, labels: torch.Tensor) -> None:
+    if len(inputs) == 0 or len(inputs) != len(labels):
+        raise InputError(f"cannot train on {len(inputs)} inputs with {len(labels)} labels")
+    if labels.dtype != torch.int64:
+        raise InputError(
+            f"labels must be int64 numbers of classes, not {str(labels.dtype).removeprefix('torch.')}",
+            why="fractions would be cut off, or be taken for probabilities",
+            fix="convert labels that are whole numbers with labels.long()",
+        )
+    require_finite(inputs, "the inputs to train on", examples=True, fix="leave these examples out")
+
+
+def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+    classes = logits.shape[-1]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise InputError(
+            f"the label {int(wrong.flatten()[0])} is no class of the model, which has {classes}",
+            fix="number the classes from 0, and give the model an output for each",
+        )
+
+
+def _batches(model: nn.Module, examples: int, size: int, generator: torch.Generator) -> Sequence[torch.Tensor]:
+    """The examples in random order, in batches. Batch normalisation gets no batch of one: it has no variance."""
+    batches = list(torch.split(torch.randperm(examples, generator=generator), size))
+    if len(batches[-1]) > 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return batches
+    if len(batches) == 1 or size == 1:
+        raise InputError(
+            "batch normalisation cannot be trained on batches of one example",
+            fix="use a larger batch size and more examples, or another normalisation",
+        )
+    return [*batches[:-2], torch.cat(batches[-2:])]
 
 
 def _held_weights(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -4,8 +4,8 @@ An attacker holds unlearned models and what is public about the deletion: masks,
 worked along, and what it prescribed along them. No data and no older model. What it can try is simple arithmetic on
 weights, so all of it is tried: taking back any multiple of what was prescribed, scaling or replacing the component
 along V, refilling weights that were zeroed, rebuilding or raising the deleted class's row of the head, averaging
-clients' models and going beyond them. Each attempt is judged by the accuracy on what was forgotten that it brings back, at a
-loss of retain accuracy that is still worth it. The attacker is taken to know which attempt was best.
+clients' models and going beyond them. Each attempt is judged by the accuracy on what was forgotten that it brings
+back, at a loss of retain accuracy that is still worth it. The attacker is taken to know which attempt was best.
 
 An attempt is made on any model, also on ones that never met the operator: with the same public terms on the oracle it
 says how much of its success is the key's and how much is chance.

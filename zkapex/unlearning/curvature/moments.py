@@ -14,7 +14,9 @@ Hennig, NeurIPS 2019) and needs no labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,8 @@ import torch
 from torch import nn
 
 from zkapex.errors import InputError
+from zkapex.unlearning.boundary import linear_layer, used_again
+from zkapex.unlearning.finite import require_finite
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,6 +34,8 @@ _WEIGHTED_BATCH = 64
 
 _GRADIENT_BYTES = 64 * 2**20
 """Memory for the per-example gradients of one layer, at most; a batch has at least one example."""
+
+_OVERFLOW = "inputs and weights are finite, so something overflows on the way: run the model in float32"
 
 
 def weighted_moments(
@@ -57,13 +63,15 @@ def weighted_moments(
     Raises
     ------
     InputError
-        As `visit_inputs`; also if a layer's outputs do nothing to the logits.
+        As `visit_inputs`; also if a layer's outputs do nothing to the logits, or something overflows.
     """
     _check_inputs(inputs, block_width)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     handles = []
 
     def hook(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if name in seen:
+            raise used_again(name)
         probe = torch.zeros_like(y, requires_grad=True)
         seen[name] = (x.detach(), probe)
         return y + probe
@@ -72,7 +80,11 @@ def weighted_moments(
     weights = dict.fromkeys(names, 0.0)
     try:
         for name, module in _linear_layers(model, names).items():
-            handles.append(module.register_forward_hook(lambda _, args, y, name=name: hook(name, args[0], y)))
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, args, named, y, name=name: hook(name, _input(args, named), y), with_kwargs=True
+                )
+            )
         model.eval()
         generator = torch.Generator().manual_seed(seed)
         for batch in torch.split(inputs, _WEIGHTED_BATCH):
@@ -90,6 +102,8 @@ def weighted_moments(
     finally:
         for handle in handles:
             handle.remove()
+    for name in names:
+        _require_sums(name, totals[name], weights[name])
     silent = [name for name in names if not weights[name] > 0]
     if silent:
         raise InputError(f"the logits do not depend on layers {', '.join(silent)}")
@@ -122,22 +136,33 @@ def visit_inputs(
     Raises
     ------
     InputError
-        If there are no inputs, a name is not a linear layer, or a layer is never used.
+        If there are no inputs, or one is not finite, a name is not a linear layer, or a layer is not used exactly once
+        in a forward pass.
     """
     _check_inputs(inputs, block_width)
     used: set[str] = set()
+    now: set[str] = set()
 
     def seen(name: str, x: torch.Tensor) -> None:
+        if name in now:
+            raise used_again(name)
+        now.add(name)
+        require_finite(x, f"the inputs of layer {name!r}", examples=True, fix=_OVERFLOW)
         record(name, _blocked(x.detach(), block_width))
         used.add(name)
 
     handles = []
     try:
         for name, module in _linear_layers(model, names).items():
-            handles.append(module.register_forward_pre_hook(lambda _, args, name=name: seen(name, args[0])))
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, named, name=name: seen(name, _input(args, named)), with_kwargs=True
+                )
+            )
         model.eval()
         with torch.no_grad():
             for batch in torch.split(inputs, batch_size):
+                now.clear()
                 model(batch)
     finally:
         for handle in handles:
@@ -166,10 +191,10 @@ def fisher_moments(
     Raises
     ------
     InputError
-        If there are no inputs, a name is not a linear layer, or the model is no classifier.
+        If there are no inputs, or one is not finite, a name is not a linear layer, the model is no classifier, or
+        something overflows.
     """
-    if len(inputs) == 0 or block_width < 1:
-        raise InputError("curvature needs at least one example and a positive block width")
+    _check_inputs(inputs, block_width)
     weights = {f"{name}.weight": module.weight.detach() for name, module in _linear_layers(model, names).items()}
     model.eval()
     frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in weights}
@@ -180,7 +205,9 @@ def fisher_moments(
         raise InputError(
             "block-fisher curvature is of classifiers, and this model labels every token", fix="use kfac curvature"
         )
-    chances = torch.cat([part.softmax(1) for part in logits]).cpu()
+    for part in logits:
+        require_finite(part, "the model's logits", examples=True, fix=_OVERFLOW)
+    chances = torch.cat([part.float().softmax(1) for part in logits]).cpu()
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(inputs.device)
 
     def loss(targets: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -199,6 +226,8 @@ def fisher_moments(
             padded = np.pad(g, ((0, 0), (0, 0), (0, blocks * block_width - g.shape[2])))
             columns = padded.reshape(*g.shape[:2], blocks, block_width).transpose(2, 1, 3, 0)
             totals[name] = totals.get(name, 0.0) + columns @ columns.transpose(0, 1, 3, 2)
+    for name, total in totals.items():
+        _require_sums(name, total, float(len(inputs)))
     return {name: total / len(inputs) for name, total in totals.items()}
 
 
@@ -212,16 +241,22 @@ def _blocked(x: torch.Tensor, block_width: int) -> FloatArray:
 def _check_inputs(inputs: torch.Tensor, block_width: int) -> None:
     if len(inputs) == 0 or block_width < 1:
         raise InputError("curvature needs at least one example and a positive block width")
+    require_finite(inputs, "the inputs that curvature is taken from", examples=True, fix="leave these examples out")
 
 
 def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Linear]:
-    modules, found = dict(model.named_modules()), {}
-    for name in names:
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear):
-            raise InputError(f"{name!r} is not a linear layer of the model")
-        found[name] = module
-    return found
+    return {name: linear_layer(model, name) for name in names}
+
+
+def _input(args: tuple[Any, ...], named: Mapping[str, Any]) -> torch.Tensor:
+    """What a linear layer was called with, by place or by keyword."""
+    x: torch.Tensor = args[0] if args else named["input"]
+    return x
+
+
+def _require_sums(name: str, total: FloatArray, weight: float) -> None:
+    if not (np.isfinite(total).all() and math.isfinite(weight)):
+        raise InputError(f"the curvature of layer {name!r} is not finite", why="a sum overflows", fix=_OVERFLOW)
 
 
 def _check_used(names: Sequence[str], used: set[str]) -> None:

@@ -34,8 +34,8 @@ from zkapex.unlearning.planning.trials import (
     Target,
     Trial,
     judge,
-    weight_of,
 )
+from zkapex.unlearning.weights import weight_of
 
 ALPHAS = tuple(round(2.0 ** (quarters / 4), 3) for quarters in range(24, -9, -1))
 """From 64 down to 1/4, four to an octave."""

@@ -17,7 +17,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from zkapex.errors import InputError
+from zkapex.unlearning.boundary import linear_layer
 from zkapex.unlearning.curvature.factor import EncodedCurvature
+from zkapex.unlearning.finite import require_finite
 from zkapex.unlearning.planning.steps import OnCount, no_count
 
 FloatArray = npt.NDArray[np.float64]
@@ -75,7 +77,7 @@ def statistics(
     share = len(forget_set[1]) / (len(forget_set[1]) + len(retain_set[1]))
     result = {}
     for name in names:
-        weight = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True).copy()
+        weight = linear_layer(model, name).weight.detach().double().numpy(force=True).copy()
         inverse = None
         if curvature:
             inverse = np.linalg.inv(np.stack([block.matrix for block in curvature[name]]).astype(np.float64))
@@ -121,16 +123,13 @@ def gradient_moments(
     Raises
     ------
     InputError
-        If there are no examples or no layers, or a name is not a linear layer.
+        If there are no examples or no layers, an example is not finite, or a name is not a linear layer.
     """
     if len(inputs) == 0 or len(inputs) != len(labels) or not names:
         raise InputError(f"no gradient of {len(names)} layers on {len(inputs)} inputs and {len(labels)} labels")
-    modules = dict(model.named_modules())
-    for name in names:
-        if not isinstance(modules.get(name), nn.Linear):
-            raise InputError(f"{name!r} is not a linear layer of the model")
+    require_finite(inputs, "the inputs that saliency is taken from", examples=True, fix="leave these examples out")
+    targets = {f"{name}.weight": linear_layer(model, name).weight.detach() for name in names}
     model.eval()
-    targets = {f"{name}.weight": model.get_parameter(f"{name}.weight").detach() for name in names}
     frozen = {k: v.detach() for k, v in [*model.named_parameters(), *model.named_buffers()] if k not in targets}
 
     def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,8 @@ class Step:
     fraction : float
         Size of the mask that is being made.
     stage : str
-        What is under way for it: per-example gradients, counted in examples, or the fit of the steering or of targets, in
-        steps.
+        What is under way for it: per-example gradients, counted in examples, or the fit of the steering or of
+        targets, in steps.
     done, total : int
         Of that stage.
     """

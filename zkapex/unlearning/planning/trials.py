@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from zkapex.circuits.encoding import dequantise, exponent_for, quantise
+from zkapex.circuits.encoding import exponent_for, quantise
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of
@@ -22,6 +22,7 @@ from zkapex.unlearning.operators import Terms, operator
 from zkapex.unlearning.operators.group_obs import GUARD_BITS
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.saliency import margins
+from zkapex.unlearning.weights import put_weight, weight_of
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -260,11 +261,10 @@ class Trial:
         )
         return self._with(after)
 
-    @torch.no_grad()
     def _with(self, weights: Mapping[str, IntArray]) -> nn.Module:
         model = copy.deepcopy(self.source.model).eval()
         for name, theta in weights.items():
-            model.get_parameter(f"{name}.weight").copy_(torch.from_numpy(dequantise(theta, self.exponents[name])))
+            put_weight(model, name, theta, self.exponents[name])
         return model
 
 
@@ -363,9 +363,3 @@ def margins_of(model: nn.Module, examples: Examples) -> torch.Tensor:
     size = max(1, 512 // labels[0].numel())  # bounds the memory of logits
     parts = zip(torch.split(inputs, size), torch.split(labels, size), strict=True)
     return torch.cat([margins(model(x), y) for x, y in parts])
-
-
-def weight_of(model: nn.Module, name: str) -> FloatArray:
-    """The weight [out, in] of a layer."""
-    weight: FloatArray = model.get_parameter(f"{name}.weight").detach().double().numpy(force=True)
-    return weight
