@@ -81,7 +81,8 @@ OPERATOR = OperatorSpec(
     words=Words(
         help="zeroed, and every row brought to public targets along the guard, whatever the rest is",
         deed="have their masked weights at zero and the request's targets along its directions, whatever the rest is",
-        not_shown="That the resulting weights have anything to do with earlier ones.",
+        not_shown="That the resulting weights have anything to do with earlier ones, that what was deleted cannot be "
+        "learned again from examples of it, or that nobody kept the global model of before, which brings it back.",
         shows="A proof shows that the masked weights of the client's model are zero and that every row is along the "
         "request's directions what the request says, whatever the rest is.",
         not_shown_briefly="that the other weights have anything to do with earlier ones, ",

@@ -51,11 +51,13 @@ OPERATOR = OperatorSpec(
         help="zeroed, and every row brought to public targets along the guard, the rest changed least",
         deed="have their masked weights at zero and the request's targets along its directions, and otherwise moved as "
         "Group-OBS moves them, up to the certified distance",
-        not_shown="That the curvature the client committed to, which the repair is fitted to, is of real data.",
+        not_shown="That the curvature the client committed to is of real data, that what was deleted cannot be learned "
+        "again from examples of it, or that nobody kept the global model of before, which brings it back.",
         shows="A proof shows that the client changed the weights it had committed to by exactly the stated operator: "
         "masked weights are zero, every row is along the request's directions what the request says, and the rest is "
         "the Group-OBS repair up to rounding.",
-        not_shown_briefly="that the committed curvature is that of real data, ",
+        not_shown_briefly="that the committed curvature is that of real data, that examples of what was deleted, or the "
+        "old global model, do not bring it back, ",
         states={"before": "before", "after": "after: targets"},
         marks={"after": "targets"},
     ),

@@ -41,7 +41,7 @@ def test_the_solution_meets_zeros_and_targets_and_is_stationary(density: float) 
     for row in range(ROWS):
         free = np.linalg.qr(v[~mask[row]].astype(float), mode="complete")[0][:, RANK:]
         along = free.T @ (h[~mask[row]] @ found.delta[row])
-        assert np.linalg.norm(along) < 2**15 < 0.2 * np.linalg.norm(h @ found.delta[row])
+        assert np.linalg.norm(along) < 2**14 < 0.2 * np.linalg.norm(h @ found.delta[row])
 
 
 def test_without_a_mask_it_is_the_closed_form() -> None:
