@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-hub conformance fuzz lint lock docs reference limits release results clean
+.PHONY: help demo test test-slow test-faults test-soak test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -18,7 +18,7 @@ help: ## Show what can be made
 
 $(STAMP): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[simulation]'
 	rm -f $(VENV)/.zkapex-*
 	touch $@
 
@@ -31,10 +31,16 @@ demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
 	$(BIN)/zkapex demo $(ARGS)
 
 test: $(STAMP)-dev ## Run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: $(STAMP)-dev ## Kill, cut, fill and restore at every durable write of server and devices (an hour)
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-soak: $(STAMP)-dev ## 100 devices, 20 requests, churn and cheats; prints what was measured (an hour)
+	PYTHONPATH=tests/support $(BIN)/python tests/support/soak.py $(ARGS)
 
 # Not part of dev: what loads data sets by name is 70 MB more, and wants older releases of two packages.
 test-hub: ## Run the tests of data sets by name, in an environment of their own
@@ -52,6 +58,8 @@ lint: $(STAMP)-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive circuits client proofs server simulation zkapex/*.py \
+	  zkapex/cli zkapex/costs zkapex/host zkapex/transport zkapex/unlearning
 
 results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 	$(BIN)/python -m zkapex.simulation.evaluation.report.report results docs
@@ -59,8 +67,11 @@ results: $(STAMP) ## Write docs/results.md and its plots from results/*.json
 docs: $(STAMP)-dev ## Build the documentation site into site/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
 
-reference: $(STAMP) ## Write docs/reference/commands.md from the commands themselves
-	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md
+reference: $(STAMP) ## Write docs/reference/commands.md and settings.md from the code itself
+	$(BIN)/python -m zkapex.cli.reference docs/reference/commands.md docs/reference/settings.md
+
+screenshots: $(STAMP)-dev ## Write the pictures of the console's pages, of a federation that runs in the tests
+	ZKAPEX_SCREENSHOTS=docs/img/console $(BIN)/python -m pytest -n 0 -q tests/browser -k screenshots
 
 limits: $(STAMP)-dev ## Write the tables of docs/limits.md from the cases that the tests check
 	PYTHONPATH=tests/support $(BIN)/python tests/support/limits.py docs/limits.md

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
 
 from zkapex.errors import StorageError
 
@@ -23,6 +24,42 @@ def cache_root() -> Path:
     except OSError as e:
         raise StorageError(f"cannot create the key cache {root}", why=str(e), fix="set ZKAPEX_CACHE") from e
     return root
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder of the cache, and raise StorageError unless something can be put there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _unwritable(folder, str(e)) from e
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(folder, "its permissions do not let this user")
+
+
+@contextmanager
+def filling(folder: Path, name: str) -> Iterator[None]:
+    """Alone with a folder of the cache, to put there what was not found: who only reads needs neither lock nor rights.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    require_writable(folder)
+    try:
+        lock = FileLock(folder / f"{name}.lock").acquire()
+    except OSError as e:
+        raise _unwritable(folder, str(e)) from e
+    with lock:
+        yield
+
+
+def _unwritable(folder: Path, why: str) -> StorageError:
+    return StorageError(
+        f"the cache folder {folder} cannot be written, and lacks what is needed",
+        why=why,
+        fix="set ZKAPEX_CACHE to a folder of yours, or have its owner build the keys first",
+    )
 
 
 def sha256_file(path: Path) -> str:
@@ -41,7 +78,9 @@ def checked(path: Path, digest: str) -> Path:
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, on the same file system as what it is renamed to; removed afterwards."""
-    work = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
+    # Not by tempfile, whose folders are its user's alone: others who share the cache are to read what becomes of it.
+    work = parent / f".building-{uuid.uuid4().hex}"
+    work.mkdir()
     try:
         yield work
     finally:

@@ -37,6 +37,9 @@ FACTOR_SALTS = 64
 OWN_FACTOR_SALTS = 16
 """Likewise for a curvature factor of one chunk alone."""
 
+RESERVED_ROWS = 8
+"""Rows halo2 keeps for blinding; a circuit must leave them free."""
+
 IDENTITY_LIMIT = 75000
 """Up to here the lookup's arc tangent is the identity."""
 
@@ -106,6 +109,8 @@ class StatementSpec(BaseModel):
             raise ValueError(f"the lookup would reach {self.largest_value}, beyond {IDENTITY_LIMIT}: lower log2_rows")
         if self.largest_residual >= 2**63:
             raise ValueError("the statement's residuals could exceed 64 bits: lower weight_limit or curvature_rank")
+        if (longest := max(self.input_lengths().values())) > (1 << self.log2_rows) - RESERVED_ROWS:
+            raise ValueError(f"a vector of {longest} values is longer than the circuit's 2^{self.log2_rows} rows")
         if self.largest_sum() * 4 >= MODULUS:
             raise ValueError("the statement's sums could wrap around the field: lower weight_limit or the chunk's size")
         return self
@@ -120,6 +125,11 @@ class StatementSpec(BaseModel):
             Nothing that is installed here knows it.
         """
         return statement(self.kind)
+
+    @property
+    def constrains_result(self) -> bool:
+        """See `zkapex.circuits.operators.declaration.Statement`."""
+        return self.statement.constrains_result
 
     @property
     def weights(self) -> int:

@@ -15,12 +15,12 @@ from typing import Final, Protocol
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from zkapex.errors import InputError
+from zkapex.errors import Error, InputError
 
 AGENT_VARIABLE: Final = "ZKAPEX_AGENT"
 """Environment variable of the *device* naming its agent as ``module:factory``. A server cannot set it."""
 
-QUERIES: Final = ("identify", "personalise", "enrol", "propose", "unlearn", "prove", "evaluate", "receipt")
+QUERIES: Final = ("identify", "personalise", "enrol", "propose", "unlearn", "prove", "evaluate", "receipt", "tune")
 """Steps of the protocol beyond training; the message type of each is ``query.<step>``."""
 
 
@@ -40,10 +40,22 @@ AgentFactory = Callable[[Context], Agent]
 """Makes the agent for one message; ``Context`` holds ``node_config`` and ``run_config``. State lives on disk."""
 
 
+class DeviceError(Exception):
+    """What a device reports when it cannot carry out a step."""
+
+
+def described(error: Error) -> str:
+    """An error in one line that a server can read: its class, what, why and fix."""
+    why = f" ({error.why})" if error.why else ""
+    fix = f" [{error.fix}]" if error.fix else ""
+    return " ".join(f"{type(error).__name__}: {error.what}{why}{fix}".split())
+
+
 def make_client_app(agent_factory: AgentFactory) -> ClientApp:
     """Make the ClientApp of a device.
 
-    An exception from the agent becomes Flower's error reply (code 2) whose reason carries its text.
+    An exception from the agent becomes Flower's error reply (code 2) whose reason carries its text, and of an error of
+    zkapex its class, why and fix.
     """
     client_app = ClientApp()
 
@@ -54,7 +66,10 @@ def make_client_app(agent_factory: AgentFactory) -> ClientApp:
     def register(query: str) -> None:
         @client_app.query(query)
         def answer(message: Message, context: Context) -> Message:
-            return Message(agent_factory(context).answer(query, message.content), reply_to=message)
+            try:
+                return Message(agent_factory(context).answer(query, message.content), reply_to=message)
+            except Error as error:
+                raise DeviceError(described(error)) from error
 
     for query in QUERIES:
         register(query)

@@ -5,14 +5,15 @@ Whoever deploys zkapex implements `Task` for their model; everything about unlea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from zkapex.errors import InputError
+from zkapex.unlearning.operators.held import HeldTargets
 
 DATA_SETS = ("forget", "retain", "personal")
 """What a device may be asked how well it does on."""
@@ -43,9 +44,18 @@ class Task(Protocol):
         ...
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
-        """Personalise in place, keeping the weights `hold_zero` masks at zero; returns the number of examples used."""
+        """Personalise in place, keeping zeros and targets as `zkapex.unlearning.personalise.fit` does.
+
+        Returns the number of examples used.
+        """
         ...
 
     def curvature_inputs(self) -> torch.Tensor:
@@ -57,6 +67,28 @@ class Task(Protocol):
 
         One that it does not have may be left out, or have a total of zero.
         """
+        ...
+
+
+@runtime_checkable
+class ManyRequests(Protocol):
+    """What a `Task` offers beyond the rest if requests differ in what is to be forgotten."""
+
+    def for_request(self, request_id: str) -> Task:
+        """The same model and data, with ``forget`` and what the device holds of it being those of one request."""
+        ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """What a `Task` offers beyond the rest if it deletes data itself when a request has been carried out.
+
+    Without it the data behind the task have to be deleted by whoever owns them: training on what a request was about
+    brings back what it deleted.
+    """
+
+    def without(self, request_ids: Sequence[str]) -> Task:
+        """The same, without the data that these requests are about; they are in the order they were made."""
         ...
 
 

@@ -15,7 +15,7 @@ from zkapex.errors import InputError
 from zkapex.server.events import COMPLETED, EventLog
 from zkapex.server.federation.provider import Provider
 from zkapex.server.federation.settings import RunSettings
-from zkapex.server.requests.run import run
+from zkapex.server.service import run
 
 PROVIDER_VARIABLE: Final = "ZKAPEX_PROVIDER"
 """Environment variable of the server naming its provider as ``module:factory``."""

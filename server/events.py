@@ -39,7 +39,7 @@ class EventLog:
         self._path = work_dir / FILE_NAME
         try:
             work_dir.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise StorageError(f"cannot write the events of the run to {self._path}", why=str(error)) from None
 

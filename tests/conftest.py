@@ -1,41 +1,55 @@
-"""Runs that are expensive enough to be shared by several test modules."""
+"""Runs that are expensive enough to be shared by several test modules.
+
+Nothing here is imported before a fixture needs it: tests of the verifier run where there is no torch.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from federation import CHEATERS, Federation, mixed
 
-from zkapex.simulation.data import features
+if TYPE_CHECKING:
+    from federation import Federation
+
+TORCH = find_spec("torch") is not None
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_each() -> None:
     """As in a run: several threads of torch would only take turns with the provers."""
-    torch.set_num_threads(1)
+    if TORCH:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Data of the user's, and what earlier tests left in the cache of features, decide nothing. Keys are kept."""
-    folder, cache_root, given = tmp_path_factory.mktemp("features"), features.cache_root, os.environ.get("ZKAPEX_CACHE")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ZKAPEX_DATA", "ZKAPEX_MODEL"):
             patch.delenv(name, raising=False)
-        patch.setattr(
-            features, "cache_root", lambda: folder if os.environ.get("ZKAPEX_CACHE") == given else cache_root()
-        )
+        if TORCH:
+            from zkapex.simulation.data import features
+
+            folder, cache_root = tmp_path_factory.mktemp("features"), features.cache_root
+            given = os.environ.get("ZKAPEX_CACHE")
+            patch.setattr(
+                features, "cache_root", lambda: folder if os.environ.get("ZKAPEX_CACHE") == given else cache_root()
+            )
         yield
 
 
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A finished run of two honest clients and one for every way to cheat, in this order. Not to be changed."""
+    from federation import CHEATERS, Federation, mixed
+
     federation = Federation(tmp_path_factory.mktemp("market") / "run", clients=2 + len(CHEATERS), device=mixed)
     federation.serve()
     return federation

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
+    "zkapex/host",
     "circuits",
     "proofs",
     "zkapex/unlearning",
@@ -23,16 +24,17 @@ FOLDERS = (
 )
 """From the bottom up; client and server stand side by side."""
 
-FOUNDATION = {"zkapex", "zkapex.errors", "zkapex.storage"}
+FOUNDATION = {"zkapex", "zkapex.errors", "zkapex.foreign", "zkapex.storage"}
 MATHEMATICS = FOUNDATION | {"zkapex.circuits", "zkapex.proofs", "zkapex.unlearning"}
-PARTIES = MATHEMATICS | {"zkapex.transport.wire"}
+PARTIES = MATHEMATICS | {"zkapex.transport.wire", "zkapex.host"}
 ALLOWED: dict[str, set[str]] = {
+    "zkapex/host": FOUNDATION | {"zkapex.host"},
     "circuits": FOUNDATION | {"zkapex.circuits"},
     "proofs": FOUNDATION | {"zkapex.circuits", "zkapex.proofs"},
     "zkapex/unlearning": MATHEMATICS,
     "zkapex/transport": FOUNDATION | {"zkapex.proofs.records", "zkapex.transport"},
     "client": PARTIES | {"zkapex.client"},
-    "server": PARTIES | {"zkapex.transport.peers", "zkapex.server"},
+    "server": PARTIES | {"zkapex.transport.peers", "zkapex.transport.app", "zkapex.server"},
     "zkapex/costs": PARTIES | {"zkapex.transport", "zkapex.client", "zkapex.server", "zkapex.costs"},
     "simulation": PARTIES | {"zkapex.transport", "zkapex.client", "zkapex.server", "zkapex.costs", "zkapex.simulation"},
 }

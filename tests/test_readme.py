@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import zkapex.errors
-from zkapex.cli import INTERRUPTED
-from zkapex.cli.reference import reference
+from zkapex.cli import INTERRUPTED, READER_GONE
+from zkapex.cli.reference import reference, settings_reference
 from zkapex.errors import Error
+from zkapex.server.federation.settings import RunSettings
 from zkapex.simulation.demo.settings import DemoSettings
 from zkapex.simulation.evaluation.studies import STUDIES
 from zkapex.simulation.federation.adversaries import CHEATS
@@ -22,6 +23,7 @@ from zkapex.transport.app import installed_app, settings_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EVALUATE = (ROOT / "docs/evaluate.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 USAGE, UNEXPECTED, DONE = 2, 1, 0
 
@@ -61,8 +63,20 @@ def test_the_demo_and_a_run_have_the_same_defaults() -> None:
 
 def test_scenarios_and_methods_of_the_evaluation_are_named() -> None:
     for name in (*SCENARIOS, *STUDIES):
-        assert f"zkapex evaluate {name} " in README
+        assert f"zkapex evaluate {name} " in EVALUATE
         assert name in help_of("evaluate")
+
+
+def test_the_reference_of_settings_is_what_the_code_says() -> None:
+    assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == settings_reference(), "make reference"
+    names = re.findall(r"^\| `([a-z_-]+)`", settings_reference(), re.MULTILINE)
+    assert {name.replace("_", "-") for name in RunSettings.__annotations__} <= set(names)
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    """At 230 words a minute; tables that were printed, and links, are looked at and not read."""
+    prose = re.sub(r"```text\n.*?```|\]\([^)]*\)|[^\w\s]", " ", README, flags=re.DOTALL)
+    assert len(prose.split()) <= 3 * 230
 
 
 def test_help_is_plain_text() -> None:
@@ -92,7 +106,7 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 
 def test_settings_and_folders_in_the_readme_exist() -> None:
-    for command in re.findall(r'--run-config "([^"]*)"', README):
+    for command in re.findall(r'--run-config "([^"]*)"', EVALUATE):
         assert {pair.partition("=")[0] for pair in command.split()} <= settings_of(installed_app()).keys()
     for dotted in re.findall(r"`zkapex\.([a-z_.]+)\.([A-Z]\w+)`", README):
         module = __import__(f"zkapex.{dotted[0]}", fromlist=[dotted[1]])
@@ -100,7 +114,8 @@ def test_settings_and_folders_in_the_readme_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/exit-codes.md", "docs/operators.md", "docs/performance.md", "docs/results.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
@@ -124,7 +139,7 @@ def test_exit_codes_are_documented_and_distinct() -> None:
     assert all(meaning.strip() for _, _, meaning, _ in rows)
     assert all(advice.strip() for code, _, _, advice in rows if code != "0")
     assert {kind.exit_code: name for name, kind in errors().items()} == {c: n for c, n in documented.items() if n}
-    assert {code for code, name in documented.items() if not name} == {DONE, USAGE, INTERRUPTED}
+    assert {code for code, name in documented.items() if not name} == {DONE, USAGE, INTERRUPTED, READER_GONE}
 
 
 def test_released_exit_codes_never_change() -> None:

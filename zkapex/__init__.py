@@ -8,6 +8,6 @@ The subpackages are imported on demand: ``import zkapex`` loads neither torch no
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__"]

@@ -59,9 +59,20 @@ class FormatVersionError(Error):
 
 
 class StorageError(Error):
-    """A file could not be written or read: disk full, no permission, or damaged."""
+    """A file could not be written or read: disk full, no permission, or damaged.
+
+    Parameters
+    ----------
+    retryable : bool
+        The same may go well later, without anything having been repaired: a lock is given back, space is freed, a
+        server of databases is up again.
+    """
 
     exit_code = 12
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retryable: bool = False) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.retryable = retryable
 
 
 class VerificationError(Error):

@@ -1,8 +1,8 @@
-"""Named arrays and text on disk, whole or not at all."""
+"""Named arrays and text on disk, whole or not at all, and there when a call returns, whatever becomes of the power."""
 
 from __future__ import annotations
 
-import json
+import os
 import struct
 import zipfile
 import zlib
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.errors import StorageError
+from zkapex.foreign import parse_json
 
 DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 """What reading a damaged archive can end with."""
@@ -32,7 +33,10 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> No
     try:
         with partial.open("wb") as f:
             np.savez(f, **arrays)  # type: ignore[arg-type]
+            f.flush()
+            os.fsync(f.fileno())
         partial.rename(path)
+        _sync(path.parent)
     except OSError as e:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -49,8 +53,12 @@ def save_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
         partial.rename(path)
+        _sync(path.parent)
     except OSError as e:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -66,7 +74,7 @@ def load_json(path: Path) -> Any:
         It is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as e:
         raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e
 
@@ -84,3 +92,11 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             return {name: arrays[name] for name in arrays.files}
     except DAMAGE as e:
         raise StorageError(f"{path} is missing or damaged", why=str(e), fix="delete it and resume") from e
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ezkl
-from filelock import FileLock
 
-from zkapex.circuits.cache import cache_root, checked, scratch, sha256_file
-from zkapex.circuits.halo2.ceremony import check_srs
-from zkapex.errors import VerificationError
+from zkapex.circuits.cache import cache_root, checked, filling, require_writable, scratch, sha256_file
+from zkapex.circuits.halo2.ceremony import check_srs, height_of, truncated
+from zkapex.errors import InputError, StorageError, VerificationError
+from zkapex.foreign import parse_json
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,40 @@ def local_srs(log2_rows: int, root: Path | None = None) -> Srs:
 
     Whoever generates a reference string could keep its trapdoor and forge proofs, so it convinces only themselves.
     """
-    folder = (root or cache_root()) / "srs"
-    folder.mkdir(parents=True, exist_ok=True)
-    pointer = folder / f"local-{log2_rows}.json"
-    with FileLock(folder / f"local-{log2_rows}.lock"):
-        if not pointer.exists():
+    root = root or cache_root()
+    found = find_local_srs(log2_rows, root)
+    if found is not None:
+        return found
+    folder = root / "srs"
+    with filling(folder, f"local-{log2_rows}"):
+        found = find_local_srs(log2_rows, root)
+        if found is None:
             with scratch(folder) as work:
                 ezkl.gen_srs(str(work / "srs"), log2_rows)
                 digest = sha256_file(work / "srs")
                 (work / "srs").rename(folder / f"{digest}.srs")
                 (work / "pointer").write_text(json.dumps({"sha256": digest, "log2_rows": log2_rows}))
-                (work / "pointer").rename(pointer)
-    digest = json.loads(pointer.read_text())["sha256"]
+                (work / "pointer").rename(folder / f"local-{log2_rows}.json")
+            found = Srs(folder / f"{digest}.srs", digest, "local")
+    return found
+
+
+def find_local_srs(log2_rows: int, root: Path | None = None) -> Srs | None:
+    """The reference string that was generated on this machine, or None.
+
+    Raises
+    ------
+    StorageError
+        It is damaged.
+    """
+    folder = (root or cache_root()) / "srs"
+    pointer = folder / f"local-{log2_rows}.json"
+    if not pointer.exists():
+        return None
+    try:
+        digest = str(parse_json(pointer.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(f"{pointer} is damaged", why=str(e), fix="delete it; it will be made anew") from e
     return Srs(checked(folder / f"{digest}.srs", digest), digest, "local")
 
 
@@ -71,9 +93,9 @@ def import_srs(data: bytes, digest: str, log2_rows: int, origin: str = "imported
     if hashlib.sha256(data).hexdigest() != digest:
         raise VerificationError("the reference string received does not have the digest it was announced with")
     folder = (root or cache_root()) / "srs"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest}.srs"
     if not path.exists():
+        require_writable(folder)
         with scratch(folder) as work:
             (work / "srs").write_bytes(data)
             check_srs(work / "srs", log2_rows)
@@ -85,3 +107,81 @@ def find_srs(digest: str, origin: str = "imported", root: Path | None = None) ->
     """The cached reference string with this digest, or None."""
     path = (root or cache_root()) / "srs" / f"{digest}.srs"
     return Srs(checked(path, digest), digest, origin) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A reference string in the cache.
+
+    Attributes
+    ----------
+    digest : str
+    log2_rows : int
+    origin : str
+        ``local``: made on this machine.
+    """
+
+    digest: str
+    log2_rows: int
+    origin: str
+
+
+def import_file(path: Path, log2_rows: int | None = None, root: Path | None = None) -> Srs:
+    """Keep a ceremony's file, or the shorter string it contains, once it is checked.
+
+    Parameters
+    ----------
+    log2_rows : int, optional
+        Height to cut it down to; by default it is kept as it is.
+
+    Raises
+    ------
+    VerificationError
+        It is no usable reference string.
+    InputError
+        There is no such file, or it is for fewer rows.
+    """
+    wanted = height_of(path) if log2_rows is None else log2_rows
+    data = truncated(path, wanted)
+    return import_srs(data, hashlib.sha256(data).hexdigest(), wanted, "imported", root)
+
+
+def kept_srs(root: Path | None = None) -> tuple[Kept, ...]:
+    """All reference strings in the cache, the shortest first."""
+    folder = (root or cache_root()) / "srs"
+    local = {json.loads(path.read_text())["sha256"] for path in folder.glob("local-*.json")}
+    found = [
+        Kept(path.stem, height_of(path), "local" if path.stem in local else "imported") for path in folder.glob("*.srs")
+    ]
+    return tuple(sorted(found, key=lambda one: (one.log2_rows, one.digest)))
+
+
+def named_srs(name: str, log2_rows: int, root: Path | None = None) -> Srs:
+    """The reference string somebody names, for circuits of a height: a file, the digest of one kept, or ``local``.
+
+    A longer one is cut down to the height, which takes a while the first time.
+
+    Raises
+    ------
+    InputError
+        There is none of that name.
+    VerificationError
+        It is not usable.
+    """
+    if name == "local":
+        return local_srs(log2_rows, root)
+    folder = (root or cache_root()) / "srs"
+    path = folder / f"{name}.srs" if (folder / f"{name}.srs").is_file() else Path(name)
+    if not path.is_file():
+        raise InputError(f"there is no reference string {name}", fix="import one with `zkapex srs import FILE`")
+    source = sha256_file(path)
+    note = folder / f"{source}-{log2_rows}.json"
+    if note.is_file():
+        found = find_srs(json.loads(note.read_text())["sha256"], "imported", root)
+        if found is not None:
+            return found
+    made = import_file(path, log2_rows, root)
+    with scratch(folder) as work:
+        (work / "note").write_text(json.dumps({"sha256": made.digest}))
+        (work / "note").rename(note)
+    return made

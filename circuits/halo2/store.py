@@ -25,14 +25,13 @@ from typing import Any
 
 import ezkl
 import onnx
-from filelock import FileLock
 
-from zkapex.circuits.cache import cache_root, checked, scratch, sha256_file
+from zkapex.circuits.cache import cache_root, checked, filling, require_writable, scratch, sha256_file
 from zkapex.circuits.field import to_felt
 from zkapex.circuits.halo2.build import build_graph, statement_digest
 from zkapex.circuits.halo2.graph import SCALE_BITS
-from zkapex.circuits.halo2.srs import Srs
-from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.halo2.srs import Srs, find_local_srs
+from zkapex.circuits.statement import RESERVED_ROWS, StatementSpec
 from zkapex.errors import ProverError, ResourceError, StorageError
 
 _DIGESTS = {
@@ -43,9 +42,6 @@ _DIGESTS = {
 }
 
 _LEAVE_PEER = "unset ZKAPEX_PEER_CACHE, or have the peer build it again"
-
-RESERVED_ROWS = 8
-"""Rows halo2 keeps for blinding; a circuit must leave them free."""
 
 
 def _private_tables() -> None:
@@ -76,7 +72,8 @@ class Circuit:
     rows : int
         Rows the statement occupies, of ``2 ** spec.log2_rows``.
     proof_bytes : int
-        Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes.
+        Exact length of every proof of this circuit; halo2 itself would ignore trailing bytes. 0 if it is not known,
+        of a circuit that is only verified with: see `zkapex.proofs.chunk.prove.verify_exactly`.
     column_rows : int
         Values after which ezkl begins another committed column; the rest of the rows are halo2's for blinding.
     """
@@ -144,16 +141,54 @@ def circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
     ResourceError
         If the disk is full.
     """
-    folder = (root or cache_root()) / "keys" / f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "built.json").exists():
-            with scratch(folder.parent) as work:
-                if not _fetch(folder.name, work):
-                    _build(spec, srs, work)
-                shutil.rmtree(folder, ignore_errors=True)
-                work.rename(folder)
-                work.mkdir()  # for the context manager to remove
+    folder = _place(spec, srs, root or cache_root())
+    # A folder of keys appears whole, so that who finds it may read it.
+    if not (folder / "built.json").exists():
+        with filling(folder.parent, folder.name):
+            if not (folder / "built.json").exists():
+                with scratch(folder.parent) as work:
+                    if not _fetch(folder.name, work):
+                        _build(spec, srs, work)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    work.rename(folder)
+                    work.mkdir()  # for the context manager to remove
+    return replace(Circuit.open(folder, srs.path), srs=srs)
+
+
+def require_buildable(spec: StatementSpec, root: Path | None = None) -> None:
+    """Raise StorageError if keys are neither there nor could be put there; better before a training than after it."""
+    root = root or cache_root()
+    srs = find_local_srs(spec.log2_rows, root)
+    if srs is None:
+        require_writable(root / "srs")
+    if srs is None or not (_place(spec, srs, root) / "built.json").exists():
+        require_writable(root / "keys")
+
+
+def _place(spec: StatementSpec, srs: Srs, root: Path) -> Path:
+    return root / "keys" / f"{statement_digest(spec)[:32]}-{srs.digest[:16]}"
+
+
+def verification_circuit(spec: StatementSpec, srs: Srs, root: Path | None = None) -> Circuit:
+    """As `circuit`, without a proving key: all that is needed to verify, in a fraction of the time and of the space.
+
+    Raises
+    ------
+    ProverError, ResourceError
+        As `circuit`.
+    """
+    whole = _place(spec, srs, root or cache_root())
+    if (whole / "built.json").exists():
+        return replace(Circuit.open(whole, srs.path), srs=srs)
+    folder = whole.with_name(f"{whole.name}-verify")
+    if not (folder / "built.json").exists():
+        with filling(folder.parent, folder.name):
+            if not (folder / "built.json").exists():
+                with scratch(folder.parent) as work:
+                    _build(spec, srs, work, proving=False)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    work.rename(folder)
+                    work.mkdir()  # for the context manager to remove
     return replace(Circuit.open(folder, srs.path), srs=srs)
 
 
@@ -200,8 +235,10 @@ def canonical_settings(spec: StatementSpec, graph: Path, work: Path) -> dict[str
     return settings
 
 
-def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
+def _build(spec: StatementSpec, srs: Srs, work: Path, *, proving: bool = True) -> None:
     path = {n: str(work / n) for n in ("network.onnx", "settings.json", "circuit.ezkl", "vk.key", "pk.key")}
+    if not proving:
+        path["pk.key"] = os.devnull  # ezkl makes both keys or none
     try:
         onnx.save(build_graph(spec), path["network.onnx"])
         settings = canonical_settings(spec, work / "network.onnx", work)
@@ -209,7 +246,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         (work / "settings.json").write_text(text)
         ezkl.compile_circuit(path["network.onnx"], path["circuit.ezkl"], path["settings.json"])
         ezkl.setup(path["circuit.ezkl"], path["vk.key"], path["pk.key"], str(srs.path))
-        proof_bytes = _trial_proof(spec, srs, work)
+        proof_bytes = _trial_proof(spec, srs, work) if proving else 0
     except OSError as e:
         raise ResourceError(f"building keys in {work.parent} failed", why=str(e), fix="free disk space") from e
     except RuntimeError as e:
@@ -217,7 +254,7 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
     built = {
         "statement": spec.model_dump(),
         "vk_sha256": sha256_file(work / "vk.key"),
-        "pk_sha256": sha256_file(work / "pk.key"),
+        **({"pk_sha256": sha256_file(work / "pk.key")} if proving else {}),
         "compiled_sha256": sha256_file(work / "circuit.ezkl"),
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "rows": settings["num_rows"],
@@ -226,6 +263,9 @@ def _build(spec: StatementSpec, srs: Srs, work: Path) -> None:
         "cells_per_weight": settings["total_assignments"] / spec.weights,
     }
     (work / "built.json").write_text(json.dumps(built, indent=1))
+    if not proving:
+        for name in ("network.onnx", "circuit.ezkl"):
+            (work / name).unlink()
 
 
 def _fetch(name: str, work: Path) -> bool:

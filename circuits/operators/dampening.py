@@ -16,11 +16,13 @@ output is the sum of all looked-up values times the public zero: it is there for
 
 from __future__ import annotations
 
-import onnx
+from typing import TYPE_CHECKING
 
-from zkapex.circuits.halo2.graph import Graph
 from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class Dampening(Statement):
@@ -51,6 +53,8 @@ class Dampening(Statement):
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
     """The graph, with one output."""
+    from zkapex.circuits.halo2.graph import Graph
+
     g = Graph(spec)
     from_theta = g.op("Mul", g.part("public", "from_theta"), g.bounded(g.part("theta_u", "values")))
     from_delta = g.op("Mul", g.part("public", "from_delta"), g.bounded(g.part("delta", "values")))

@@ -40,6 +40,9 @@ class Statement(ABC):
         Kinds of curvature it can be about, the default first; empty if it is about none.
     inner_columns : int
         ezkl's ``num_inner_cols``: as few as hold the cells of a chunk, since columns are what a proof costs.
+    constrains_result : bool
+        Whether what is prescribed along a guard is about the weights that result, and so about every row of a block,
+        not about the change of rows with a masked weight.
     """
 
     kind: ClassVar[str]
@@ -47,6 +50,7 @@ class Statement(ABC):
     rejected: ClassVar[str]
     curvatures: ClassVar[tuple[str, ...]] = ()
     inner_columns: ClassVar[int] = 2
+    constrains_result: ClassVar[bool] = False
 
     def check(self, spec: StatementSpec) -> None:
         """Raise ValueError if a specification's fields do not fit the kind."""
@@ -96,7 +100,8 @@ class Words:
     not_shown_briefly : str
         `not_shown` as part of an enumeration, with a comma and a space at its end.
     states : mapping of str to str
-        The states of a model that are told apart, of ``before``, ``masked`` and ``after``, and what tables call them.
+        The states of a model that are told apart, of ``before``, ``masked``, ``after`` and ``tuned``, and what tables
+        call them.
     marks : mapping of str to str
         Likewise for legends of plots, without ``before``.
     """
@@ -126,7 +131,7 @@ class OperatorSpec:
         ``module:attribute`` of its `zkapex.unlearning.planning.planner.Planner`.
     words : Words
     terms : frozenset of str
-        Public terms that it has besides the mask: of ``guards``, ``steering`` and ``factors``.
+        Public terms that it has besides the mask: of ``guards``, ``steering``, ``targets`` and ``factors``.
     holder_plans : bool
         Whether a client that holds what is to be forgotten can choose the terms: a proposal carries mask and guard.
     zeroes : bool

@@ -38,14 +38,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from zkapex.circuits.halo2.graph import Graph
 from zkapex.circuits.halo2.slack import SLACK_LIMBS
 from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
 from zkapex.circuits.statement import SALTS, StatementSpec
 
 if TYPE_CHECKING:
+    import onnx
+
+    from zkapex.circuits.halo2.graph import Graph
     from zkapex.circuits.profiles import Profile
 
 RIDGE = 192
@@ -107,7 +107,12 @@ class GuardedGroupObs(Statement):
 
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
-    """The graph, with four outputs, or the first three if products are computed in the circuit."""
+    """The graph, with four outputs, or the first three if products are computed in the circuit.
+
+    Also of targeted-group-obs, see `zkapex.circuits.operators.targeted_group_obs`.
+    """
+    from zkapex.circuits.halo2.graph import Graph
+
     g = Graph(spec)
     rows, width, rank = spec.rows_per_chunk, spec.block_width, spec.guard_rank
     theta_u = g.bounded(g.part("theta_u", "values"))
@@ -120,7 +125,8 @@ def build(spec: StatementSpec) -> onnx.ModelProto:
     if spec.freivalds:
         masked = g.dot(g.part("public", "mask_powers"), theta_u)
         residual, leak = g.part("aux", "residual"), g.part("aux", "leak") if rank else ""
-        outputs = [_products(g, square, delta, factor, mu, residual, leak)]
+        held = g.reshape(theta_u, rows, width) if spec.constrains_result else ""
+        outputs = [_products(g, square, delta, factor, mu, residual, leak, held)]
         factors = (1, 1)
     else:
         masked = g.dot(g.op("Mul", g.part("public", "mask"), theta_u), theta_u)
@@ -128,12 +134,12 @@ def build(spec: StatementSpec) -> onnx.ModelProto:
         outputs = []
         factors = (3, 3)
     kept = g.op("Mul", residual, g.part("public", "keep"))
-    stationarity = _bound(g, kept, factors[0] + 1, limbs, 0)
-    guard = _bound(g, leak, factors[1], limbs, 1)
+    stationarity = bound(g, kept, factors[0] + 1, limbs, 0)
+    guard = bound(g, leak, factors[1], limbs, 1)
     return g.model(masked, stationarity, guard, *outputs)
 
 
-def _bound(g: Graph, values: str, factors: int, limbs: str, index: int) -> str:
+def bound(g: Graph, values: str, factors: int, limbs: str, index: int) -> str:
     """The sum of squares of values that are products of `factors` committed ones, plus its slack."""
     at = index * SLACK_LIMBS
     weights = g.take(g.part("public", "slack"), at, at + SLACK_LIMBS)
@@ -143,8 +149,8 @@ def _bound(g: Graph, values: str, factors: int, limbs: str, index: int) -> str:
     return g.op("Add", g.dot(values, values), g.lift(slack, g.part("public", "unit"), 2 * factors - 2))
 
 
-def _products(g: Graph, delta: str, flat: str, factor: str, mu: str, residual: str, leak: str) -> str:
-    """Output 4."""
+def _products(g: Graph, delta: str, flat: str, factor: str, mu: str, residual: str, leak: str, held: str = "") -> str:
+    """Output 4; `held` are the weights after unlearning if it is they that the guard is about, not their change."""
     spec = g.spec
     rows, width, rank, q = spec.rows_per_chunk, spec.block_width, spec.guard_rank, spec.curvature_rank
     a, b, unit = g.part("public", "a"), g.part("public", "b"), g.part("public", "unit")
@@ -162,9 +168,13 @@ def _products(g: Graph, delta: str, flat: str, factor: str, mu: str, residual: s
     if rank:
         pushed = g.dot(g.einsum("i,ij->j", a, mu), g.part("public", "guard_b"))
         leaked = g.dot(g.einsum("i,ij->j", a, g.reshape(leak, rows, rank)), g.part("public", "c"))
-        along = g.dot(left, g.part("public", "guard_c"))
-        masked = g.lift(g.dot(g.part("public", "guard_powers"), flat), unit, 1)
-        claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, g.op("Sub", along, masked)))
+        if held:  # what is masked is zero there, and need not be left out
+            along = g.dot(g.einsum("i,ij->j", a, held), g.part("public", "guard_c"))
+            claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, along))
+        else:
+            along = g.dot(left, g.part("public", "guard_c"))
+            masked = g.lift(g.dot(g.part("public", "guard_powers"), flat), unit, 1)
+            claimed = g.op("Add", g.op("Add", claimed, pushed), g.op("Sub", leaked, g.op("Sub", along, masked)))
     return g.op("Sub", product, g.lift(claimed, unit, 2))
 
 

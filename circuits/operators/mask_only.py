@@ -8,11 +8,13 @@ Every weight passes through the lookup, so the committed vector is one of weight
 
 from __future__ import annotations
 
-import onnx
+from typing import TYPE_CHECKING
 
-from zkapex.circuits.halo2.graph import Graph
 from zkapex.circuits.operators.declaration import OperatorSpec, Statement, Words
 from zkapex.circuits.statement import StatementSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class MaskOnly(Statement):
@@ -38,6 +40,8 @@ class MaskOnly(Statement):
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
     """The graph, with one output."""
+    from zkapex.circuits.halo2.graph import Graph
+
     g = Graph(spec)
     return g.model(g.dot(g.part("public", "mask_powers"), g.bounded(g.part("theta_u", "values"))))
 

@@ -28,14 +28,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from zkapex.circuits.halo2.graph import Graph
 from zkapex.circuits.halo2.slack import SLACK_LIMBS
 from zkapex.circuits.operators.declaration import Statement
 from zkapex.circuits.statement import MAX_SCALE, SALTS, StatementSpec
 
 if TYPE_CHECKING:
+    import onnx
+
+    from zkapex.circuits.halo2.graph import Graph
     from zkapex.circuits.profiles import Profile
 
 
@@ -82,6 +82,8 @@ class SecondMoment(Statement):
 
 def build(spec: StatementSpec) -> onnx.ModelProto:
     """The graph, with two outputs."""
+    from zkapex.circuits.halo2.graph import Graph
+
     g = Graph(spec)
     width = spec.block_width
     factor = g.reshape(g.bounded(g.part("factor", "values")), spec.curvature_rank, width)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from zkapex.circuits.field import random_elements
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.circuits.statement import SALTS
 from zkapex.client.state.vault import Salts, Vault
-from zkapex.proofs.chunk.commitment import commit_salted
 from zkapex.proofs.chunk.instance import Place, cut, place
 from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.chunk.witness import SaltedVector, Witness
 from zkapex.proofs.messages import LayerSpec, ModelManifest
 from zkapex.unlearning.curvature.factor import EncodedCurvature
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 SECRETS, SALTS_FILE = "secrets.npz", "salts.json"
 
@@ -89,12 +91,16 @@ class Holdings:
 
     def theta_commitments(self, circuit: Circuit, chunks: Sequence[int]) -> Iterator[tuple[int, str]]:
         """(chunk, commitment as hex) of the given chunks."""
+        from zkapex.proofs.chunk.commitment import commit_salted
+
         points = commit_salted(circuit, (self.theta(chunk) for chunk in chunks))
         for chunk, point in zip(chunks, points, strict=True):
             yield chunk, point.hex()
 
     def curvature_commitments(self, circuit: Circuit) -> tuple[str, ...]:
         """Commitments (hex) to every curvature factor, in the manifest's order."""
+        from zkapex.proofs.chunk.commitment import commit_salted
+
         places: dict[int, Place] = {}
         for chunk in range(self.manifest.n_chunks):
             where = place(self.manifest, chunk)

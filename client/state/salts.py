@@ -10,43 +10,40 @@ with other randomness, may have left the device. Vectors are told apart by a dig
 keep their count when a receipt makes the result of one request the start of the next, and fresh salts start from
 nothing.
 
+A proof of the transparent backend is a function of its statement and the secrets: made again, it is the same bytes and
+opens nothing new. Such statements are noted in ``openings.again``, after they were counted. Its states have no opening
+to spare, so a device that cannot know what it has opened of them opens no more: see `zkapex.client.state.place`.
+
 ``openings.log`` holds one digest a line, one line an opening; lines are only ever added. What a crash leaves of a line
 belongs to a proof that was never started.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 
 from filelock import FileLock
 
-from zkapex.client.state.holdings import Change, Holdings
+from zkapex.client.state.place import Place
 from zkapex.client.state.vault import Vault
 from zkapex.errors import SaltsSpentError, StorageError
-from zkapex.proofs.chunk.instance import place
+from zkapex.host.files import sync_folder, write_private
 from zkapex.proofs.records.record import encode_parts, sha256_hex
 
-LOG, LOCK = "openings.log", ".openings.lock"
+LOG, LOCK, AGAIN = "openings.log", ".openings.lock", "openings.again"
+_SEALED_LINE = 81
+"""Bytes of an encrypted line and its end."""
 _LINES = re.compile(rb"([0-9a-f]{32}\n)*")
 
 Vectors = Mapping[str, tuple[int, ...]]
 """Salts (field elements) by the name of the committed vector they belong to."""
-
-
-def opened_by(holdings: Holdings, change: Change, chunk: int) -> dict[str, tuple[int, ...]]:
-    """The committed vectors that the proof of one touched chunk opens: weights before and after, and curvature, if any.
-
-    The proof opens their difference rather than the weights before; together with the weights after, that is the same.
-    """
-    where = place(holdings.manifest, chunk)
-    theta, curvature = f"theta/{chunk}", f"curvature/{where.curvature}"
-    opened = {f"{theta} before": holdings.salts[theta], f"{theta} after": change.salts[theta]}
-    return opened | ({curvature: holdings.salts[curvature]} if holdings.curvature else {})
 
 
 class SaltLedger:
@@ -60,11 +57,22 @@ class SaltLedger:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self._place = Place(vault)
+        self._fresh: set[bytes] = set()
         # Across processes too: a server that grew tired of waiting may ask again while the first answer is being made.
         self._lock = FileLock(vault.folder / LOCK, mode=0o600)
 
-    def require(self, proofs: Iterable[Vectors]) -> None:
+    def begin(self, vectors: Vectors) -> None:
+        """Take note of vectors whose salts were drawn just now: nothing can have opened them."""
+        self._fresh |= {_name(salts) for salts in vectors.values()}
+
+    def require(self, proofs: Iterable[Vectors], statements: Iterable[bytes] = ()) -> None:
         """Return only if all these proofs can still be made, one after the other; counts nothing.
+
+        Parameters
+        ----------
+        statements : iterable of bytes
+            See `spend`, one for each proof; or none.
 
         Raises
         ------
@@ -74,10 +82,20 @@ class SaltLedger:
             The log is damaged or cannot be read.
         """
         with self._locked():
-            self._add(self._read()[0], proofs)
+            again, counts = self._again(), self._read()[0]
+            for proof, statement in zip(proofs, chain(statements, repeat(b"")), strict=False):
+                if statement and _once(proof, statement) in again:
+                    continue
+                self._know(proof, statement)
+                self._add(counts, [proof])
 
-    def spend(self, proof: Vectors) -> None:
+    def spend(self, vectors: Vectors, statement: bytes = b"") -> None:
         """Count one opening of every vector of a proof, durably, before it starts; all or none are allowed.
+
+        Parameters
+        ----------
+        statement : bytes
+            What is proved, if proving it again with the same salts opens nothing new; else empty.
 
         Raises
         ------
@@ -87,13 +105,31 @@ class SaltLedger:
             The log is damaged, or cannot be read or written.
         """
         with self._locked():
+            again = self._again()
+            if statement and _once(vectors, statement) in again:
+                return
+            self._know(vectors, statement)
             counts, end = self._read()
-            self._add(counts, [proof])
-            self._append(end, b"".join(_name(salts) + b"\n" for salts in proof.values()))
+            self._add(counts, [vectors])
+            self._append(end, [_name(salts) for salts in vectors.values()])
+            if statement:
+                self._vault.put(AGAIN, json.dumps([*again, _once(vectors, statement)]).encode())
 
-    def clear(self) -> None:
-        """Forget all counts, when the vectors they are about are given up."""
-        (self._vault.folder / LOG).unlink(missing_ok=True)
+    def keep(self, vectors: Vectors) -> None:
+        """Forget the counts of all other vectors, which have been given up.
+
+        Raises
+        ------
+        StorageError
+            The log is damaged, or cannot be read or written.
+        """
+        kept = {_name(salts) for salts in vectors.values()}
+        with self._locked():
+            counts, _ = self._read()
+            lines = [name for name, count in counts.items() if name in kept for _ in range(count)]
+            write_private(self._path, b"".join(line + b"\n" for line in self._sealed(0, lines)))
+            self._vault.drop(AGAIN)  # whoever proves one of them again counts it once more
+            self._place.settle()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -106,6 +142,25 @@ class SaltLedger:
             yield
         finally:
             self._lock.release()
+
+    def _again(self) -> list[str]:
+        """Digests of the statements that were counted."""
+        if not self._vault.has(AGAIN):
+            return []
+        try:
+            return [str(one) for one in json.loads(self._vault.get(AGAIN))]
+        except ValueError as e:
+            raise StorageError(f"{self._vault.folder / AGAIN} is damaged", fix="enrol the device again") from e
+
+    def _know(self, vectors: Vectors, statement: bytes) -> None:
+        """Return only if openings of these vectors cannot have been forgotten."""
+        if not statement or all(_name(salts) in self._fresh for salts in vectors.values()) or self._place.known():
+            return
+        raise SaltsSpentError(
+            SaltsSpentError.SENTENCE,
+            why="the device's state is a copy or was restored from a backup: it cannot know what it has opened since",
+            fix="enrol the device again, which draws fresh salts",
+        )
 
     def _add(self, counts: Counter[bytes], proofs: Iterable[Vectors]) -> None:
         for proof in proofs:
@@ -122,14 +177,25 @@ class SaltLedger:
 
     def _read(self) -> tuple[Counter[bytes], int]:
         """Openings by digest, and where the last whole line ends."""
-        data = self._vault.get(LOG) if self._vault.has(LOG) else b""
-        end = data.rfind(b"\n") + 1
-        if not _LINES.fullmatch(data, 0, end) or len(data) - end > 32:
-            raise StorageError(f"{self._path} is damaged", fix="enrol the device again, which starts a new one")
-        return Counter(data[:end].splitlines()), end
-
-    def _append(self, end: int, lines: bytes) -> None:
         try:
+            data = self._path.read_bytes() if self._path.exists() else b""
+        except OSError as e:
+            raise StorageError(f"cannot read {self._path}", why=str(e)) from e
+        end = data.rfind(b"\n") + 1
+        cipher, name = self._vault.cipher, self._vault.full_name(LOG)
+        lines, rest = data[:end].splitlines(), len(data) - end
+        if cipher is not None:
+            lines = [cipher.open_line(name, number, line) for number, line in enumerate(lines)]
+        whole = b"".join(line + b"\n" for line in lines)
+        if not _LINES.fullmatch(whole) or rest > (32 if cipher is None else _SEALED_LINE - 1):
+            raise StorageError(f"{self._path} is damaged", fix="enrol the device again, which starts a new one")
+        return Counter(lines), end
+
+    def _append(self, end: int, names: Sequence[bytes]) -> None:
+        try:
+            if self._vault.cipher is not None and end % _SEALED_LINE:
+                raise StorageError(f"{self._path} is damaged", why="its lines are not all of one length")
+            lines = b"".join(line + b"\n" for line in self._sealed(end // _SEALED_LINE, names))
             new = not self._path.exists()
             with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as log:
                 log.truncate(end)
@@ -138,23 +204,27 @@ class SaltLedger:
                 log.flush()
                 os.fsync(log.fileno())
             if new:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError as e:
             raise StorageError(f"cannot write {self._path}", why=str(e), fix="free disk space") from e
+
+    def _sealed(self, first: int, names: Sequence[bytes]) -> Sequence[bytes]:
+        """Lines as they are on disk, without their ends: encrypted one by one, each bound to its number."""
+        cipher, full = self._vault.cipher, self._vault.full_name(LOG)
+        if cipher is None:
+            return names
+        return [cipher.seal_line(full, first + number, name) for number, name in enumerate(names)]
 
     @property
     def _path(self) -> Path:
         return self._vault.folder / LOG
 
 
+def _once(vectors: Vectors, statement: bytes) -> str:
+    names = sorted(_name(salts) for salts in vectors.values())
+    return sha256_hex(encode_parts("zkapex:opened-once:v1", statement, *names))
+
+
 def _name(salts: tuple[int, ...]) -> bytes:
     """128 bits by which salts are recognised; they are uniform, so it tells nothing about them."""
     return sha256_hex(encode_parts("zkapex:salts:v1", *(str(salt) for salt in salts)))[:32].encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,9 +8,14 @@
 ``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.state.salts`
 ``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
 ``proposals/<nonce>``      the proposal that answered a request for one, signed
+``retrained``              there while the model was changed otherwise than by a request since the device enrolled
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
-``requests/<id>/``         request.json, response.json, secrets.npz + salts.json: the change; ``jobs/<chunk>/`` proofs;
-                           scores.json; receipt.json
+``enrolling/``             the same, while it is put together; it takes the other's place when it is complete
+``requests/<id>/``         request.json, response.json, ``jobs/<chunk>/`` proofs, scores.json, receipt.json; and, until
+                           the request is ``settled``, secrets.npz + salts.json: the change
+
+When a request is settled, by its receipt, by the end of its time or by a new enrolment, the change becomes what is
+enrolled and its own files go: weights that were deleted are nowhere then.
 
 Salts are what hides the weights behind their commitments: they are written with owner-only permissions, before the
 commitment they belong to leaves the device.
@@ -18,6 +23,7 @@ commitment they belong to leaves the device.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -31,7 +37,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.client.state.cipher import Cipher
 from zkapex.errors import StorageError
+from zkapex.host.files import sync_folder
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Salts = dict[str, tuple[int, ...]]
@@ -42,14 +50,24 @@ DAMAGE = (OSError, ValueError, EOFError, LookupError, RuntimeError, struct.error
 class Vault:
     """A folder of the device, readable by its owner only, in which files appear whole or not at all.
 
+    Parameters
+    ----------
+    folder : Path
+    cipher : Cipher, optional
+        Encrypts every file; without one they are plain, as in simulations.
+    root : Path, optional
+        Folder of the whole state, below which files have their names; `folder` itself by default.
+
     Raises
     ------
     StorageError
         From every method, if the disk is full or a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cipher: Cipher | None = None, root: Path | None = None) -> None:
         self.folder = folder
+        self.cipher = cipher
+        self._root = root or folder
 
     def create(self) -> None:
         """Make the folder, and every missing one above it, private. Writing does so by itself; asking does not."""
@@ -62,7 +80,11 @@ class Vault:
 
     def inner(self, *names: str) -> Vault:
         """A vault inside this one."""
-        return Vault(self.folder.joinpath(*names))
+        return Vault(self.folder.joinpath(*names), self.cipher, self._root)
+
+    def full_name(self, name: str) -> str:
+        """The name that a file is bound to: its path below the device's state."""
+        return (self.folder / name).relative_to(self._root).as_posix()
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
@@ -74,10 +96,11 @@ class Vault:
         partial = self.folder / f".{name}.partial"
         try:
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
-                f.write(data)
+                f.write(data if self.cipher is None else self.cipher.seal(self.full_name(name), data))
                 f.flush()
                 os.fsync(f.fileno())
             partial.rename(self.folder / name)
+            sync_folder(self.folder)
         except OSError as e:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -86,29 +109,21 @@ class Vault:
     def get(self, name: str) -> bytes:
         """Read a file."""
         try:
-            return (self.folder / name).read_bytes()
+            data = (self.folder / name).read_bytes()
         except OSError as e:
             raise StorageError(f"cannot read {self.folder / name}", why=str(e)) from e
+        return data if self.cipher is None else self.cipher.open(self.full_name(name), data)
 
     def put_arrays(self, name: str, arrays: Arrays) -> None:
         """Write named arrays atomically and durably."""
-        partial = self.folder / f".{name}.partial.npz"
-        try:
-            partial.touch(mode=0o600)
-            with partial.open("wb") as f:
-                np.savez(f, **arrays)  # type: ignore[arg-type]
-                f.flush()
-                os.fsync(f.fileno())
-            partial.rename(self.folder / name)
-        except OSError as e:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {self.folder / name}", why=str(e), fix="free disk space") from e
+        memory = io.BytesIO()
+        np.savez(memory, **arrays)  # type: ignore[arg-type]
+        self.put(name, memory.getvalue())
 
     def get_arrays(self, name: str) -> dict[str, npt.NDArray[np.generic]]:
         """Read named arrays; nothing is unpickled."""
         try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self.get(name)), allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
         except DAMAGE as e:
             raise StorageError(f"{self.folder / name} is missing or damaged", why=str(e), fix="enrol again") from e
@@ -123,6 +138,13 @@ class Vault:
             return {key: tuple(int(s) for s in values) for key, values in json.loads(self.get(name)).items()}
         except (ValueError, TypeError, AttributeError) as e:
             raise StorageError(f"{self.folder / name} is damaged", why=str(e), fix="enrol again") from e
+
+    def drop(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as e:
+            raise StorageError(f"cannot delete {self.folder / name}", why=str(e)) from e
 
     def clear(self) -> None:
         """Delete everything in it."""

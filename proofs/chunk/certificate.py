@@ -40,8 +40,13 @@ def chunk_distances(instance: Instance, chunks: Iterable[int]) -> dict[int, floa
     manifest = instance.manifest
     exponents = {layer.name: layer.exponent for layer in manifest.layers}
     distances = {}
+    if manifest.by_layer:
+        from zkapex.proofs.layer.terms import layer_distance, terms_of
     for chunk in chunks:
-        distance = chunk_distance(manifest.statement, instance.public(chunk))
+        if manifest.by_layer:
+            distance = layer_distance(terms_of(instance, chunk))
+        else:
+            distance = chunk_distance(manifest.statement, instance.public(chunk))
         if distance is None:
             return None
         distances[chunk] = distance * 2.0 ** -exponents[place(manifest, chunk).layer]

@@ -56,12 +56,19 @@ def place(manifest: ModelManifest, chunk: int) -> Place:
         if spec.name == layer:
             break
         before += manifest.blocks(spec)
+    if manifest.by_layer:
+        return Place(layer, block, band, chunk)
     shared = manifest.statement.curvature == "kfac"
     return Place(layer, block, band, before + block if shared else chunk)
 
 
 def cut(manifest: ModelManifest, where: Place, matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """One chunk ``[R, B]`` of a layer's matrix ``[rows, cols]``, padded with zeros where the layer ends."""
+    """One chunk ``[R, B]`` of a layer's matrix ``[rows, cols]``, padded with zeros where the layer ends.
+
+    All of it where a layer is proved as a whole.
+    """
+    if manifest.by_layer:
+        return matrix
     height, width = manifest.rows_per_chunk, manifest.block_width
     part = matrix[where.band * height : (where.band + 1) * height, where.block * width : (where.block + 1) * width]
     return np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])))
@@ -89,15 +96,22 @@ class Instance:
                 f"a request asks for {request.operator!r}",
                 why=f"the manifest's circuit proves {manifest.statement.kind!r}",
             )
-        self.masks = unpack_masks(manifest, request.mask)
+        self.masks = unpack_masks(manifest, request.mask, required=not manifest.statement.constrains_result)
         dampens = "factors" in declared(request.operator).terms
         if not dampens and any(mask.factors for mask in request.mask):
             raise ProtocolError("a request carries dampening factors", why=f"its operator is {request.operator!r}")
         self.dampening = unpack_factors(request.mask, self.masks) if dampens else {}
         self.guards = unpack_guards(manifest, request.guards)
         self.steering = unpack_steering(manifest, request.guards, self.masks)
-        self.touched = touched_chunks(manifest, self.masks)
+        self.touched = touched_chunks(manifest, self.masks, self.steering)
         self._manifest_digest = manifest.digest()
+
+    def mask(self, layer: str) -> BoolArray:
+        """The mask bool [rows, cols] of a layer, which may have no masked weight."""
+        if layer in self.masks:
+            return self.masks[layer]
+        shape = next((spec.rows, spec.cols) for spec in self.manifest.layers if spec.name == layer)
+        return np.zeros(shape, np.bool_)
 
     def guard(self, layer: str, block: int) -> IntArray:
         """The guard of a column block, int64 ``[B, r]``, filled with zero columns up to the circuit's rank."""
@@ -111,7 +125,7 @@ class Instance:
     def public(self, chunk: int) -> PublicInputs:
         """The public inputs of a touched chunk, context included."""
         where = place(self.manifest, chunk)
-        mask: BoolArray = cut(self.manifest, where, self.masks[where.layer]).astype(np.bool_)
+        mask: BoolArray = cut(self.manifest, where, self.mask(where.layer)).astype(np.bool_)
         context = context_element(
             self.request.request_id,
             self.request.client_id,

@@ -156,7 +156,7 @@ def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, pro
     ProofError
         If the proof is malformed or does not verify.
     """
-    if len(proof) != circuit.proof_bytes:
+    if circuit.proof_bytes and len(proof) != circuit.proof_bytes:
         raise ProofError(f"a proof has {len(proof)} bytes, this circuit's have {circuit.proof_bytes}")
     spec = circuit.spec
     points = leading_points(spec, proof)
@@ -178,7 +178,28 @@ def verify_chunk(circuit: Circuit, public: PublicInputs, expected: Expected, pro
             continue
         if points[name] != wanted[name]:
             raise CommitmentError(f"the proof does not commit to {meaning[name]}", why=f"commitment {name!r} differs")
-    verify_raw(circuit, public.outputs(spec, z), proof)
+    verify_exactly(circuit, public.outputs(spec, z), proof)
+
+
+def verify_exactly(circuit: Circuit, outputs: list[str], proof: bytes) -> None:
+    """As `verify_raw`, and nothing may follow the proof.
+
+    Halo2 ignores what does. Where the length of a circuit's proofs is not known beforehand, a proof has no end too many
+    if it is none without its last byte.
+
+    Raises
+    ------
+    ProofError
+        Whenever it is not accepted.
+    """
+    verify_raw(circuit, outputs, proof)
+    if circuit.proof_bytes:
+        return
+    try:
+        verify_raw(circuit, outputs, proof[:-1])
+    except ProofError:
+        return
+    raise ProofError(f"a proof of {len(proof)} bytes goes on after its end")
 
 
 def verify_raw(circuit: Circuit, outputs: list[str], proof: bytes) -> None:

@@ -39,8 +39,8 @@ class PublicInputs:
     dampening : int64 [R, B], optional
         Factors of the weights in multiples of ``1 / FACTOR_UNIT``; for operators with factors.
     steering : int64 [R, r], optional
-        C: what the unmasked change must be along the guard; zero in rows without a masked weight, and all zero if left
-        out. For guarded-group-obs only.
+        What is prescribed along the guard; all zero if left out. For guarded-group-obs C, of the unmasked change, zero
+        in rows without a masked weight; where the result is constrained T, of the weights that result.
     """
 
     mask: BoolArray
@@ -76,11 +76,11 @@ class PublicInputs:
     def _check_steering(self, spec: StatementSpec) -> None:
         if self.steering is None:
             return
-        if "steering" not in declared(spec.kind).terms or not spec.freivalds:
-            raise InputError("steering belongs to guarded-group-obs with product checks, and to no other statement")
+        if not {"steering", "targets"} & declared(spec.kind).terms or not spec.freivalds:
+            raise InputError("only statements with a guard and product checks prescribe anything along it")
         if self.steering.shape != (spec.rows_per_chunk, spec.guard_rank) or self.steering.dtype != np.int64:
             raise InputError(f"steering must be int64 of shape {(spec.rows_per_chunk, spec.guard_rank)}")
-        if self.steering[~self.mask.any(1)].any():
+        if not spec.constrains_result and self.steering[~self.mask.any(1)].any():
             raise InputError("a row without a masked weight is steered", why="such rows do not change")
         if self.steering.size and max(int(self.steering.max()), -int(self.steering.min())) > MAX_STEERING:
             raise InputError(f"steering exceeds {MAX_STEERING}")

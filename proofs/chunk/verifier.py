@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from zkapex.circuits.halo2.srs import Srs
-from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.halo2.store import Circuit, circuit, verification_circuit
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProverError, ReceiptError, ResourceError
 from zkapex.proofs.chunk.commitment import Point, empty_commitment
@@ -15,26 +16,33 @@ from zkapex.proofs.chunk.prove import Expected, verify_chunk
 from zkapex.proofs.messages import CurvatureCheck, ModelManifest
 
 
-def circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit:
+def circuit_of(manifest: ModelManifest, srs: Srs, *, proving: bool = True) -> Circuit:
     """The manifest's circuit, built here from its specification rather than taken from whoever claims it.
+
+    Parameters
+    ----------
+    proving : bool
+        Whether a proving key is needed.
 
     Raises
     ------
     ReceiptError
         If no keys can be built from what the manifest names, or they are not those it names.
     """
-    return _built(manifest.statement, srs, manifest, manifest)
+    return _built(manifest.statement, srs, manifest, manifest, proving)
 
 
-def check_circuit_of(manifest: ModelManifest, srs: Srs) -> Circuit | None:
+def check_circuit_of(manifest: ModelManifest, srs: Srs, *, proving: bool = True) -> Circuit | None:
     """Likewise the circuit of the manifest's curvature check; None if it has none."""
     check = manifest.curvature_check
-    return None if check is None else _built(check.statement, srs, check, manifest)
+    return None if check is None else _built(check.statement, srs, check, manifest, proving)
 
 
-def _built(statement: StatementSpec, srs: Srs, claimed: ModelManifest | CurvatureCheck, of: ModelManifest) -> Circuit:
+def _built(
+    statement: StatementSpec, srs: Srs, claimed: ModelManifest | CurvatureCheck, of: ModelManifest, proving: bool
+) -> Circuit:
     try:
-        built = circuit(statement, srs)
+        built = circuit(statement, srs) if proving else verification_circuit(statement, srs)
     except ResourceError:
         raise
     except ProverError as e:
@@ -49,7 +57,7 @@ def _built(statement: StatementSpec, srs: Srs, claimed: ModelManifest | Curvatur
         if ours != theirs:
             raise ReceiptError(
                 f"the manifest's {name} is not the one its statement has",
-                why=f"built here: {ours[:16]}..., claimed: {theirs[:16]}...",
+                why=f"built here: {ours[:16]}..., claimed: {(theirs or 'none')[:16]}...",
                 fix="whoever made it used another circuit or another release; do not accept it",
             )
     return built
@@ -97,4 +105,6 @@ class ChunkVerifier:
         )
         start = time.process_time()
         verify_chunk(self._circuit, self._instance.public(chunk), expected, proof, self._empty)
+        if not self._circuit.proof_bytes:  # this one had no byte too many
+            self._circuit = replace(self._circuit, proof_bytes=len(proof))
         return time.process_time() - start

@@ -84,18 +84,31 @@ class Witness:
         return rules(spec.kind).private(spec, public, self)
 
     def residuals(self, spec: StatementSpec, public: PublicInputs) -> tuple[IntArray, IntArray]:
-        """``E = delta H - mu V^T``, int64 [R, B], and ``L = (delta * keep) V - C``, int64 [R, r], exactly."""
+        """``E = delta H - mu V^T``, int64 [R, B], and `leak`, exactly."""
         if self.delta is None or self.factor is None or self.mu is None:
-            raise ProverError("guarded-group-obs needs delta, factor and multipliers")
-        delta, factor, guard = self.delta.values, self.factor.values.reshape(spec.factor_shape), public.guard
+            raise ProverError(f"{spec.kind} needs delta, factor and multipliers")
+        delta, factor = self.delta.values, self.factor.values.reshape(spec.factor_shape)
         if spec.curvature == "kfac":
             product = (delta @ factor.T) @ factor
         else:
             product = np.einsum("ik,ikj->ij", np.einsum("ij,ikj->ik", delta, factor), factor)
-        leak = (delta * ~public.mask) @ guard
-        if public.steering is not None:
-            leak = leak - public.steering
-        return product + spec.ridge * delta - self.mu @ guard.T, leak
+        return product + spec.ridge * delta - self.mu @ public.guard.T, self.leak(spec, public)
+
+    def leak(self, spec: StatementSpec, public: PublicInputs) -> IntArray:
+        """``L = (delta * keep) V - C`` or, where the result is constrained, ``theta_u V - T``; int64 [R, r], exactly.
+
+        Raises
+        ------
+        ProverError
+            The statement is about a change, and there is none.
+        """
+        if spec.constrains_result:
+            along: IntArray = self.theta_u.values @ public.guard
+        elif self.delta is not None:
+            along = (self.delta.values * ~public.mask) @ public.guard
+        else:
+            raise ProverError(f"{spec.kind} needs delta")
+        return along if public.steering is None else along - public.steering
 
     def with_limbs(
         self, spec: StatementSpec, residuals: tuple[IntArray, IntArray], limbs: Sequence[int]

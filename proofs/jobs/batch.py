@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from zkapex.circuits.halo2.store import Circuit
-from zkapex.proofs.jobs.claim import Claim
+from zkapex.errors import Error
+from zkapex.proofs.jobs.claim import SHARED, Claim
 from zkapex.proofs.jobs.interface import CLAIM, OnProgress, Verdict, Work, ignore_progress, read_verdict
 from zkapex.proofs.jobs.pool import Pool
+from zkapex.proofs.jobs.worker import Cost
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
+
+OnVerdict = Callable[[str, Error | None, float], None]
+"""Called with a job's key, why its proof is not accepted (or None), and the CPU seconds of the check."""
+Job = tuple[str, Claim, int, bytes]
+"""Name of the claim, the claim, the chunk's number and its proof."""
+
+
+class ClaimsVerifier:
+    """Checks proofs of many requests in worker processes, which stay until it is closed.
+
+    Parameters
+    ----------
+    circuit : Circuit
+        All of them are of.
+    workers : int, optional
+        Processes; default one per core, fewer if memory is short.
+    """
+
+    def __init__(self, circuit: Circuit, workers: int | None = None) -> None:
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="zkapex-verify-")))
+        self._pool = self._stack.enter_context(Pool(Work(circuit, "verify"), workers))
+
+    def verify(self, jobs: Mapping[str, Job], on_verdict: OnVerdict) -> None:
+        """Check proofs; every verdict is told as it comes, however many are wrong.
+
+        Raises
+        ------
+        ResourceError
+            If memory or disk does not suffice to check them.
+        """
+        with TemporaryDirectory(dir=self._folder) as batch:
+            folders: dict[Path, str] = {}
+            for key, (name, claim, chunk, proof) in jobs.items():
+                about = Path(batch) / name
+                if not about.exists():
+                    about.mkdir()
+                    claim.save(about / SHARED)
+                folder = about / str(chunk)
+                folder.mkdir()
+                (folder / CLAIM).write_bytes(proof)
+                folders[folder] = key
+
+            def on_done(folder: Path, cost: Cost) -> None:
+                verdict = read_verdict(folder)
+                on_verdict(folders[folder], verdict.error, verdict.cpu_s)
+
+            self._pool.run(list(folders), on_done)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class BatchVerifier:

@@ -7,14 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import Error, ResourceError
 from zkapex.proofs.chunk.instance import Instance
-from zkapex.proofs.chunk.verifier import ChunkVerifier
 from zkapex.proofs.jobs.interface import CLAIM, leave_verdict
 from zkapex.proofs.jobs.worker import Cost, peak_rss_mb
 from zkapex.proofs.messages import ModelManifest, UnlearnRequest
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
+    from zkapex.proofs.chunk.verifier import ChunkVerifier
+
+SHARED = "claim"
+"""File with the claim that the jobs in the folders beside it are about."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,32 @@ class Claim:
 
     def verifier(self, circuit: Circuit) -> ChunkVerifier:
         """The verifier of single chunks, in this process."""
+        from zkapex.proofs.chunk.verifier import ChunkVerifier
+
         return ChunkVerifier(circuit, Instance(self.manifest, self.request), self.curvature, self.pre, self.post)
 
 
 class Checker:
-    """The worker's side: checks the claimed proof in a job's folder."""
+    """The worker's side: checks the claimed proof in a job's folder.
 
-    def __init__(self, circuit: Circuit, shared: Path) -> None:
-        self._verifier = Claim.load(shared).verifier(circuit)
+    Parameters
+    ----------
+    circuit : Circuit
+    shared : Path, optional
+        The claim that all jobs are about; without one, each job's is beside its folder.
+    """
+
+    def __init__(self, circuit: Circuit, shared: Path | None = None) -> None:
+        self._circuit = circuit
+        self._shared = None if shared is None else Claim.load(shared).verifier(circuit)
+        self._last: tuple[Path, ChunkVerifier] | None = None
 
     def run_job(self, folder: Path) -> Cost:
         """Check ``claim.bin`` in ``<chunk>/`` and leave a verdict."""
         start = time.process_time()
         error: Error | None = None
         try:
-            self._verifier.verify(int(folder.name), (folder / CLAIM).read_bytes())
+            self._verifier(folder).verify(int(folder.name), (folder / CLAIM).read_bytes())
         except ResourceError:
             raise
         except Error as e:
@@ -74,3 +91,11 @@ class Checker:
         cost = Cost(time.process_time() - start, peak_rss_mb())
         leave_verdict(folder, error, cost)
         return cost
+
+    def _verifier(self, folder: Path) -> ChunkVerifier:
+        if self._shared is not None:
+            return self._shared
+        path = folder.parent / SHARED
+        if self._last is None or self._last[0] != path:
+            self._last = path, Claim.load(path).verifier(self._circuit)
+        return self._last[1]

@@ -14,13 +14,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import zkapex.errors
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import Error
 from zkapex.proofs.jobs.progress import Progress
 from zkapex.proofs.jobs.worker import COST, PROOF, Cost
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 CLAIM, VERDICT = "claim.bin", "verdict.json"
 RESULT = {"prove": PROOF, "verify": VERDICT}

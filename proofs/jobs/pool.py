@@ -12,9 +12,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import ProofError, ResourceError
 from zkapex.proofs.jobs.interface import (
     OnDone,
@@ -30,6 +29,9 @@ from zkapex.proofs.jobs.process import WorkerDiedError, WorkerProcess
 from zkapex.proofs.jobs.progress import Timeline
 from zkapex.proofs.jobs.resources import RESULT_BYTES, affordable_workers, check_disk, scratch_bytes, threads_each
 from zkapex.proofs.jobs.worker import Cost
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 ATTEMPTS_ALONE = 2
 """How often a job may die of memory with no other beside it before the run is given up."""

@@ -6,11 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import ResourceError
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 MEMORY_BASE, MEMORY_PER_KEY = 9e7, 2.5
 """A prover's peak memory with one thread: so many bytes, and a multiple of its proving key. Measured: 104 MB with a key

@@ -25,7 +25,7 @@ from zkapex.proofs.jobs.worker import Cost, run_job
 
 def job_of(kind: str, circuit: Circuit, shared: Path | None) -> Callable[[Path], Cost]:
     """What to do with a folder of the given kind."""
-    if kind == "verify" and shared is not None:
+    if kind == "verify":
         return Checker(circuit, shared).run_job
     if kind == "prove":
         return partial(run_job, circuit)

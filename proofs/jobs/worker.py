@@ -7,16 +7,19 @@ by its owner only); the finished proof appears beside them as ``proof.bin`` with
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zkapex.circuits.halo2.store import Circuit
-from zkapex.proofs.chunk.prove import prove_chunk
 from zkapex.proofs.chunk.public import PublicInputs
 from zkapex.proofs.chunk.witness import SaltedVector, Witness
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 PROOF, COST = "proof.bin", "cost.json"
 
@@ -44,7 +47,7 @@ def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
     arrays = {"mask": public.mask, "guard": public.guard, "dampening": public.dampening, "steering": public.steering}
     arrays["mu"] = witness.mu
     given = {name: array for name, array in arrays.items() if array is not None}
-    with _private(folder / "job.npz").open("wb") as f:
+    with private_file(folder / "job.npz").open("wb") as f:
         np.savez(f, **given, **{name: vector.values for name, vector in salted.items()})  # type: ignore[arg-type]
     scalars = {
         "tau_stationarity": public.tau_stationarity,
@@ -52,7 +55,7 @@ def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
         "context": str(public.context),
         "salts": {name: [str(s) for s in vector.salts] for name, vector in salted.items()},
     }
-    _private(folder / "job.json").write_text(json.dumps(scalars))
+    private_file(folder / "job.json").write_text(json.dumps(scalars))
 
 
 def read_job(folder: Path) -> tuple[PublicInputs, Witness]:
@@ -77,15 +80,25 @@ def finished(folder: Path) -> tuple[bytes, Cost] | None:
 
 def run_job(circuit: Circuit, folder: Path) -> Cost:
     """Prove one job and leave the result in its folder; the witness is deleted."""
+    from zkapex.proofs.chunk.prove import prove_chunk
+
     before = _cpu_s()
     proof = prove_chunk(circuit, *read_job(folder))
     cost = Cost(_cpu_s() - before, peak_rss_mb())
+    leave_proof(folder, proof, cost)
+    return cost
+
+
+def leave_proof(folder: Path, proof: bytes, cost: Cost) -> None:
+    """Finish a job, whole or not at all; its witness is deleted."""
     for name, data in ((COST, json.dumps(cost.__dict__).encode()), (PROOF, proof)):
-        partial = _private(folder / f".{name}")
-        partial.write_bytes(data)
+        partial = private_file(folder / f".{name}")
+        with partial.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())  # or a loss of power leaves an empty proof under a name that says it is whole
         partial.rename(folder / name)
     forget_witness(folder)
-    return cost
 
 
 def forget_witness(folder: Path) -> None:
@@ -109,6 +122,7 @@ def _cpu_s() -> float:
     return time.process_time()
 
 
-def _private(path: Path) -> Path:
+def private_file(path: Path) -> Path:
+    """Make a file that only its owner reads."""
     path.touch(mode=0o600)
     return path

@@ -109,14 +109,25 @@ class LogProof:
         LedgerError
             It was not; or another log, or not enough witnesses, say so.
         """
+        log, witnesses, witnessed = policy.check(self.note)
+        checkpoint = self.check_inclusion(payload_digest)
+        return Logged(log.name, self.index, checkpoint.size, witnesses, witnessed)
+
+    def check_inclusion(self, payload_digest: str) -> Checkpoint:
+        """Check that a signed payload is in the tree of the proof's checkpoint, whoever has signed that.
+
+        Raises
+        ------
+        LedgerError
+            It is not.
+        """
         if len(self.extra) != NONCE_BYTES:
             raise LedgerError("the proof of inclusion lacks the random bytes of its entry")
         checkpoint = Checkpoint.of(self.note)
-        log, witnesses, witnessed = policy.check(self.note)
         try:
             verify_inclusion(checkpoint.root, entry(self.extra, payload_digest), self.index, checkpoint.size, self.path)
         except CommitmentError as error:
             raise LedgerError(
                 "this is not in the log where its proof of inclusion says", why=f"entry {self.index}: {error.what}"
             ) from error
-        return Logged(log.name, self.index, checkpoint.size, witnesses, witnessed)
+        return checkpoint

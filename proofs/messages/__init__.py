@@ -1,7 +1,8 @@
 """The records clients and server exchange, and their bounds.
 
 Chunks are numbered by the manifest: layers in its order, within a layer the column blocks from left to right, within a
-block the bands of rows from top to bottom. Curvature commitments are numbered likewise without the bands.
+block the bands of rows from top to bottom. Curvature commitments are numbered likewise without the bands. With a
+backend that proves layers as a whole, a layer is one chunk.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ from zkapex.proofs.messages.deletion import (
     UnlearnResponse,
 )
 from zkapex.proofs.messages.enrolment import (
+    Continuation,
     CurvatureProof,
+    Demand,
     Enrolment,
     EnrolRequest,
+    Equality,
+    Held,
+    HeldProof,
     PersonaliseReply,
     PersonaliseRequest,
+    SameStates,
 )
-from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, Score
+from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, Score, TuneReply, TuneRequest
 from zkapex.proofs.messages.manifest import CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.messages.terms import Claims, GuardBlock, LayerMask, Proposal, ProposeRequest
 
@@ -42,15 +49,20 @@ __all__ = [
     "ChunkCommitment",
     "ChunkProof",
     "Claims",
+    "Continuation",
     "CurvatureCheck",
     "CurvatureProof",
     "Delivery",
+    "Demand",
     "EnrolRequest",
     "Enrolment",
+    "Equality",
     "EvaluateReply",
     "EvaluateRequest",
     "Fraction",
     "GuardBlock",
+    "Held",
+    "HeldProof",
     "LayerMask",
     "LayerSpec",
     "ModelManifest",
@@ -60,8 +72,11 @@ __all__ = [
     "ProposeRequest",
     "ProveRequest",
     "ProveResponse",
+    "SameStates",
     "Score",
     "Tolerance",
+    "TuneReply",
+    "TuneRequest",
     "UnlearnRequest",
     "UnlearnResponse",
 ]

@@ -9,7 +9,10 @@ from pydantic import Field
 MAX_LAYERS = 4096
 MAX_CHUNKS = 2**18
 MAX_BATCH = 64
-MAX_PROOF_BYTES = 2**18
+MAX_PROOF_BYTES = 2**25
+"""Of any backend; each checks what its own come to."""
+MAX_CHUNK_PROOF_BYTES = 2**18
+"""Of halo2."""
 MAX_GUARD_BYTES = 2**20
 MAX_STEERING_BYTES = 2**25
 MAX_MASK_BYTES = 2**25

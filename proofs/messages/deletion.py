@@ -12,15 +12,18 @@ from zkapex.proofs.messages.terms import GuardBlock, LayerMask
 from zkapex.proofs.records.record import (
     Blob,
     ClientId,
+    CommitmentHex,
+    Count,
     Digest,
     Name,
     Nonce,
     Part,
-    PointHex,
     Record,
     RequestId,
     Seconds,
     UtcTime,
+    is_none,
+    is_zero,
 )
 
 
@@ -62,7 +65,7 @@ class UnlearnRequest(Record):
     operator: Name
     pre_root: Digest
     """Merkle root over the theta commitments the server holds for the client; the client must recognise them."""
-    mask: Annotated[tuple[LayerMask, ...], Field(min_length=1, max_length=MAX_LAYERS)]
+    mask: Annotated[tuple[LayerMask, ...], Field(max_length=MAX_LAYERS)]
     """Layers in the manifest's order; layers without a masked weight are left out."""
     guards: Annotated[tuple[GuardBlock, ...], Field(max_length=MAX_CHUNKS)]
     """In the manifest's order; empty for rank 0, the paper's operator."""
@@ -74,11 +77,21 @@ class UnlearnRequest(Record):
     issued_at: UtcTime
     expires_at: UtcTime
     """No response is accepted after this time."""
+    enrolment_digest: Annotated[Digest | None, Field(exclude_if=is_none)] = None
+    """SHA-256 of the envelope of the enrolment that weights and curvature are those of; none in the oldest requests."""
+    attempts: Annotated[Count, Field(exclude_if=is_zero)] = 0
+    """How many requests were given up after their audit had been drawn since the client last proved one in full.
+
+    If there are any, the audit is full: whoever knows that draws can be escaped has none to escape."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.expires_at <= self.issued_at:
             raise ValueError("expires_at must be after issued_at")
+        if self.attempts and self.audit.mode != "full":
+            raise ValueError("after an audit that was drawn and not proved, everything has to be proved")
+        if not self.mask and not self.guards:
+            raise ValueError("a request must have a mask or guards")
         if len({mask.layer for mask in self.mask}) != len(self.mask):
             raise ValueError("a layer has two masks")
         if len({(guard.layer, guard.block) for guard in self.guards}) != len(self.guards):
@@ -90,7 +103,7 @@ class ChunkCommitment(Part):
     """com(theta_u) of one chunk."""
 
     chunk: Chunk
-    theta: PointHex
+    theta: CommitmentHex
 
 
 class UnlearnResponse(Record):

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zkapex.proofs.records.record import ClientId, Count, Part, Record, RequestId
+from zkapex.proofs.records.record import ClientId, Count, Name, Nonce, Part, Record, RequestId
 
-ModelState = Literal["before", "masked", "after"]
-"""The personalised model before the request, with the mask alone, and after compensation."""
+ModelState = Literal["before", "masked", "after", "tuned"]
+"""The personalised model before the request, with the mask alone, after compensation, and trained on after that."""
 
 
 class Score(Part):
@@ -46,3 +46,31 @@ class EvaluateReply(Record):
     client_id: ClientId
     request_id: RequestId
     scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=9)]
+
+
+class TuneRequest(Record):
+    """Server to client, signed: train your model on, keeping what requests have deleted; you will enrol the result."""
+
+    kind: ClassVar[str] = "tune-request"
+
+    format: Literal["zkapex.tune-request.v1"] = "zkapex.tune-request.v1"
+    federation: Name
+    client_id: ClientId
+    request_id: RequestId
+    """The request that it follows, which has to be settled."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    seed: Count
+    nonce: Nonce
+
+
+class TuneReply(Record):
+    """Client to server: it is done; how well the model does now, as the client says."""
+
+    kind: ClassVar[str] = "tune-reply"
+
+    format: Literal["zkapex.tune-reply.v1"] = "zkapex.tune-reply.v1"
+    client_id: ClientId
+    request_id: RequestId
+    examples: Count
+    scores: Annotated[tuple[Score, ...], Field(max_length=3)]

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.messages.bounds import MAX_CHUNKS, MAX_LAYERS, Dimension
-from zkapex.proofs.records.record import Digest, Name, Part, Record
+from zkapex.proofs.records.record import Digest, Name, Part, Record, is_halo2, is_none
 
 
 class LayerSpec(Part):
@@ -45,14 +45,18 @@ class ModelManifest(Record):
     """log2 of the largest Frobenius norm of every encoded curvature matrix."""
     layers: Annotated[tuple[LayerSpec, ...], Field(min_length=1, max_length=MAX_LAYERS)]
     circuit_digest: Digest
-    """SHA-256 of the verification key file."""
-    settings_digest: Digest
+    """SHA-256 of the verification key file; for transparent, of the layouts and parameters of all layers."""
+    settings_digest: Annotated[Digest | None, Field(exclude_if=is_none)] = None
     """SHA-256 of the circuit's settings file."""
-    srs_digest: Digest
-    srs_origin: Literal["local", "imported"]
-    """``local``: made by the verifier, which convinces nobody else. ``imported``: from elsewhere, pinned by digest."""
+    srs_digest: Annotated[Digest | None, Field(exclude_if=is_none)] = None
+    srs_origin: Annotated[Literal["local", "imported"] | None, Field(exclude_if=is_none)] = None
+    """``local``: made by the verifier, which convinces nobody else. ``imported``: from elsewhere, pinned by digest.
+    None of the three for a backend that needs no reference string."""
     curvature_check: CurvatureCheck | None = None
     """If there is one, every enrolment must come with the proofs it asks for."""
+    backend: Annotated[Literal["halo2", "transparent"], Field(exclude_if=is_halo2)] = "halo2"
+    """What proves it (`zkapex.proofs.backends`), and with that what is proved at once: a chunk, or for transparent a
+    layer. Messages call either a chunk, and number it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,6 +71,11 @@ class ModelManifest(Record):
             shared = ("block_width", "curvature_rank", "weight_limit", "log2_rows")
             if any(getattr(theirs, name) != getattr(self.statement, name) for name in shared):
                 raise ValueError("the curvature check commits to other factors than the manifest's statement")
+        setup = (self.settings_digest, self.srs_digest, self.srs_origin)
+        if self.backend == "halo2" and None in setup:
+            raise ValueError("a manifest of halo2 names its settings and its reference string")
+        if self.backend != "halo2" and (any(setup) or self.curvature_check is not None):
+            raise ValueError(f"{self.backend} has no reference string, settings file or curvature check")
         if self.n_chunks > MAX_CHUNKS:
             raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
         return self
@@ -100,15 +109,29 @@ class ModelManifest(Record):
         return -(-layer.rows // self.rows_per_chunk)
 
     @property
+    def by_layer(self) -> bool:
+        """Whether a layer is committed to and proved as a whole: its chunk is all of it."""
+        return self.backend == "transparent"
+
+    def unit_shape(self, layer: LayerSpec) -> tuple[int, int]:
+        """Rows and columns of a chunk of this layer, of what is committed to and proved at once."""
+        return (layer.rows, layer.cols) if self.by_layer else (self.rows_per_chunk, self.block_width)
+
+    @property
     def n_chunks(self) -> int:
         """Number of chunks of the model, and of theta commitments in an enrolment."""
+        if self.by_layer:
+            return len(self.layers)
         return sum(self.blocks(layer) * self.bands(layer) for layer in self.layers)
 
     @property
     def n_curvatures(self) -> int:
         """Number of curvature factors, and of commitments to them in an enrolment.
 
-        One per (layer, column block) for kfac, one per chunk for block-fisher, none if the statement needs none.
+        One per (layer, column block) for kfac, one per chunk for block-fisher, none if the statement needs none, or if
+        one commitment is to weights and curvature.
         """
+        if self.by_layer:
+            return 0
         blocks = sum(self.blocks(layer) for layer in self.layers)
         return {"kfac": blocks, "block-fisher": self.n_chunks, "none": 0}[self.statement.curvature]

@@ -32,7 +32,8 @@ class GuardBlock(Part):
     """The guard V_b of one column block: row-major little-endian int16 of shape ``[width, rank]``.
 
     `steering` is what the unmasked change must be along it, in units of the statement's ``guard_limit``: int16 of shape
-    ``[rows, rank]``, rows being those with a masked weight in this block, ascending; or empty, for none.
+    ``[rows, rank]``, rows being those with a masked weight in this block, ascending; or empty, for none. For
+    targeted-group-obs and constraint-only it is what the weights that result must be along it, of all rows.
     """
 
     layer: Name

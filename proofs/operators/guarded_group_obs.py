@@ -10,6 +10,7 @@ import numpy as np
 
 from zkapex.circuits.field import MODULUS, felts
 from zkapex.circuits.halo2.slack import slack_limbs
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 from zkapex.proofs.chunk.witness import square_sums
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 class GuardedGroupObsRules(Rules):
     """See `zkapex.circuits.operators.guarded_group_obs`."""
+
+    def largest_tolerances(self, spec: StatementSpec, kappa: int) -> tuple[int, int]:
+        """See `Rules`."""
+        return tolerances(spec.rows_per_chunk, spec.block_width, spec.guard_rank, kappa, GUARD_BITS)
 
     def values(self, spec: StatementSpec, public: PublicInputs, challenge: int) -> Mapping[str, list[str]]:
         """See `Rules`."""
@@ -55,7 +60,7 @@ class GuardedGroupObsRules(Rules):
     def outputs(self, spec: StatementSpec, public: PublicInputs, challenge: int | None) -> list[str]:
         """See `Rules`."""
         stationarity, guard = public.slacks(spec)
-        return felts([0, stationarity.half, guard.half] + [self._steered(spec, public, challenge)] * spec.freivalds)
+        return felts([0, stationarity.half, guard.half] + [prescribed(spec, public, challenge)] * spec.freivalds)
 
     def private(self, spec: StatementSpec, public: PublicInputs, witness: Witness) -> dict[str, list[str]]:
         """See `Rules`; residuals and the slack of both sums are added."""
@@ -69,18 +74,23 @@ class GuardedGroupObsRules(Rules):
         """What stationarity leaves over the smallest eigenvalue of H."""
         return math.sqrt(public.slacks(spec)[0].largest) / spec.ridge
 
-    def _steered(self, spec: StatementSpec, public: PublicInputs, challenge: int | None) -> int:
-        """``a^T C c``, see `zkapex.circuits.operators.guarded_group_obs`."""
-        if public.steering is None:
-            return 0
-        if challenge is None:
-            raise InputError("the outputs of a steered statement depend on its challenge")
-        a, _, c = challenge_powers(spec, challenge)
-        rows: list[list[int]] = public.steering.tolist()
-        terms = (
-            x * sum(y * z for y, z in zip(row, c, strict=True)) for x, row in zip(a, rows, strict=True) if any(row)
-        )
-        return sum(terms) % MODULUS
+
+def prescribed(spec: StatementSpec, public: PublicInputs, challenge: int | None) -> int:
+    """``a^T C c``, or with T, of what is prescribed along the guard.
+
+    Raises
+    ------
+    InputError
+        There is no challenge.
+    """
+    if public.steering is None:
+        return 0
+    if challenge is None:
+        raise InputError("the outputs of a steered statement depend on its challenge")
+    a, _, c = challenge_powers(spec, challenge)
+    rows: list[list[int]] = public.steering.tolist()
+    terms = (x * sum(y * z for y, z in zip(row, c, strict=True)) for x, row in zip(a, rows, strict=True) if any(row))
+    return sum(terms) % MODULUS
 
 
 def challenge_powers(spec: StatementSpec, challenge: int) -> tuple[list[int], list[int], list[int]]:

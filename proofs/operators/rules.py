@@ -62,6 +62,16 @@ class Rules(ABC):
         Committed values, multipliers and limbs have been checked before; ezkl would never return.
         """
 
+    def largest_tolerances(self, spec: StatementSpec, kappa: int) -> tuple[int, int]:
+        """The tolerances ``(tau_s, tau_g)`` that honest rounding needs; a request that states larger asks for less.
+
+        Parameters
+        ----------
+        kappa : int
+            log2 of the largest Frobenius norm of the encoded curvature, `ModelManifest.curvature_bits`.
+        """
+        return 0, 0
+
     @abstractmethod
     def distance(self, spec: StatementSpec, public: PublicInputs) -> float | None:
         """The certified distance of one chunk in integer weight units, see `zkapex.proofs.chunk.certificate`.

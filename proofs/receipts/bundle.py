@@ -9,7 +9,14 @@
     request.json            the signed request: mask, guard, nonce
     response.json           its signed response: new commitments
     proofs/<chunk>.bin      raw proofs
-    circuit/settings.json, circuit/vk.bin [, circuit/srs.bin]
+    rejected/<chunk>.bin    raw proofs that were refused
+    circuit/settings.json, circuit/vk.bin [, circuit/srs.bin]    of the halo2 backend
+    asked/<nnnn>.json, before/<nnnn>x<chunk>.bin    of the transparent one: the requests that earlier/ answers, and
+                            their proofs, which those of this request rest on
+
+Beside them may be what authenticates itself, and may come later: ``receipt.tsr`` (a timestamp), ``receipt.tlog-proof``
+and ``opened.tlog-proof`` (that receipt and request were logged), ``status.json`` (a signed word of the issuer's about
+the receipt). A receipt may also be one ``.zip`` of such a directory.
 """
 
 from __future__ import annotations
@@ -18,20 +25,25 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from zkapex.errors import InputError, ProtocolError, ReceiptError, StorageError
+from zkapex.proofs.receipts.archive import read_archive
 from zkapex.proofs.receipts.evidence import Dossier, Evidence
 from zkapex.proofs.receipts.receipt import Receipt, check_receipt, open_receipt
 from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.signing import MAX_ENVELOPE_BYTES
 
 MAX_BUNDLE_BYTES = 2**32
+MAX_COMPANION_BYTES = 2**20
 RECEIPT_FILE = "receipt.json"
+COMPANIONS = frozenset({"receipt.tsr", "receipt.tlog-proof", "opened.tlog-proof", "status.json"})
+"""Files that authenticate themselves, and that no receipt lists."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Bundle:
     receipt: Receipt
     evidence: Evidence
     dossier: Dossier
+    companions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_bundle(directory: Path, receipt: bytes, evidence: Evidence) -> None:
@@ -106,26 +119,67 @@ def read_bundle(directory: Path, trusted: Collection[Ed25519PublicKey] | None = 
     StorageError
         A file could not be read.
     """
-    if not directory.is_dir():
-        raise InputError(f"there is no receipt {directory}", fix="name the directory that holds receipt.json")
-    envelope = _read(directory, RECEIPT_FILE, MAX_ENVELOPE_BYTES)
+    files = read_files(directory)
+    return check_files(open_signed(files, trusted), files)
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """Read all files of a receipt, a directory or a ``.zip``; nothing is verified yet.
+
+    Raises
+    ------
+    InputError
+        There is no receipt there.
+    ReceiptError
+        Something in it is no regular file, or it is too much.
+    StorageError
+        A file could not be read.
+    """
+    if path.is_file():
+        return read_archive(path)
+    if not path.is_dir():
+        raise InputError(f"there is no receipt {path}", fix="name the directory that holds receipt.json, or its .zip")
+    with _reading(path):
+        files, total = {RECEIPT_FILE: _read(path, RECEIPT_FILE, MAX_ENVELOPE_BYTES)}, 0
+        for name in sorted(_walk(path) - {RECEIPT_FILE}):
+            files[name] = _read(path, name, MAX_BUNDLE_BYTES - total)
+            total += len(files[name])
+            if total > MAX_BUNDLE_BYTES:
+                raise ReceiptError("the receipt is too large", why=f"more than {MAX_BUNDLE_BYTES} bytes")
+    return files
+
+
+def open_signed(files: Mapping[str, bytes], trusted: Collection[Ed25519PublicKey] | None) -> Receipt:
+    """Verify the signature of the receipt among these files; raises as `read_bundle`."""
     try:
-        receipt = open_receipt(envelope, trusted)
+        return open_receipt(files[RECEIPT_FILE], trusted)
     except ProtocolError as error:
         raise ReceiptError(f"{RECEIPT_FILE} is wrong: {error.what}", why=error.why) from error
-    entries = {entry.path: entry for entry in receipt.files}
-    if len(entries) != len(receipt.files) or sum(entry.size for entry in receipt.files) > MAX_BUNDLE_BYTES:
-        raise ReceiptError(f"{RECEIPT_FILE} lists a file twice, or too much data")
-    present = _walk(directory)
-    _compare_names(present, {RECEIPT_FILE, *entries})
-    files: dict[str, bytes] = {}
-    for path, entry in entries.items():
-        data = _read(directory, path, entry.size)
-        if len(data) != entry.size or sha256_hex(data) != entry.sha256:
-            raise ReceiptError(f"{path} was altered", why="its SHA-256 is not the one in the signed receipt")
-        files[path] = data
-    evidence, dossier = check_receipt(receipt, files)
-    return Bundle(receipt, evidence, dossier)
+
+
+def check_files(receipt: Receipt, files: Mapping[str, bytes]) -> Bundle:
+    """Check files against the signed receipt that lists them, and against each other; raises as `read_bundle`."""
+    listed = receipt.files
+    companions = {name: data for name, data in files.items() if name in COMPANIONS and name not in listed}
+    _compare_names(set(files) - set(companions), {RECEIPT_FILE, *listed})
+    for name, data in companions.items():
+        if len(data) > MAX_COMPANION_BYTES:
+            raise ReceiptError(f"{name} is too large")
+    evidence_files = {}
+    for name, digest in listed.items():
+        if sha256_hex(files[name]) != digest:
+            raise ReceiptError(f"{name} was altered", why="its SHA-256 is not the one in the signed receipt")
+        evidence_files[name] = files[name]
+    evidence, dossier = check_receipt(receipt, evidence_files)
+    return Bundle(receipt, evidence, dossier, companions)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} could not be read", why=error.strerror or str(error)) from error
 
 
 def _walk(directory: Path) -> set[str]:

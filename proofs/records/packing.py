@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.circuits.operators import declared
 from zkapex.circuits.statement import FACTOR_UNIT
 from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.chunk.public import BoolArray, IntArray
-from zkapex.proofs.messages import GuardBlock, LayerMask, ModelManifest
+from zkapex.proofs.messages import GuardBlock, LayerMask, ModelManifest, UnlearnRequest
 from zkapex.proofs.records.record import encode_parts, sha256_hex
 
 Int16Array = npt.NDArray[np.int16]
@@ -51,13 +52,15 @@ def pack_masks(
                 raise InputError(f"a dampening factor of {layer.name!r} is not between 0 and {FACTOR_UNIT - 1}")
             bits = np.packbits(mask, axis=None).tobytes()
             packed.append(LayerMask(layer=layer.name, bits=bits, factors=given.astype(np.uint8).tobytes()))
-    if not packed:
+    if not packed and not manifest.statement.constrains_result:
         raise InputError("the mask is empty", fix="choose a larger mask: a request must change something")
     return tuple(packed)
 
 
-def unpack_masks(manifest: ModelManifest, masks: Sequence[LayerMask]) -> dict[str, BoolArray]:
+def unpack_masks(manifest: ModelManifest, masks: Sequence[LayerMask], *, required: bool = True) -> dict[str, BoolArray]:
     """Return the boolean ``[rows, cols]`` mask of every layer that has masked weights, in the manifest's order.
+
+    There must be one, unless it is not `required`.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def unpack_masks(manifest: ModelManifest, masks: Sequence[LayerMask]) -> dict[st
         if not flat.any():
             raise ProtocolError(f"the mask of {layer.name!r} is empty", why="such layers are left out")
         arrays[layer.name] = flat[:size].astype(np.bool_).reshape(layer.rows, layer.cols)
-    if list(arrays) != [mask.layer for mask in masks] or not arrays:
+    if list(arrays) != [mask.layer for mask in masks] or (required and not arrays):
         raise ProtocolError("the mask names unknown layers, repeats them, or is not in the manifest's order")
     return arrays
 
@@ -118,7 +121,8 @@ def pack_guards(
     Parameters
     ----------
     steering : mapping of (str, int) to int16 ``[n, rank]``, optional
-        Along the guards, in units of the statement's ``guard_limit``, of the n rows with a masked weight in the block.
+        Along the guards, in units of the statement's ``guard_limit``, of the n rows with a masked weight in the block,
+        or where the result is constrained, of all rows of the layer.
 
     Raises
     ------
@@ -202,10 +206,14 @@ def unpack_steering(
     Raises
     ------
     ProtocolError
-        A block is steered by a circuit that cannot show it, or has not one row of steering per row it masks.
+        A block is steered by a circuit that cannot show it, or has not one row of steering per row it masks or, where
+        the result is constrained, per row of the layer; or it has a guard then, and nothing is prescribed along it.
     """
     arrays = {}
+    whole, heights = manifest.statement.constrains_result, {layer.name: layer.rows for layer in manifest.layers}
     for guard in guards:
+        if not guard.steering and whole:
+            raise ProtocolError(f"block {guard.block} of {guard.layer!r} has a guard, and no targets along it")
         if not guard.steering:
             continue
         if not manifest.statement.freivalds:
@@ -213,30 +221,52 @@ def unpack_steering(
         start = guard.block * guard.width
         mask = masks.get(guard.layer)
         rows = np.empty(0, np.int64) if mask is None else np.flatnonzero(mask[:, start : start + guard.width].any(1))
+        if whole:
+            rows = np.arange(heights[guard.layer])
         given = np.frombuffer(guard.steering, dtype="<i2").astype(np.int64).reshape(-1, guard.rank)
-        if mask is None or len(given) != len(rows):
+        if (mask is None and not whole) or len(given) != len(rows):
             raise ProtocolError(
                 f"block {guard.block} of {guard.layer!r} has {len(given)} rows of steering",
-                why=f"{len(rows)} rows have a masked weight there",
+                why=f"{len(rows)} rows {'are there' if whole else 'have a masked weight there'}",
             )
-        full = np.zeros((len(mask), manifest.guard_rank), np.int64)
+        full = np.zeros((heights[guard.layer], manifest.guard_rank), np.int64)
         full[rows, : guard.rank] = given * manifest.statement.guard_limit
         arrays[guard.layer, guard.block] = full
     return arrays
 
 
-def touched_chunks(manifest: ModelManifest, masks: Mapping[str, BoolArray]) -> tuple[int, ...]:
-    """Return the chunks with at least one masked weight, ascending. All others keep their weights and commitment."""
+def touched_chunks(
+    manifest: ModelManifest, masks: Mapping[str, BoolArray], along: Collection[tuple[str, int]] = ()
+) -> tuple[int, ...]:
+    """Return the chunks with at least one masked weight, ascending. All others keep their weights and commitment.
+
+    Parameters
+    ----------
+    masks : mapping
+        What `unpack_masks` returns.
+    along : collection of (layer, block)
+        Blocks that something is prescribed for along their guard. Where that constrains the result, every chunk of
+        them is touched; else they have masked weights anyway.
+    """
     touched: list[int] = []
     start = 0
     width, height = manifest.block_width, manifest.rows_per_chunk
     for layer in manifest.layers:
         blocks, bands = manifest.blocks(layer), manifest.bands(layer)
         mask = masks.get(layer.name)
+        if manifest.by_layer:
+            prescribed = manifest.statement.constrains_result and any(name == layer.name for name, _ in along)
+            touched.extend([start] if prescribed or (mask is not None and mask.any()) else [])
+            start += 1
+            continue
+        here: set[int] = set()
+        if manifest.statement.constrains_result:
+            own = [block for name, block in along if name == layer.name]
+            here = {block * bands + band for block in own for band in range(bands)}
         if mask is not None:
             rows, cols = np.nonzero(mask)
-            numbers = np.unique((cols // width) * bands + rows // height)
-            touched.extend(start + int(number) for number in numbers)
+            here |= {int(number) for number in np.unique((cols // width) * bands + rows // height)}
+        touched.extend(start + number for number in sorted(here))
         start += blocks * bands
     return tuple(touched)
 
@@ -250,7 +280,9 @@ def locate_chunk(manifest: ModelManifest, chunk: int) -> tuple[str, int, int]:
         The model has no such chunk.
     """
     rest = chunk
-    for layer in manifest.layers:
+    if manifest.by_layer and 0 <= chunk < manifest.n_chunks:
+        return manifest.layers[chunk].name, 0, 0
+    for layer in manifest.layers if not manifest.by_layer else ():
         bands = manifest.bands(layer)
         size = manifest.blocks(layer) * bands
         if 0 <= rest < size:
@@ -269,6 +301,16 @@ def guard_digest(guards: Sequence[GuardBlock]) -> str:
     """Return SHA-256, as hex, over the guards of a request."""
     parts = [part for g in guards for part in (g.layer, g.block, g.width, g.rank, g.values, g.steering)]
     return sha256_hex(encode_parts("zkapex:guard:v2", *parts))
+
+
+def terms_digest(request: UnlearnRequest) -> str:
+    """Return SHA-256, as hex, over what whoever chooses curvature must not know: the mask, and targets if any.
+
+    The mask alone, where nothing is prescribed of the result: with another guard it is the same mask.
+    """
+    if not declared(request.operator).statement.constrains_result:
+        return mask_digest(request.mask)
+    return sha256_hex(encode_parts("zkapex:terms:v1", mask_digest(request.mask), guard_digest(request.guards)))
 
 
 def _block_order(manifest: ModelManifest) -> dict[tuple[str, int], int]:

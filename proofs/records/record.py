@@ -47,6 +47,10 @@ PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PointHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 """An uncompressed BN254 G1 point, x then y, big-endian, as hex. That it is on the curve is checked by the verifier."""
 
+CommitmentHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}([0-9a-f]{64})?$")]
+"""A commitment of any backend, as hex: a point, or the root of a tree of hashes. Whether it is of the manifest's is
+checked by whoever verifies."""
+
 ClientId = Digest
 """SHA-256 of the client's raw Ed25519 public key."""
 
@@ -84,6 +88,29 @@ Blob = Annotated[bytes, BeforeValidator(_from_base64), PlainSerializer(_to_base6
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+def is_none(value: object) -> bool:
+    """Whether a field is left out of the encoding: one that came to a format later, in records that do without it.
+
+    For ``Field(exclude_if=is_none)``. Records from before the field was there keep their one encoding.
+    """
+    return value is None
+
+
+def is_halo2(value: object) -> bool:
+    """Likewise of the name of a backend: there was one when formats were made."""
+    return value == "halo2"
+
+
+def is_zero(value: object) -> bool:
+    """Likewise of a number that is 0 in records from before the field was there."""
+    return value == 0
+
+
+def is_empty(value: object) -> bool:
+    """Likewise of a sequence that is empty in records from before the field was there."""
+    return value == ()
 
 
 def encode_parts(domain: str, *parts: bytes | str | int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -21,17 +22,23 @@ R = TypeVar("R", bound=Record)
 Introduction = TypeVar("Introduction", PersonaliseRequest, EnrolRequest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sealed(Generic[R]):
-    """A record with the exact envelope bytes it was signed in."""
+    """A record with the exact envelope bytes it was signed in, which is what two of them are compared by."""
 
     record: R
     envelope: bytes
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the envelope file."""
         return sha256_hex(self.envelope)
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, Sealed) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 def seal(record: R, key: Ed25519PrivateKey) -> Sealed[R]:

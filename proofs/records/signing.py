@@ -23,6 +23,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -32,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from zkapex.errors import InputError, SignatureError, StorageError
+from zkapex.foreign import parse_json
 from zkapex.proofs.records.record import MAX_RECORD_BYTES, sha256_hex
 
 MAX_ENVELOPE_BYTES = MAX_RECORD_BYTES * 4 // 3 + 8192
@@ -40,6 +42,10 @@ CHALLENGE_TYPE = "application/vnd.zkapex.challenge.v1"
 """What a device signs to show that it holds its key now; no record has this type."""
 CHALLENGE_BYTES = 32
 _MAX_KEY_FILE_BYTES = 8192
+_FIELD = 2**255 - 19
+_ORDER_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+_SMALL_ORDER = frozenset({0, 1, _FIELD - 1, (y := int.from_bytes(bytes.fromhex(_ORDER_8), "little")), _FIELD - y})
+"""y of all points of order 1, 2, 4 and 8 of edwards25519; those of order 8 are +-y."""
 _PAYLOAD_TYPE = re.compile(r"[a-z0-9.+/-]{1,128}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -80,11 +86,8 @@ class Envelope:
         """
         if len(data) > MAX_ENVELOPE_BYTES:
             raise SignatureError(f"a signed envelope of {len(data)} bytes is too large")
-        if data.count(b"[") + data.count(b"{") > MAX_SIGNATURES + 2:
-            # Python's parser recurses in C: deeply nested lists can end the process before it raises RecursionError.
-            raise SignatureError("this is not a DSSE envelope", why="it nests more lists and objects than one has")
         try:
-            document = json.loads(data)
+            document = parse_json(data)
             envelope = cls(
                 payload_type=document["payloadType"],
                 payload=base64.b64decode(document["payload"], validate=True),
@@ -99,7 +102,7 @@ class Envelope:
             names = [envelope.payload_type, *(signature.keyid for signature in envelope.signatures)]
             if not all(isinstance(name, str) for name in names):
                 raise TypeError
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, binascii.Error):
+        except (ValueError, TypeError, LookupError, AttributeError, binascii.Error):
             raise SignatureError("this is not a DSSE envelope", why="its JSON or base64 is malformed") from None
         if not canonical:
             raise SignatureError("a signed envelope was altered", why="its bytes are not the encoding it was signed in")
@@ -166,15 +169,29 @@ def public_key_hex(key: Ed25519PublicKey) -> str:
 
 
 def public_key_from_hex(text: str) -> Ed25519PublicKey:
-    """Invert :func:`public_key_hex`; raises :class:`SignatureError` for anything else."""
+    """Invert :func:`public_key_hex`; raises :class:`SignatureError` for anything else, and for keys of small order."""
     try:
-        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+        raw = bytes.fromhex(text)
+        key = Ed25519PublicKey.from_public_bytes(raw)
     except ValueError:
         raise SignatureError("a public key is malformed", why="64 hex digits are needed") from None
+    _refuse_small_order(raw)
+    return key
 
 
-def create_private_key(path: Path) -> Ed25519PrivateKey:
-    """Make a new key and store it as PEM, readable by its owner only.
+def _refuse_small_order(raw: bytes) -> None:
+    """Refuse the points of order 1, 2, 4 and 8: under them one signature is valid for every message, or for many."""
+    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    if y >= _FIELD or y in _SMALL_ORDER:
+        raise SignatureError("a public key is none that anybody can own", why="it is a point of small order")
+
+
+PASSPHRASE = "ZKAPEX_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
+"""Environment variable with the passphrase of encrypted keys, for programs that nobody sits before."""
+
+
+def create_private_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Make a new key and store it as PEM, readable by its owner only, and encrypted if there is a passphrase.
 
     The file appears complete or not at all, and an existing file is never replaced.
 
@@ -186,28 +203,35 @@ def create_private_key(path: Path) -> Ed25519PrivateKey:
         It could not be written.
     """
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    how = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
     _create(path, pem, 0o600)
     return key
 
 
-def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read a key made by :func:`create_private_key`.
+def load_private_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
+    """Read a key made by :func:`create_private_key`; an encrypted one with the passphrase, or that in `PASSPHRASE`.
 
     Raises
     ------
     InputError
-        It is missing, not an Ed25519 key in PEM, or others than its owner may read it.
+        It is missing, not an Ed25519 key in PEM, others than its owner may read it, or the passphrase is wrong.
     StorageError
         It could not be read.
     """
     data, mode = _read(path)
     if mode & 0o077:
         raise InputError(f"the private key {path} can be read by others", fix=f"chmod 600 {path}, or make a new key")
+    secret = passphrase or os.environ.get(PASSPHRASE, "").encode() or None
+    if b"ENCRYPTED" not in data:
+        secret = None
+    elif secret is None:
+        raise InputError(f"the private key {path} is encrypted", fix=f"set {PASSPHRASE} to its passphrase")
     try:
-        key = load_pem_private_key(data, password=None)
+        key = load_pem_private_key(data, password=secret)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(f"{path} is not an unencrypted private key in PEM") from None
+        wrong = "cannot be read with this passphrase" if secret else "is not a private key in PEM"
+        raise InputError(f"{path} {wrong}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path} is not an Ed25519 key")
     return key
@@ -254,6 +278,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         raise InputError(f"{path} is not a public key in PEM") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path} is not an Ed25519 key")
+    _refuse_small_order(key.public_bytes_raw())
     return key
 
 

@@ -33,7 +33,7 @@ class Role(StrEnum):
     AUDITOR = "auditor"
     """See everything, verify receipts; change nothing."""
     OFFICER = "data-protection-officer"
-    """See requests, receipts and reports; neither the audit trail nor what concerns single devices' faults."""
+    """See requests and receipts, and sign reports; neither the audit trail nor anything that changes a client."""
 
 
 class Right(StrEnum):
@@ -41,13 +41,14 @@ class Right(StrEnum):
 
     SEE = "see"
     INSPECT = "inspect"
+    REPORT = "report"
     CHANGE = "change"
 
 
 RIGHTS = {
     Role.OPERATOR: frozenset(Right),
     Role.AUDITOR: frozenset({Right.SEE, Right.INSPECT}),
-    Role.OFFICER: frozenset({Right.SEE}),
+    Role.OFFICER: frozenset({Right.SEE, Right.REPORT}),
 }
 
 
@@ -114,7 +115,7 @@ def load_access(path: Path, header: str = "", proxies: Sequence[str] = ()) -> Ac
         raise InputError(
             f"{path} holds no operators of the console",
             why=str(error),
-            fix="make one with zkapex server console-token NAME --role ROLE",
+            fix="make one with zkapex server console-token DIR NAME --role ROLE",
         ) from error
     tokens = []
     for number, entry in enumerate(entries):

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.staticfiles import StaticFiles
 
-from zkapex.errors import Error
+from zkapex.errors import Error, InputError
 from zkapex.server.console.access import Access, Operator, Right
-from zkapex.server.console.views import Source, tasks
+from zkapex.server.console.chart import charts
+from zkapex.server.console.views import Draft, RequestView, Source, tasks
+from zkapex.server.deployment.requests import LEGAL_BASES
 
 HERE = Path(__file__).parent
 LARGEST_FORM = 64 * 1024
@@ -34,6 +36,17 @@ TRAIL = 500
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+REPORT_POLICY = POLICY.replace("style-src 'self'", "style-src 'unsafe-inline'").replace("script-src 'self'; ", "")
+"""Of a report, which is a page of its own with its style in it, and runs nothing."""
+CASE_FIELDS = (
+    ("controller", "Controller", "text"),
+    ("contact", "Contact of the controller or its data-protection officer", "text"),
+    ("complaints", "Where the data subject can complain", "text"),
+    ("reference", "Reference of the case", "text"),
+    ("received", "Received on", "date"),
+    ("due", "Due on", "date"),
+    ("completed", "Completed on", "date"),
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -77,6 +90,7 @@ def create_app(
     app = FastAPI(title="zkapex console", docs_url=None, redoc_url=None, openapi_url=None)
     pages = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
     pages.filters["short"] = lambda text: str(text)[:16]
+    pages.filters["figure"] = _figure
 
     def who(request: Request) -> Operator | None:
         peer = request.client.host if request.client else ""
@@ -113,6 +127,12 @@ def create_app(
         if not isinstance(expected, str) or not hmac.compare_digest(fields.get("csrf", "").encode(), expected.encode()):
             raise HTTPException(403, "the form is not from this session; reload the page and try again")
         return fields
+
+    def known(request_id: str) -> RequestView:
+        found = source.request(request_id)
+        if found is None:
+            raise HTTPException(404, "no request has this id")
+        return found
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -174,15 +194,97 @@ def create_app(
     @app.get("/requests")
     def requests(request: Request) -> Response:
         allowed(request, Right.SEE)
-        return page(request, "requests.html", requests=source.requests())
+        return page(request, "requests.html", requests=source.requests(), can_order=source.can_order)
+
+    def drafted(request: Request, draft: Draft, status: int = 200, **values: Any) -> HTMLResponse:
+        found = {"problem": "", "estimated": False, "figures_of": None, **values}
+        return page(request, "new.html", status, draft=draft, bases=LEGAL_BASES, **found)
+
+    @app.get("/requests/new")
+    def new_request(request: Request) -> Response:
+        allowed(request, Right.CHANGE)
+        if not source.can_order:
+            raise HTTPException(404, "deletions are ordered on a server; a demo makes its own")
+        return drafted(request, Draft())
+
+    @app.post("/requests/new")
+    async def order(request: Request) -> Response:
+        """Two steps in one form: what it costs, then the order; nothing is ordered whose cost was not shown."""
+        operator = allowed(request, Right.CHANGE)
+        fields = await form(request)
+        draft = Draft(**{name: fields.get(name, "").strip() for name in Draft.__dataclass_fields__})
+        try:
+            if fields.get("step") == "create" and fields.get("estimated") == draft.density:
+                await run_in_threadpool(source.create, draft, operator.name)
+                return RedirectResponse(f"{request.scope.get('root_path', '')}/requests/{draft.request_id}", 303)
+            figures = await run_in_threadpool(source.estimate, draft)
+        except InputError as error:
+            return drafted(request, draft, 400, problem=f"{error.what}. {error.fix}".strip())
+        return drafted(request, draft, estimated=True, figures_of=_for_all(figures, len(source.clients())))
+
+    @app.post("/requests/{request_id}/cancel")
+    async def cancel(request: Request, request_id: str) -> Response:
+        operator = allowed(request, Right.CHANGE)
+        await form(request)
+        await run_in_threadpool(source.cancel, request_id, operator.name)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/requests/{request_id}", 303)
 
     @app.get("/requests/{request_id}")
     def one_request(request: Request, request_id: str) -> Response:
         allowed(request, Right.SEE)
-        found = source.request(request_id)
+        found = known(request_id)
+        plan = source.plan(request_id)
+        pictures = [] if plan is None else charts(plan.chosen, plan.curve)
+        outcome = source.outcome(request_id)
+        return page(request, "request.html", deletion=found, plan=plan, pictures=pictures, outcome=outcome)
+
+    def reported(
+        request: Request, request_id: str, case: dict[str, str], status: int = 200, problem: str = ""
+    ) -> HTMLResponse:
+        signed = source.report(request_id, "dpo") is not None
+        return page(
+            request, "report.html", status, deletion=known(request_id), signed=signed, fields=CASE_FIELDS, case=case,
+            problem=problem,
+        )  # fmt: skip
+
+    @app.get("/requests/{request_id}/report")
+    def report(request: Request, request_id: str) -> Response:
+        allowed(request, Right.SEE)
+        known(request_id)
+        return reported(request, request_id, {"received": f"{clock():%Y-%m-%d}"})
+
+    @app.post("/requests/{request_id}/report")
+    async def sign_report(request: Request, request_id: str) -> Response:
+        operator = allowed(request, Right.REPORT)
+        fields = await form(request)
+        await run_in_threadpool(known, request_id)
+        try:
+            await run_in_threadpool(source.make_report, request_id, _case_of(fields), operator.name)
+        except InputError as error:
+            told = f"{error.what}: {error.why}" if error.why else error.what
+            return await run_in_threadpool(reported, request, request_id, fields, 400, told)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/requests/{request_id}/report", 303)
+
+    @app.get("/requests/{request_id}/report/{reader}")
+    def report_page(request: Request, request_id: str, reader: str) -> Response:
+        allowed(request, Right.SEE)
+        known(request_id)
+        found = source.report(request_id, reader)
         if found is None:
-            raise HTTPException(404, "no request has this id")
-        return page(request, "request.html", deletion=found)
+            raise HTTPException(404, "no such report is signed")
+        return HTMLResponse(found, headers={"Content-Security-Policy": REPORT_POLICY})
+
+    @app.get("/ledger")
+    def ledger(request: Request) -> Response:
+        allowed(request, Right.SEE)
+        return page(request, "ledger.html", ledger=source.ledger(), checked=None)
+
+    @app.post("/ledger")
+    async def check_ledger(request: Request) -> Response:
+        allowed(request, Right.SEE)
+        await form(request)
+        found = await run_in_threadpool(source.check_ledger)
+        return page(request, "ledger.html", ledger=found, checked=found)
 
     @app.get("/requests/{request_id}/progress")
     async def progress(request: Request, request_id: str) -> Response:
@@ -237,14 +339,16 @@ def create_app(
     @app.get("/receipts/{request_id}/{client_id}")
     def receipt(request: Request, request_id: str, client_id: str) -> Response:
         allowed(request, Right.SEE)
-        return page(request, "receipt.html", request_id=request_id, client_id=client_id, result=None)
+        summary = source.summary(request_id, client_id)
+        return page(request, "receipt.html", request_id=request_id, client_id=client_id, summary=summary, result=None)
 
     @app.post("/receipts/{request_id}/{client_id}")
     async def verify(request: Request, request_id: str, client_id: str) -> Response:
         allowed(request, Right.SEE)
         await form(request)
         result = await run_in_threadpool(source.verify, request_id, client_id)
-        return page(request, "receipt.html", request_id=request_id, client_id=client_id, result=result)
+        summary = await run_in_threadpool(source.summary, request_id, client_id)
+        return page(request, "receipt.html", request_id=request_id, client_id=client_id, summary=summary, result=result)
 
     @app.get("/trail")
     def trail(request: Request) -> Response:
@@ -252,3 +356,26 @@ def create_app(
         return page(request, "trail.html", entries=source.trail(TRAIL), limit=TRAIL)
 
     return app
+
+
+def _for_all(figures: Mapping[str, str | int | float] | None, clients: int) -> dict[str, str | int | float] | None:
+    """An estimate, with what it comes to for so many clients."""
+    if figures is None:
+        return None
+    return {**figures, "clients": clients, "all_verify_cpu_s": float(figures["verify_cpu_s"]) * clients}
+
+
+def _case_of(fields: Mapping[str, str]) -> dict[str, Any]:
+    """What a form says of a case, as `zkapex.proofs.receipts.report.Case` has it; dates begin at midnight UTC."""
+    case: dict[str, Any] = {name: fields.get(name, "").strip() for name, _, kind in CASE_FIELDS if kind == "text"}
+    case |= {name: f"{fields[name]}T00:00:00Z" for name, _, kind in CASE_FIELDS if kind == "date" and fields.get(name)}
+    case["ground"] = fields.get("ground", "")
+    case["scope"] = [line.strip() for line in fields.get("scope", "").splitlines() if line.strip()]
+    return case
+
+
+def _figure(value: str | int | float) -> str:
+    """A number for people: integers in groups of three, others with three digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from zkapex.errors import InputError
+from zkapex.proofs.backends import DEFAULT
 from zkapex.server.federation.provider import Provider
-from zkapex.server.federation.settings import RunSettings
+from zkapex.server.federation.settings import DECISIVE, RunSettings
 from zkapex.storage import load_json, save_text
-
-DECISIVE = ("rounds", "personal_epochs", "personal_lr", "profile", "operator", "curvature", "guard_rank", "seed")
-"""Settings on which what is already done depends. Others may differ when a run is gone on with."""
 
 
 def claim(path: Path, provider: Provider, settings: RunSettings) -> None:
@@ -38,6 +36,8 @@ def claim(path: Path, provider: Provider, settings: RunSettings) -> None:
         save_text(path, json.dumps(mine, indent=1))
         return
     found = load_json(path)
+    if isinstance(found, dict):
+        found.setdefault("backend", DEFAULT)  # there was one when the mark was made
     other = [name for name, value in mine.items() if not isinstance(found, dict) or found.get(name) != value]
     if other:
         raise InputError(

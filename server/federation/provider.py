@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, no_step
 from zkapex.unlearning.planning.trials import Copy, Plan
 
@@ -52,6 +54,58 @@ class Provider(Protocol):
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Accuracy on ``forget`` and ``retain``."""
+        ...
+
+
+Options = Mapping[str, str | int | float | bool]
+"""Settings, and what a request is about, by name."""
+
+
+class Orders(Protocol):
+    """What operators of a deployment have ordered to be forgotten, for the factory of their provider."""
+
+    def about(self, request_id: str) -> Options:
+        """What a request is about; nothing if no operator made it."""
+        ...
+
+    def before(self, request_id: str) -> tuple[str, ...]:
+        """Ids of the requests that were ordered before one and not cancelled, oldest first."""
+        ...
+
+    def deadline(self, request_id: str) -> datetime | None:
+        """When a request has to be done, UTC; None if no operator made it."""
+        ...
+
+    def repeats(self, request_id: str) -> tuple[str, frozenset[str]] | None:
+        """The request that one is the repetition of, and the ids of the clients that it is for; None if it is none."""
+        ...
+
+
+ProviderFactory = Callable[[Options, Orders], Provider]
+"""Makes the provider of a deployment, from ``options`` in its configuration and what operators ordered."""
+
+
+@runtime_checkable
+class ManyRequests(Protocol):
+    """What a `Provider` offers beyond the rest if requests differ in what is to be forgotten."""
+
+    def for_request(self, request_id: str) -> Provider:
+        """The same model and federation, for what one request is about."""
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """What a `Provider` offers beyond the rest if it plans a request with regard to what earlier ones have left.
+
+    One that does not plans as for the first, and the server completes its plan
+    (`zkapex.unlearning.planning.keep`). With targets it should: what it prescribes is in the scales of the manifest.
+    """
+
+    def plan_after(
+        self, model: nn.Module, statement: StatementSpec, standing: Standing, on_step: OnStep = no_step
+    ) -> Plan:
+        """`Provider.plan`, on what stands."""
         ...
 
 

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from zkapex.circuits.halo2.store import Circuit
-from zkapex.errors import Error, FormatVersionError, ProtocolError, SaltsSpentError, VerificationError
-from zkapex.proofs.chunk.commitment import Point
-from zkapex.proofs.chunk.enrolled import curvature_distance, verify_enrolment
+from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
+from zkapex.proofs.backends.interface import Before, Engine
+from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.messages import (
     Delivery,
+    Demand,
     Enrolment,
     EnrolRequest,
     ModelManifest,
     PersonaliseReply,
     PersonaliseRequest,
+    TuneReply,
+    TuneRequest,
 )
-from zkapex.proofs.records.record import arrays_digest
+from zkapex.proofs.records.record import arrays_digest, sha256_hex
 from zkapex.proofs.records.sealed import Sealed, seal, unseal_enrolment
-from zkapex.proofs.records.signing import (
-    CHALLENGE_BYTES,
-    CHALLENGE_TYPE,
-    Envelope,
-    public_key_from_hex,
-    public_key_hex,
-    verify,
-)
-from zkapex.server.protocol.states import Client, ClientStatus, Enrolled
+from zkapex.proofs.records.signing import public_key_hex
+from zkapex.server.federation.admission import Admission, Entries, NotAdmittedError
+from zkapex.server.federation.identity import Emit, Identity, identify, sentence
+from zkapex.server.protocol.states import Client, ClientStatus, Enrolled, Moved
 from zkapex.server.store.registry import Registry
 from zkapex.transport.peers import Answer, Peers, Trouble, opened
 from zkapex.transport.wire import pack, pack_arrays
 
 BLAMED = (ProtocolError, VerificationError, FormatVersionError)
 """What a client's answer can be wrong with. Other errors, a full disk say, are the server's own and stop the run."""
-Emit = Callable[..., None]
 
 
 @dataclass
@@ -52,21 +48,20 @@ class Roster:
     registry : Registry
     key : Ed25519PrivateKey
         Signs requests and receipts.
-    circuit : Circuit
-    manifest : ModelManifest
+    engine : Engine
+        What commitments and proofs are checked by.
     emit : callable
         Progress events, ``emit(name, **fields)``.
-    check_circuit : Circuit, optional
-        Of the manifest's curvature check, if it has one.
+    admission : Admission, optional
+        Who may become a client; without one, anybody may.
     """
 
     peers: Peers
     registry: Registry
     key: Ed25519PrivateKey
-    circuit: Circuit
-    manifest: ModelManifest
+    engine: Engine
     emit: Emit
-    check_circuit: Circuit | None = None
+    admission: Admission | None = None
     clients: dict[int, str] = field(default_factory=dict)
     """Client id by node, once enrolled in this run."""
     turned_away: dict[int, str] = field(default_factory=dict)
@@ -74,60 +69,131 @@ class Roster:
     away: set[int] = field(default_factory=set)
     """Nodes that were not heard from when the run started. They may be clients, so they are not enrolled anew."""
 
+    @property
+    def manifest(self) -> ModelManifest:
+        """What is proved about which model."""
+        return self.engine.manifest
+
     def recognise(self) -> None:
         """Learn which nodes are clients that enrolled before, in this or an earlier run.
 
         An enrolment that the registry does not hold, because the server was killed before it could store it, is taken
-        now: the device's signature under a fresh challenge stands for the nonce that is lost.
+        now, if it was asked for: its nonce was on disk before it was sent.
         """
         self.registry.add_manifest(self.manifest)
-        challenges = {node: secrets.token_bytes(CHALLENGE_BYTES) for node in self.peers.nodes()}
-        contents = {node: pack(Delivery(), {"challenge": challenge}) for node, challenge in challenges.items()}
-        for node, answer in self.peers.ask("identify", contents).items():
-            if isinstance(answer, Trouble):
-                if not answer.reachable:
-                    self.away.add(node)
-                    self.turned_away[node] = f"identify: {answer.reason}"
-                    self.emit("client.away", node=str(node), reason=answer.reason)
-                continue
-            try:
-                _, blobs = opened(answer, Delivery)
-                if blobs:  # else it has not enrolled yet
-                    self._admit(node, self._identified(blobs, challenges[node]))
-            except BLAMED as e:
-                self._turn_away("identify", node, e)
+        for node, found in identify(self.peers).items():
+            if isinstance(found, Trouble):
+                # Unable to say who it is, it may be a client: it is not enrolled anew.
+                self.away.add(node)
+                self.turned_away[node] = f"identify: {found.reason}"
+                self.emit("client.away", node=str(node), reason=found.reason)
+            elif isinstance(found, Error):
+                self.away.add(node)
+                self._turn_away("identify", node, found)
+            else:
+                self._recognise(node, found)
 
-    def _identified(self, blobs: Mapping[str, bytes], challenge: bytes) -> Sealed[Enrolment]:
-        sealed = unseal_enrolment(blobs.get("envelope", b""))
-        key = public_key_from_hex(sealed.record.public_key)
-        if verify(Envelope.from_bytes(blobs.get("challenge", b"")), CHALLENGE_TYPE, [key]) != challenge:
-            raise ProtocolError("the client signed another challenge")
-        return sealed
+    def _recognise(self, node: int, found: Identity) -> None:
+        known = self.registry.client(found.client_id)
+        try:
+            if self.admission is not None:
+                self.admission.check(found.client_id, node)
+            if found.enrolment is None and known is None:
+                return  # a stranger, who may become a client
+            if found.enrolment is not None and (known is None or known.enrolment_digest != sha256_hex(found.enrolment)):
+                self._admit(node, unseal_enrolment(found.enrolment))
+                return
+        except BLAMED as e:
+            self._turn_away("identify", node, e)
+            if known is None or isinstance(e, NotAdmittedError):
+                self.away.add(node)
+                return
+        try:
+            self._take(node, found.client_id)
+        except ProtocolError as e:
+            self.away.add(node)
+            self._turn_away("identify", node, e)
+            return
+        if known is None or known.active is not None:
+            return
+        shown = None if found.enrolment is None else sha256_hex(found.enrolment)
+        if shown != known.enrolment_digest:
+            # It is this client by its key, and shows an enrolment that was not asked for, or none: it enrols again.
+            self.registry.apply(Moved(found.client_id, "it stands by another enrolment than it is held to"))
+        elif found.roots and known.theta_root not in found.roots:
+            # It was restored from a backup, or the registry was.
+            self.registry.apply(Moved(found.client_id, "it holds other weights than it is held to"))
 
     def _admit(self, node: int, sealed: Sealed[Enrolment]) -> None:
         """Take the node for the client whose enrolment it has shown to be its own."""
         enrolment = sealed.record
-        if any(known == enrolment.client_id and other != node for other, known in self.clients.items()):
-            raise ProtocolError("another node is this client already", why="two devices run with one key")
+        self._refuse_twin(node, enrolment.client_id)
         if enrolment.manifest_digest != self.manifest.digest():
             raise ProtocolError("the enrolment is under another manifest")
+        if self.admission is not None:
+            self.admission.check(enrolment.client_id, node)
         known = self.registry.client(enrolment.client_id)
         if known is None or known.enrolment_digest != sealed.digest:
-            for point in (*enrolment.theta, *enrolment.curvature):
-                Point.from_hex(point)
-            curvature_distance(self.manifest, enrolment)
-            if self.check_circuit is not None:
-                verify_enrolment(self.check_circuit, self.manifest, enrolment)
+            if known is not None:
+                self.engine.verify_continuation(enrolment, self.before(known))
+            for commitment in (*enrolment.theta, *enrolment.curvature):
+                self.engine.check_commitment(commitment)
+            self.engine.verify_enrolment(enrolment)
             self.registry.apply(Enrolled(sealed))
-        self.clients[node] = enrolment.client_id
+        self._take(node, enrolment.client_id)
+
+    def _take(self, node: int, client_id: str) -> None:
+        """Take a node for a client, from now on."""
+        self._refuse_twin(node, client_id)
+        if self.admission is not None:
+            self.admission.tie(client_id, node)
+        self.clients[node] = client_id
+
+    def _refuse_twin(self, node: int, client_id: str) -> None:
+        if any(known == client_id and other != node for other, known in self.clients.items()):
+            raise ProtocolError("another node is this client already", why="two devices run with one key")
+
+    def before(self, known: Client) -> Before:
+        """What a client that enrols again continues, and has to hold."""
+        sent = self.registry.sent(known.client_id)
+        return Before(
+            enrolment_digest=known.enrolment_digest,
+            root=known.theta_root,
+            theta=known.theta,
+            curvature=known.curvature,
+            demands=Demands.of(self.manifest, sent),
+        )
 
     def personalise(
-        self, weights: Mapping[str, npt.NDArray[np.float32]], epochs: int, learning_rate: float, seed: int
-    ) -> None:
-        """Have every node that has not enrolled fine-tune the global model on its own data."""
+        self,
+        weights: Mapping[str, npt.NDArray[np.float32]],
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        again: Collection[str] = (),
+    ) -> set[str]:
+        """Have every node that has not enrolled, and clients named, fine-tune the global model on their own data.
+
+        Parameters
+        ----------
+        again : collection of str
+            Ids of clients that are to do so anew; those with a request under way are left out. They enrol again after.
+
+        Returns
+        -------
+        set of str
+            Those of `again` that did.
+        """
         contents = {}
         digest = arrays_digest(weights)
-        for node in self._strangers():
+        anew = {}
+        for node, client_id in self.clients.items():
+            client = self.client(client_id)
+            if client_id in again and client.active is None and client.status is not ClientStatus.QUARANTINED:
+                self.registry.apply(Moved(client_id, "it was asked to personalise anew"))
+                anew[node] = client_id
+        finished: set[str] = set()
+        for node in (*self.strangers(), *anew):
             request = PersonaliseRequest(
                 federation=self.registry.federation,
                 epochs=epochs,
@@ -150,6 +216,8 @@ class Roster:
             except BLAMED as e:
                 self._turn_away("personalise", node, e)
                 return
+            if node in anew:
+                finished.add(anew[node])
             self.emit(
                 "personalise.done",
                 client=reply.client_id,
@@ -159,26 +227,82 @@ class Roster:
             )
 
         self.peers.ask("personalise", contents, on_answer=on_answer)
+        return finished
+
+    def tune(
+        self, request_id: str, nonces: Mapping[str, str], epochs: int, learning_rate: float, seed: int
+    ) -> dict[str, TuneReply]:
+        """Have clients train their own models on, after a request that they have proved; they enrol again after.
+
+        Parameters
+        ----------
+        nonces : mapping of str to str
+            By the id of each client that is to do so; who is asked twice with the same trains once.
+
+        Returns
+        -------
+        dict of str to TuneReply
+            By client id, of those that did.
+        """
+        contents = {}
+        for node, client_id in self.clients.items():
+            client = self.client(client_id)
+            if client_id not in nonces or client.active is not None or client.status is ClientStatus.QUARANTINED:
+                continue
+            self.registry.apply(Moved(client_id, f"it was asked to train on after request {request_id}"))
+            request = TuneRequest(
+                federation=self.registry.federation,
+                client_id=client_id,
+                request_id=request_id,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                seed=seed,
+                nonce=nonces[client_id],
+            )
+            contents[node] = pack(Delivery(), {"envelope": seal(request, self.key).envelope})
+        replies: dict[str, TuneReply] = {}
+
+        def on_answer(node: int, answer: Answer) -> None:
+            client_id = self.clients[node]
+            try:
+                if isinstance(answer, Trouble):
+                    raise ProtocolError("the client could not train on", why=answer.reason)
+                reply, _ = opened(answer, TuneReply)
+                if reply.client_id != client_id or reply.request_id != request_id:
+                    raise ProtocolError("the answer is another client's, or about another request")
+            except BLAMED as e:
+                self.emit("tune.failed", client=client_id, reason=sentence(e))
+                return
+            replies[client_id] = reply
+            self.emit("tune.done", client=client_id, done=len(replies), total=len(contents))
+
+        self.peers.ask("tune", contents, on_answer=on_answer)
+        return replies
 
     def enrol(self) -> None:
-        """Have every node that has not enrolled, or whose salts are used up, commit to its weights and curvature.
+        """Have every node that has not enrolled, or has to enrol again, commit to its weights and curvature.
+
+        Nonces are on disk before they are sent. Who enrols again is told what it has to show.
 
         Raises
         ------
         ProtocolError
             No node enrolled.
         """
-        srs = self.circuit.srs.path.read_bytes()
+        parcel = self.engine.parcel()
         contents = {}
-        for node in (*self._strangers(), *self._spent()):
+        due: dict[int, Client | None] = dict.fromkeys(self.strangers()) | self._due()
+        for node, known in due.items():
+            before = None if known is None else self.before(known)
             request = EnrolRequest(
                 federation=self.registry.federation,
                 manifest=self.manifest,
-                nonce=secrets.token_hex(32),
+                nonce=self.registry.invite(None if known is None else known.client_id),
                 server_key=public_key_hex(self.key.public_key()),
+                demand=None if before is None else self._demand(before),
             )
             envelope = seal(request, self.key).envelope
-            contents[node] = (request.nonce, pack(Delivery(), {"envelope": envelope, "srs": srs}))
+            contents[node] = (request.nonce, pack(Delivery(), {"envelope": envelope, **parcel}))
 
         def on_answer(node: int, answer: Answer) -> None:
             try:
@@ -200,6 +324,10 @@ class Roster:
         if not self.clients:
             raise ProtocolError("no client enrolled", fix="see the enrol.failed events for each client's reason")
 
+    def _demand(self, before: Before) -> Demand:
+        mask, guards = before.demands.packed(self.manifest)
+        return Demand(previous=before.enrolment_digest, root=before.root, mask=mask, guards=guards)
+
     def not_enrolled(self) -> dict[int, str]:
         """Nodes of this run that are no clients, and why."""
         nodes = (node for node in self.peers.nodes() if node not in self.clients)
@@ -216,20 +344,27 @@ class Roster:
         self.turned_away.setdefault(node, f"{step}: {sentence(error)}")
         self.emit(f"{step}.failed", node=str(node), reason=sentence(error))
 
-    def _strangers(self) -> list[int]:
-        return [node for node in self.peers.nodes() if node not in self.clients and node not in self.away]
-
-    def _spent(self) -> list[int]:
-        """Nodes whose last request failed because their commitments cannot be opened again."""
+    def strangers(self) -> list[int]:
+        """Nodes that are no clients and may become some, as far as their node says."""
         found = []
-        for node, client_id in self.clients.items():
-            client = self.client(client_id)
-            if client.status is ClientStatus.FAILED and SaltsSpentError.SENTENCE in client.reason:
-                found.append(node)
+        tied = self.admission.entries() if self.admission is not None else Entries()
+        for node in self.peers.nodes():
+            if node in self.clients or node in self.away:
+                continue
+            known = tied.nodes.get(str(node))
+            client = None if known is None else self.registry.client(known)
+            if client is not None and client.status is ClientStatus.QUARANTINED:
+                self.turned_away.setdefault(node, f"this node is client {client.client_id[:16]}..., in quarantine")
+                continue
+            found.append(node)
         return found
 
-
-def sentence(error: Error) -> str:
-    """What is wrong, and why, in one line of at most 1,000 characters."""
-    text = f"{error.what} ({error.why})" if error.why else error.what
-    return " ".join(text.split())[:1000]
+    def _due(self) -> dict[int, Client]:
+        """Nodes whose clients have to enrol again before they can be asked for anything."""
+        found = {}
+        for node, client_id in self.clients.items():
+            client = self.client(client_id)
+            quarantined = client.status is ClientStatus.QUARANTINED
+            if client.active is None and (client.readmitted if quarantined else bool(client.stale)):
+                found[node] = client
+        return found

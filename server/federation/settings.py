@@ -10,9 +10,17 @@ from typing import Any
 from zkapex.circuits.operators import declared, operator_names
 from zkapex.circuits.profiles import CURVATURES, profile
 from zkapex.errors import InputError
+from zkapex.proofs.backends import check_backend
 from zkapex.proofs.messages import MAX_BATCH
 
 AUDITS = ("full", "sampled")
+ADMISSIONS = ("open", "listed")
+DECISIVE = (
+    "rounds", "personal_epochs", "personal_lr", "profile", "operator", "curvature", "guard_rank",
+    "prove_curvature", "seed", "backend",
+)  # fmt: skip
+"""Settings on which what is already done depends. Others may differ when a run is gone on with."""
+_ID = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,21 @@ class RunSettings:
     guard_rank : int
         -1: the profile's for guarded-group-obs, and 0 for operators without a guard.
     request_id : str
+    requests : str
+        Ids of several requests, carried out one after the other, with commas between; empty for `request_id` alone.
+    rounds_between : int
+        Rounds of federated averaging before every request but the first.
+    personalise_between : bool
+        Whether devices personalise the global model anew before every request but the first.
+    tune_epochs, tune_lr : int, float
+        How long, and with which learning rate, devices train on after a request that prescribes what the result is
+        along directions, which costs accuracy: with all of that held, and proved to be. No epochs: they do not.
+    lifetime_days : float
+        How long clients may take to answer a request and prove it.
+    admission : str
+        ``open``: whoever comes is enrolled. ``listed``: only clients and nodes an operator has admitted are.
+    verify_workers : int
+        Processes that verify proofs; 0: this process, in a thread of its own.
     audit : str
         ``full``: every touched chunk is proved. ``sampled``: as many, drawn at random, as the next two ask for.
     audit_detect, audit_cheating : float
@@ -43,6 +66,13 @@ class RunSettings:
     timeout_s : int
         How long to wait for the answer to one message.
     seed : int
+    srs : str
+        Reference string of the proof system: ``local`` (made here, convinces nobody else), a file, or the digest of one
+        imported with `zkapex srs import`.
+    backend : str
+        What proves: ``halo2``, or ``transparent``, see `zkapex.proofs.backends`.
+    tsa : str
+        Address of a timestamping authority that stamps every receipt; empty: none.
     """
 
     rounds: int
@@ -53,6 +83,12 @@ class RunSettings:
     curvature: str
     guard_rank: int
     request_id: str
+    requests: str
+    rounds_between: int
+    personalise_between: bool
+    lifetime_days: float
+    admission: str
+    verify_workers: int
     audit: str
     audit_detect: float
     audit_cheating: float
@@ -60,6 +96,11 @@ class RunSettings:
     batch: int
     timeout_s: int
     seed: int
+    srs: str = "local"
+    tsa: str = ""
+    backend: str = "halo2"
+    tune_epochs: int = 0
+    tune_lr: float = 2e-3
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RunSettings:
@@ -72,7 +113,7 @@ class RunSettings:
         """
         values = {}
         for name, kind in cls.__annotations__.items():
-            value = config.get(name.replace("_", "-"))
+            value = config.get(name.replace("_", "-"), getattr(cls, name, None))
             wanted = {"int": int, "float": float, "str": str, "bool": bool}[kind]
             accepted = (int, float) if wanted is float else wanted
             if isinstance(value, bool) != (wanted is bool) or not isinstance(value, accepted):
@@ -89,6 +130,9 @@ class RunSettings:
             ("guard_rank", -1, 64),
             ("batch", 1, MAX_BATCH),
             ("timeout_s", 1, 10**7),
+            ("rounds_between", 0, 10_000),
+            ("tune_epochs", 0, 10_000),
+            ("verify_workers", 0, 1024),
             ("seed", 0, 2**20 - 1),
         ):
             if not low <= getattr(self, name) <= high:
@@ -102,19 +146,43 @@ class RunSettings:
                     f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
                     fix="give a number above 0, and at most 1",
                 )
-        for name, choices in (("audit", AUDITS), ("operator", operator_names()), ("curvature", CURVATURES)):
+        choices_of = (
+            ("audit", AUDITS),
+            ("operator", operator_names()),
+            ("curvature", CURVATURES),
+            ("admission", ADMISSIONS),
+        )
+        for name, choices in choices_of:
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"run setting {name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}"
                 )
         profile(self.profile)
         check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
-        if not 0 < self.personal_lr < 1:
-            raise InputError(f"run setting personal-lr is {self.personal_lr}", fix="give a number between 0 and 1")
-        if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", self.request_id):
+        check_backend(self.backend, self.operator, self.curvature, self.audit, self.prove_curvature)
+        for name in ("personal_lr", "tune_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(
+                    f"run setting {name.replace('_', '-')} is {getattr(self, name)}",
+                    fix="give a number between 0 and 1",
+                )
+        if not 0 < self.lifetime_days <= 3650:
+            raise InputError(f"run setting lifetime-days is {self.lifetime_days}", fix="give a number of days above 0")
+        if not _ID.fullmatch(self.request_id):
             raise InputError(
                 f"run setting request-id is {self.request_id!r}", fix="use lower-case letters, digits and hyphens"
             )
+        ids = self.request_ids
+        if not all(_ID.fullmatch(one) for one in ids) or len(set(ids)) != len(ids):
+            raise InputError(
+                f"run setting requests is {self.requests!r}",
+                fix="give different ids of lower-case letters, digits and hyphens, with commas between them",
+            )
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The requests of this run, in order."""
+        return tuple(self.requests.split(",")) if self.requests else (self.request_id,)
 
 
 def check_operator(operator: str, curvature: str, guard_rank: int = -1, prove_curvature: bool = False) -> None:

@@ -3,28 +3,96 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.run import Run
 from torch import nn
 
 from zkapex.errors import ProtocolError
 from zkapex.server.federation.provider import Provider
 from zkapex.storage import load_arrays, save_arrays
+from zkapex.unlearning.operators.held import Held
 
 MAX_EXAMPLES = 10**9
 Shapes = Mapping[str, tuple[int, ...]]
+State = Mapping[str, npt.NDArray[np.generic]]
+Tensors = dict[str, torch.Tensor]
+
+
+class Admitted(Grid):
+    """A grid without some of its nodes.
+
+    Parameters
+    ----------
+    inner : Grid
+    barred : frozenset of int
+    """
+
+    def __init__(self, inner: Grid, barred: frozenset[int]) -> None:
+        self._inner = inner
+        self._barred = barred
+
+    def set_run(self, run: Run) -> None:
+        """See Flower's ``Grid``."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """See Flower's ``Grid``."""
+        return self._inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """See Flower's ``Grid``."""
+        return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See Flower's ``Grid``."""
+        return [node for node in self._inner.get_node_ids() if node not in self._barred]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See Flower's ``Grid``."""
+        return self._inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """See Flower's ``Grid``."""
+        return self._inner.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """See Flower's ``Grid``."""
+        return self._inner.send_and_receive(messages, timeout=timeout)
 
 
 def train(
-    grid: Grid, provider: Provider, path: Path, rounds: int, timeout_s: float, seed: int, emit: Callable[..., None]
+    grid: Grid,
+    provider: Provider,
+    path: Path,
+    rounds: int,
+    timeout_s: float,
+    seed: int,
+    emit: Callable[..., None],
+    start: State | None = None,
+    held: Held | None = None,
+    barred: Collection[int] = (),
 ) -> nn.Module:
     """The global model: trained now and kept in `path`, or loaded from there.
+
+    Parameters
+    ----------
+    start : mapping of str to array, optional
+        State dict to start from; the provider's initial model by default.
+    held : Held, optional
+        What requests have deleted: it stays so.
+    barred : collection of int
+        Nodes that do not take part.
 
     Raises
     ------
@@ -35,7 +103,9 @@ def train(
     """
     model = provider.initial_model()
     if not path.exists():
-        nodes = len(list(grid.get_node_ids()))
+        nodes = len(set(grid.get_node_ids()) - set(barred))
+        if start is not None:
+            model.load_state_dict({name: torch.from_numpy(value) for name, value in start.items()})
         emit("train.started", rounds=rounds, clients=nodes)
 
         def progress(number: int, arrays: ArrayRecord) -> MetricRecord:
@@ -48,9 +118,15 @@ def train(
             emit("train.round", round=number, total=rounds, **accuracy)
             return MetricRecord({name: float(value) for name, value in accuracy.items()})
 
+        def hold(state: Tensors) -> Tensors:
+            model.load_state_dict(state)
+            for holder in (held or Held()).in_place(model):
+                holder.hold()
+            return {name: value.clone() for name, value in model.state_dict().items()}
+
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        result = CarefulFedAvg(shapes, nodes, emit).start(
-            grid,
+        result = CarefulFedAvg(shapes, nodes, emit, hold).start(
+            Admitted(grid, frozenset(barred)) if barred else grid,
             ArrayRecord(model.state_dict()),
             num_rounds=rounds,
             timeout=timeout_s,
@@ -74,12 +150,27 @@ class CarefulFedAvg(FedAvg):
         How many nodes train in every round.
     emit : callable
         Takes a ``train.failed`` event for every node that is left out.
+    hold : callable, optional
+        Brings an average back to what stays as it is, whatever clients make of it.
     """
 
-    def __init__(self, shapes: Shapes, nodes: int, emit: Callable[..., None]) -> None:
+    def __init__(
+        self, shapes: Shapes, nodes: int, emit: Callable[..., None], hold: Callable[[Tensors], Tensors] | None = None
+    ) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
         self._shapes = shapes
         self._emit = emit
+        self._hold = hold
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the nodes that are here; Flower's own would wait for one that has gone since the last round, for ever."""
+        here = len(list(grid.get_node_ids()))
+        if not here:
+            raise ProtocolError(f"no device is there for round {server_round} of training", fix="start them, and go on")
+        self.min_train_nodes = self.min_available_nodes = min(self.min_train_nodes, here)
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -93,7 +184,12 @@ class CarefulFedAvg(FedAvg):
                 self._emit("train.failed", node=node, round=server_round, reason=" ".join(wrong.split())[:500])
             else:
                 good.append(reply)
-        return super().aggregate_train(server_round, good) if good else (ArrayRecord(), None)
+        if not good:
+            return ArrayRecord(), None
+        arrays, metrics = super().aggregate_train(server_round, good)
+        if arrays is not None and self._hold is not None:
+            arrays = ArrayRecord(self._hold(dict(arrays.to_torch_state_dict())))
+        return arrays, metrics
 
     def _fault(self, reply: Message) -> str:
         """What is wrong with a reply, or nothing."""

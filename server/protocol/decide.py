@@ -16,6 +16,10 @@ A client goes::
     pending --Failed--> failed              unreachable --Failed--> unreachable
     pending / unreachable --Rejected--> quarantined --Readmitted, then Enrolled--> enrolled
     any that is not quarantined and has no request under way --Enrolled--> enrolled
+    any that has no request under way --Quarantined--> quarantined
+
+A client that was sent a request and did not prove it, or that was told to change its weights (*Moved*), is *stale*: its
+device may hold other weights than the server holds it to. It is asked for nothing before it has enrolled again.
 
 Rules:
 
@@ -24,14 +28,21 @@ Rules:
    failed.
 3. A nonce is used once, in an enrolment or in a request, by anybody. A (client, request id) pair is used once. A proof,
    by its digest, is accepted once, from anybody.
-4. Enrolment revisions of a client only grow, starting at 0.
-5. A request starts from the commitments the server holds for the client, under the manifest the client enrolled with.
+4. An enrolment carries a nonce that the server issued, for this client if it knew it. Revisions of a client only grow,
+   starting at 0. Every enrolment but the first continues the one before: it shows that it holds the same weights, or
+   that every request that was ever sent to the client still holds. After a quarantine only the latter will do, unless
+   everything that was sent to it had been proved before.
+5. A request starts from the commitments the server holds for the client, under the manifest and the very enrolment that
+   they are of. Curvature that was enrolled after its mask, with its targets, was first published is not
+   taken for it.
    When it is verified, and only then, the response's commitments replace those of the touched chunks, and the next
    request starts from there. A request that fails changes nothing: the client is held to what it committed to before.
 6. The response names exactly the touched chunks, and comes before the request expires. A second, different response is
    an error. Which chunks must be proved follows from the response and the seed committed to in the request.
-7. A request is verified when every drawn chunk has an accepted proof.
-8. A quarantined client stays quarantined, whatever arrives, until an operator readmits it and it enrols anew.
+7. A request is verified when every drawn chunk has an accepted proof. A request that is given up after its audit was
+   drawn is counted, and while a client has such, everything it is asked for has to be proved.
+8. A quarantined client stays quarantined, whatever arrives, until an operator readmits it and it enrols anew. An
+   operator may quarantine any client.
 9. An event may be delivered again: the second delivery changes nothing. A chunk that is proved again keeps its first
    proof.
 """
@@ -40,13 +51,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import assert_never
 
 from zkapex.errors import CommitmentError, IllegalTransitionError, ProtocolError
 from zkapex.proofs.audit import check_audit, draw
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.messages import ModelManifest, UnlearnResponse
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnResponse
 from zkapex.proofs.records.packing import touched_chunks, unpack_guards, unpack_masks, unpack_steering
 from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.sealed import Sealed
@@ -58,10 +68,13 @@ from zkapex.server.protocol.states import (
     Drawn,
     Enrolled,
     Event,
+    Extended,
     Failed,
     Lost,
+    Moved,
     Opened,
     ProofsAccepted,
+    Quarantined,
     Readmitted,
     ReceiptIssued,
     Rejected,
@@ -89,16 +102,20 @@ def decide(scope: Scope, event: Event, now: datetime) -> Scope:
     """
     match event:
         case Enrolled():
-            return _enrol(scope, event)
+            return _enrol(scope, event, now)
         case Readmitted():
             return _readmit(scope, event)
+        case Quarantined():
+            return _quarantine(scope, event)
+        case Moved():
+            return _move(scope, event)
         case Opened():
             return _open(scope, event, now)
         case _:
             return _advance(scope, event, now)
 
 
-def _enrol(scope: Scope, event: Enrolled) -> Scope:
+def _enrol(scope: Scope, event: Enrolled, now: datetime) -> Scope:
     enrolment, known = event.enrolment.record, scope.client
     if known is not None and known.enrolment_digest == event.enrolment.digest:
         return scope
@@ -111,9 +128,17 @@ def _enrol(scope: Scope, event: Enrolled) -> Scope:
             why=f"the manifest has {manifest.n_chunks} chunks and {manifest.n_curvatures} curvature factors",
         )
     _refuse_reuse(scope, claims(event))
+    invited = scope.invitation
+    if invited is None or invited.nonce != enrolment.nonce or invited.client_id not in (None, enrolment.client_id):
+        raise ProtocolError(
+            "an enrolment carries a nonce that was not issued for it",
+            why="a client enrols when it is asked to, never by itself",
+        )
     if known is None:
         if enrolment.revision != 0:
             raise ProtocolError("a client's first enrolment must be revision 0")
+        if enrolment.continuation is not None:
+            raise ProtocolError("a client's first enrolment continues no other")
     else:
         if known.status is ClientStatus.QUARANTINED and not known.readmitted:
             raise _illegal(known, "enrol", "the client is quarantined", fix="an operator has to readmit it first")
@@ -123,6 +148,9 @@ def _enrol(scope: Scope, event: Enrolled) -> Scope:
             raise ProtocolError(
                 f"enrolment revision {enrolment.revision} is not new", why=f"the last one was {known.revision}"
             )
+        _check_continuation(known, enrolment)
+    continued = enrolment.continuation
+    same_curvature = known is not None and continued is not None and continued.curvature is not None
     client = Client(
         client_id=enrolment.client_id,
         public_key=enrolment.public_key,
@@ -132,8 +160,38 @@ def _enrol(scope: Scope, event: Enrolled) -> Scope:
         manifest_digest=enrolment.manifest_digest,
         theta=enrolment.theta,
         curvature=enrolment.curvature,
+        aborted=0 if known is None else known.aborted,
+        curvature_at=known.curvature_at if known is not None and same_curvature else now,
     )
     return replace(scope, client=client)
+
+
+def _check_continuation(known: Client, enrolment: Enrolment) -> None:
+    """That an enrolment names what it continues; its proofs were verified before the event was made."""
+    continued = enrolment.continuation
+    if continued is None:
+        raise ProtocolError(
+            "an enrolment does not continue the one before",
+            why="without that, weights that were deleted could come back",
+            fix="ask the client again, with what it has to show",
+        )
+    if (continued.previous, continued.root) != (known.enrolment_digest, known.theta_root):
+        raise CommitmentError("an enrolment continues other commitments than the client is held to")
+    same = continued.theta is not None or continued.curvature is not None
+    if same and enrolment.manifest_digest != known.manifest_digest:
+        raise CommitmentError("an enrolment cannot hold the same as one under another manifest")
+    if known.status is ClientStatus.QUARANTINED and known.stale and continued.held is None:
+        raise ProtocolError(
+            "after a quarantine a client has to show that every earlier request holds",
+            why=f"the weights it is held to are not known to be those of all of them: {known.stale}",
+        )
+
+
+def _move(scope: Scope, event: Moved) -> Scope:
+    client = _client(scope)
+    if client.active is not None:
+        raise _illegal(client, "change its weights", f"request {client.active} is under way")
+    return scope if client.stale else replace(scope, client=replace(client, stale=event.reason))
 
 
 def _readmit(scope: Scope, event: Readmitted) -> Scope:
@@ -143,6 +201,16 @@ def _readmit(scope: Scope, event: Readmitted) -> Scope:
     if client.readmitted:
         return scope
     return replace(scope, client=replace(client, readmitted=True, reason=event.reason))
+
+
+def _quarantine(scope: Scope, event: Quarantined) -> Scope:
+    client = _client(scope)
+    if client.active is not None:
+        raise _illegal(client, "be quarantined", f"request {client.active} is under way")
+    if client.status is ClientStatus.QUARANTINED and not client.readmitted:
+        return scope
+    changed = replace(client, status=ClientStatus.QUARANTINED, readmitted=False, reason=event.reason)
+    return replace(scope, client=changed)
 
 
 def _open(scope: Scope, event: Opened, now: datetime) -> Scope:
@@ -161,12 +229,24 @@ def _open(scope: Scope, event: Opened, now: datetime) -> Scope:
     manifest = _manifest(scope, asked.manifest_digest)
     if asked.manifest_digest != client.manifest_digest:
         raise CommitmentError("a request is for another manifest than its client enrolled with")
+    if client.stale:
+        raise _illegal(client, "be asked", f"it has to enrol again: {client.stale}")
+    if asked.enrolment_digest != client.enrolment_digest:
+        raise CommitmentError("a request does not name the enrolment that the client's commitments are of")
     if asked.pre_root != client.theta_root:
         raise CommitmentError("a request does not start from the client's current commitments")
-    masks = unpack_masks(manifest, asked.mask)
+    if asked.attempts != client.aborted:
+        raise ProtocolError(f"a request states {asked.attempts} earlier attempts", why=f"there were {client.aborted}")
+    has_curvature = manifest.statement.curvature != "none"
+    if has_curvature and scope.published and client.curvature_at and scope.published < client.curvature_at:
+        raise CommitmentError(
+            "the client's curvature was enrolled after this mask had been published",
+            why="it may have been chosen to suit the mask",
+            fix="plan another mask for this client",
+        )
+    masks = unpack_masks(manifest, asked.mask, required=not manifest.statement.constrains_result)
     unpack_guards(manifest, asked.guards)
-    unpack_steering(manifest, asked.guards, masks)
-    touched = touched_chunks(manifest, masks)
+    touched = touched_chunks(manifest, masks, unpack_steering(manifest, asked.guards, masks))
     if asked.audit.count is not None and asked.audit.count > len(touched):
         raise ProtocolError(f"a sample of {asked.audit.count} cannot be drawn from {len(touched)} touched chunks")
     check_audit(asked.audit, len(touched))
@@ -183,7 +263,7 @@ def _advance(scope: Scope, event: RequestEvent, now: datetime) -> Scope:
     match event:
         case Distributed():
             if request.status is RequestStatus.OPEN:
-                return replace(scope, request=replace(request, status=RequestStatus.DISTRIBUTED))
+                return replace(scope, request=replace(request, status=RequestStatus.DISTRIBUTED, sent=True))
             _expect(
                 request, "be distributed", RequestStatus.DISTRIBUTED, RequestStatus.RESPONDED, RequestStatus.PROVING
             )
@@ -201,11 +281,11 @@ def _advance(scope: Scope, event: RequestEvent, now: datetime) -> Scope:
             return _accept(scope, request, event)
         case Verified():
             return _conclude(scope, client, request)
-        case Lost():
+        case Lost(reason=reason):
             _expect(request, "lose its client", *UNDER_WAY)
-            if client.status is ClientStatus.UNREACHABLE:
+            if client.status is ClientStatus.UNREACHABLE and client.reason == reason:
                 return scope
-            return replace(scope, client=replace(client, status=ClientStatus.UNREACHABLE))
+            return replace(scope, client=replace(client, status=ClientStatus.UNREACHABLE, reason=reason))
         case Failed(reason=reason):
             unreachable = client.status is ClientStatus.UNREACHABLE
             status = ClientStatus.UNREACHABLE if unreachable else ClientStatus.FAILED
@@ -232,7 +312,7 @@ def _respond(scope: Scope, request: Request, response: Sealed[UnlearnResponse], 
     if answer.nonce != asked.nonce:
         raise ProtocolError(f"the response to {asked.request_id} does not carry the request's nonce")
     pairs = [(commitment.chunk, commitment.theta) for commitment in answer.commitments]
-    if tuple(chunk for chunk, _ in pairs) != request.touched:
+    if tuple(chunk for chunk, _ in pairs) != tuple(request.touched):
         raise CommitmentError(f"the response to {asked.request_id} does not commit to exactly the touched chunks")
     if answer.root != commitment_root(pairs):
         raise CommitmentError(f"the response to {asked.request_id} has a Merkle root that is not its commitments'")
@@ -244,7 +324,7 @@ def _accept(scope: Scope, request: Request, event: ProofsAccepted) -> Scope:
     if digests and all(request.proofs.get(chunk) == digest for chunk, digest in digests.items()):
         return _heard(scope, request)
     _expect(request, "take proofs", RequestStatus.PROVING)
-    strange = sorted(set(digests) - set(request.drawn))
+    strange = sorted(chunk for chunk in digests if chunk not in request.drawn)
     if strange or not digests:
         raise ProtocolError(f"proofs for {request.request_id} are not of drawn chunks", why=f"chunks {strange[:4]}")
     new = {chunk: digest for chunk, digest in digests.items() if request.proofs.get(chunk) != digest}
@@ -254,7 +334,7 @@ def _accept(scope: Scope, request: Request, event: ProofsAccepted) -> Scope:
     first = {chunk: digest for chunk, digest in new.items() if chunk not in request.proofs}
     if not first:
         return _heard(scope, request)
-    return _heard(scope, replace(request, proofs=MappingProxyType({**request.proofs, **first})))
+    return _heard(scope, replace(request, proofs=Extended(request.proofs, first)))
 
 
 def _conclude(scope: Scope, client: Client, request: Request) -> Scope:
@@ -266,7 +346,8 @@ def _conclude(scope: Scope, client: Client, request: Request) -> Scope:
     theta = list(client.theta)
     for commitment in _response(request).commitments:
         theta[commitment.chunk] = commitment.theta
-    client = replace(client, status=ClientStatus.PROVED, active=None, theta=tuple(theta))
+    aborted = 0 if request.sealed.record.audit.mode == "full" else client.aborted
+    client = replace(client, status=ClientStatus.PROVED, active=None, theta=tuple(theta), reason="", aborted=aborted)
     return replace(scope, client=client, request=replace(request, status=RequestStatus.VERIFIED, verdict="proved"))
 
 
@@ -275,7 +356,15 @@ def _give_up(scope: Scope, client: Client, request: Request, status: ClientStatu
     if finished and request.verdict == verdict and request.reason == reason:
         return scope
     _expect(request, "fail", *UNDER_WAY)
-    client = replace(client, status=status, active=None, reason=reason)
+    sent = request.status is not RequestStatus.OPEN
+    client = replace(
+        client,
+        status=status,
+        active=None,
+        reason=reason,
+        stale=f"request {request.request_id} was sent to it and not proved" if sent else client.stale,
+        aborted=client.aborted + (request.status is RequestStatus.PROVING),
+    )
     request = replace(request, status=RequestStatus.FAILED, verdict=verdict, reason=reason)
     return replace(scope, client=client, request=request)
 
@@ -284,7 +373,7 @@ def _heard(scope: Scope, request: Request) -> Scope:
     """Store the request's progress; a client that was given up for lost has been heard from."""
     client = _client(scope)
     if client.status is ClientStatus.UNREACHABLE and request.status in UNDER_WAY:
-        client = replace(client, status=ClientStatus.PENDING)
+        client = replace(client, status=ClientStatus.PENDING, reason="")
     if client is scope.client and request is scope.request:
         return scope
     return replace(scope, client=client, request=request)

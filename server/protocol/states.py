@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -40,12 +41,41 @@ UNDER_WAY = frozenset({RequestStatus.OPEN, RequestStatus.DISTRIBUTED, RequestSta
 """States of a request in which its client is busy with it."""
 
 
+class Extended(Mapping[int, str]):
+    """A mapping with some entries more, without a copy of it."""
+
+    def __init__(self, base: Mapping[int, str], more: Mapping[int, str]) -> None:
+        inner: dict[int, str] = {}
+        if isinstance(base, Extended):  # never nested: in memory, one is extended again and again
+            inner, base = base._more, base._base
+        self._base: Mapping[int, str] = base
+        self._more: dict[int, str] = inner | {
+            key: value for key, value in more.items() if key not in inner and key not in base
+        }
+
+    def __getitem__(self, key: int) -> str:
+        return self._more[key] if key in self._more else self._base[key]
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._base
+        yield from self._more
+
+    def __len__(self) -> int:
+        return len(self._base) + len(self._more)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} proofs>"
+
+
 @dataclass(frozen=True)
 class Client:
     """What the server holds a client to.
 
     `theta` and `curvature` are the current commitments (G1 points as hex), one per chunk and one per (layer, column
     block). `active` is the request under way. `readmitted` says that an operator lets a quarantined client enrol again.
+    `stale` says why its device may hold other weights than it is held to; while it does, the client is asked for
+    nothing but to enrol again. `aborted` counts its requests that were given up after their audit had been drawn, since
+    it last proved one in full. `curvature_at` is when its curvature was enrolled.
     """
 
     client_id: str
@@ -54,11 +84,14 @@ class Client:
     revision: int
     enrolment_digest: str
     manifest_digest: str
-    theta: tuple[str, ...] = field(repr=False)
-    curvature: tuple[str, ...] = field(repr=False)
+    theta: Sequence[str] = field(repr=False)
+    curvature: Sequence[str] = field(repr=False)
     active: str | None = None
     readmitted: bool = False
     reason: str = ""
+    stale: str = ""
+    aborted: int = 0
+    curvature_at: datetime | None = None
 
     @property
     def theta_root(self) -> str:
@@ -68,28 +101,39 @@ class Client:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest."""
+    """A request to one client. `proofs` maps each drawn chunk that has been proved to its proof's digest.
+
+    `sent` says that it may have reached its client. `ids` are client and request id where they are known without
+    looking into the signed request.
+    """
 
     sealed: Sealed[UnlearnRequest] = field(repr=False)
     status: RequestStatus
-    touched: tuple[int, ...] = field(repr=False)
+    touched: Sequence[int] = field(repr=False)
     audit_seed: str | None = field(default=None, repr=False)
     response: Sealed[UnlearnResponse] | None = field(default=None, repr=False)
-    drawn: tuple[int, ...] = ()
+    drawn: Sequence[int] = ()
     proofs: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     verdict: str | None = None
     reason: str = ""
     receipt_digest: str | None = None
+    sent: bool = False
+    ids: tuple[str, str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def request_id(self) -> str:
         """Id of the deletion request."""
-        return self.sealed.record.request_id
+        return self.sealed.record.request_id if self.ids is None else self.ids[1]
 
     @property
     def client_id(self) -> str:
         """The client it is for."""
-        return self.sealed.record.client_id
+        return self.sealed.record.client_id if self.ids is None else self.ids[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every drawn chunk has an accepted proof. Others have none, so counting them says it."""
+        return len(self.proofs) == len(self.drawn)
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -110,8 +154,24 @@ class Enrolled:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """The client is about to change its weights otherwise than by a request, such as by personalising anew."""
+
+    client_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Readmitted:
     """An operator decided that a quarantined client may enrol again."""
+
+    client_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """An operator decided that a client which has no request under way takes no part until it is readmitted."""
 
     client_id: str
     reason: str
@@ -187,15 +247,19 @@ class Verified:
 
 @dataclass(frozen=True)
 class Lost:
-    """The client does not answer. The request stays as it is and goes on when the client is heard from again."""
+    """Nothing usable came from the client. The request stays as it is and goes on when the client is heard from."""
 
     client_id: str
     request_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The request is given up without blaming the client: it expired, or the client reported that it could not."""
+    """The request is given up without blaming the client: it expired, or the client reported that it could not.
+
+    After the audit was drawn it counts: the next request to the client has to be proved in full.
+    """
 
     client_id: str
     request_id: str
@@ -222,7 +286,9 @@ class ReceiptIssued:
 
 Event = (
     Enrolled
+    | Moved
     | Readmitted
+    | Quarantined
     | Opened
     | Distributed
     | Responded
@@ -235,6 +301,14 @@ Event = (
     | ReceiptIssued
 )
 RequestEvent = Distributed | Responded | Drawn | ProofsAccepted | Verified | Lost | Failed | Rejected | ReceiptIssued
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A nonce that the provider issued for one enrolment, by the client it is for; None: one that is not known yet."""
+
+    nonce: str
+    client_id: str | None
 
 
 @dataclass(frozen=True)
@@ -253,6 +327,10 @@ class Scope:
         The event's request.
     taken : frozenset of str
         Those of the event's :func:`claims` that were used before, by this or any other client.
+    invitation : Invitation or None
+        That an enrolment's nonce was issued with.
+    published : datetime or None
+        When the mask of the event's request, with its targets, was first signed, for this or any other client.
     """
 
     federation: str
@@ -260,6 +338,8 @@ class Scope:
     client: Client | None
     request: Request | None
     taken: frozenset[str] = frozenset()
+    invitation: Invitation | None = None
+    published: datetime | None = None
 
 
 def claims(event: Event) -> frozenset[str]:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import StorageError
+from zkapex.proofs.chunk.demands import Along, Demands
 from zkapex.proofs.messages import ModelManifest
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.unlearning.operators import Curvature, Terms, operator
@@ -37,7 +39,7 @@ class StoredPlan:
         Every setting tried.
     factors : mapping of str to int64 [rows, cols]
         For dampening, in units of ``1 / FACTOR_UNIT``; else empty.
-    steering : mapping of (str, int) to int64 [rows, r]
+    steering, targets : mapping of (str, int) to int64 [rows, r]
         By layer and column block; see `zkapex.unlearning.operators.Terms`.
     """
 
@@ -47,13 +49,26 @@ class StoredPlan:
     curve: tuple[dict[str, Any], ...]
     factors: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
+    targets: Mapping[tuple[str, int], npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
         """The plan as operators take it."""
-        return Terms(
-            self.masks, {name: list(blocks) for name, blocks in self.guards.items()}, self.factors, self.steering
-        )
+        guards = {name: list(blocks) for name, blocks in self.guards.items()}
+        return Terms(self.masks, guards, self.factors, self.steering, self.targets)
+
+    @property
+    def zeroed(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """The weights, bool [rows, cols] by layer, that it makes zero whatever they were."""
+        return {name: mask & (self.factors[name] == 0) if self.factors else mask for name, mask in self.masks.items()}
+
+    def demands(self, manifest: ModelManifest) -> Demands:
+        """What it asks of weights for good."""
+        if not declared(manifest.statement.kind).zeroes:
+            return Demands()
+        along = {(name, block): Along.of(self.guards[name][block], t) for (name, block), t in self.targets.items()}
+        along = {key: one for key, one in along.items() if one.directions.size}
+        return Demands().joined(Demands(self.zeroed, along))
 
     def guard_map(self) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
         """Guards by (layer, block), int16 [B, r], without those that guard nothing."""
@@ -65,8 +80,11 @@ class StoredPlan:
         }
 
     def steering_map(self, unit: int) -> dict[tuple[str, int], npt.NDArray[np.int16]]:
-        """Steering by (layer, block), int16 [n, r] in multiples of `unit`, of the n rows with a masked weight there."""
-        found = {}
+        """What is prescribed along the guards by (layer, block), int16 [n, r] in multiples of `unit`.
+
+        Steering is of the n rows with a masked weight there, targets of all rows.
+        """
+        found = {key: (values // unit).astype(np.int16) for key, values in self.targets.items()}
         for (name, block), values in self.steering.items():
             width = self.guards[name].shape[1]
             rows = self.masks[name][:, block * width : (block + 1) * width].any(1)
@@ -75,13 +93,21 @@ class StoredPlan:
 
 
 def save_plan(folder: Path, plan: Plan) -> StoredPlan:
-    """Write a plan; arrays first, so that a plan whose text exists is complete."""
+    """Write a plan, and return it as it is read again."""
+    chosen, curve = _flat(plan.chosen), tuple(_flat(outcome) for outcome in plan.curve)
+    guards = {name: np.stack(blocks) for name, blocks in plan.guards.items()}
+    return keep_plan(folder, StoredPlan(plan.masks, guards, chosen, curve, plan.factors, plan.steering, plan.targets))
+
+
+def keep_plan(folder: Path, plan: StoredPlan) -> StoredPlan:
+    """The same with a plan that was read: arrays first, so that a plan whose text exists is complete."""
     arrays: dict[str, npt.NDArray[np.generic]] = {f"mask/{name}": mask for name, mask in plan.masks.items()}
-    arrays |= {f"guard/{name}": np.stack(blocks) for name, blocks in plan.guards.items()}
+    arrays |= {f"guard/{name}": np.stack(list(blocks)) for name, blocks in plan.guards.items()}
     arrays |= {f"factor/{name}": factors for name, factors in plan.factors.items()}
-    arrays |= {f"steering/{block}/{name}": values for (name, block), values in plan.steering.items()}
+    for kind, along in (("steering", plan.steering), ("targets", plan.targets)):
+        arrays |= {f"{kind}/{block}/{name}": values for (name, block), values in along.items()}
     save_arrays(folder / ARRAYS, arrays)
-    text = {"chosen": _flat(plan.chosen), "curve": [_flat(outcome) for outcome in plan.curve]}
+    text = {"chosen": plan.chosen, "curve": list(plan.curve)}
     save_text(folder / TEXT, json.dumps(text, indent=1))
     stored = load_plan(folder)
     if stored is None:
@@ -108,12 +134,12 @@ def load_plan(folder: Path) -> StoredPlan | None:
         {k.removeprefix(kind): v.astype(np.int64) for k, v in arrays.items() if k.startswith(kind)}
         for kind in ("guard/", "factor/")
     )
-    steering = {}
+    along: dict[str, dict[tuple[str, int], npt.NDArray[np.int64]]] = {"steering": {}, "targets": {}}
     for key, values in arrays.items():
-        if key.startswith("steering/"):
-            _, block, name = key.split("/", 2)
-            steering[name, int(block)] = values.astype(np.int64)
-    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, steering)
+        if key.startswith(tuple(f"{kind}/" for kind in along)):
+            kind, block, name = key.split("/", 2)
+            along[kind][name, int(block)] = values.astype(np.int64)
+    return StoredPlan(masks, guards, text["chosen"], tuple(text["curve"]), factors, **along)
 
 
 def unlearn_global(

@@ -1,47 +1,73 @@
-"""Opening the registry's SQLite file, and saying what is wrong with it."""
+"""Which database a registry is in, and what databases differ in: how they are opened, locked, checked and explained."""
 
 from __future__ import annotations
 
-import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from zkapex.errors import StorageError
+from zkapex.errors import InputError, StorageError
 
 
-def open_engine(path: Path, lock_timeout_s: float) -> Engine:
-    """Open a database in write-ahead mode, durable at every commit, with foreign keys enforced.
+class Database(Protocol):
+    """A place for a registry.
 
-    Transactions of connections with the execution option ``zkapex_write`` take the write lock at their start, so that
-    what they read is still true when they write.
+    Transactions of connections with the execution option ``zkapex_write`` exclude each other from their start, so that
+    what they read is still true when they write; others read, at the same time, what was true when they began.
     """
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": lock_timeout_s})
 
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver's guess
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+    @property
+    def name(self) -> str:
+        """What messages call it; without passwords."""
+        ...
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("zkapex_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    def prepare(self) -> None:
+        """Make the place, if it is for us to make. Raises StorageError."""
+        ...
 
-    return engine
+    def engine(self, lock_timeout_s: float) -> Engine:
+        """An engine that waits so long for another writer."""
+        ...
+
+    def batch(self, connection: Connection) -> AbstractContextManager[None]:
+        """Statements that return no rows, sent together if the database can; errors are `SQLAlchemyError`."""
+        ...
+
+    def check(self, connection: Connection) -> None:
+        """Look for damage, as far as that is quick. Raises StorageError."""
+        ...
+
+    def explain(self, error: SQLAlchemyError) -> StorageError:
+        """What an error of the database means to its user, and whether it is worth another try."""
+        ...
 
 
-def explain(path: Path, error: SQLAlchemyError) -> StorageError:
-    """Say what an error of the database means to its user."""
-    cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    if "locked" in cause or "busy" in cause:
-        return StorageError(
-            f"the registry {path} is locked", why="another process is using it", fix="stop that process, or wait"
-        )
-    if "full" in cause:
-        return StorageError(f"the registry {path} cannot grow", why="the disk is full", fix="free some space")
-    if "malformed" in cause or "not a database" in cause:
-        return StorageError(f"the registry {path} is damaged", why=cause, fix="restore a backup")
-    return StorageError(f"the registry {path} could not be used", why=cause)
+def database(location: Path | str) -> Database:
+    """The database at a path (SQLite), or at a URL: ``sqlite:///PATH`` or ``postgresql+psycopg://...``.
+
+    Raises
+    ------
+    InputError
+        It is no URL of a database that a registry can be in, or what is needed for it is not installed.
+    """
+    from zkapex.server.store.postgresql import PostgreSQL
+    from zkapex.server.store.sqlite import SQLite
+
+    if isinstance(location, Path) or "://" not in location:
+        return SQLite(Path(location))
+    try:
+        url: URL = make_url(location)
+    except ArgumentError as error:
+        raise InputError("the registry's URL cannot be read", why=str(error)) from error
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+        return SQLite(Path(url.database))
+    if url.drivername == "postgresql+psycopg":
+        return PostgreSQL(url)
+    raise InputError(
+        f"a registry cannot be in {url.render_as_string()}",
+        why="only SQLite files and PostgreSQL databases are supported",
+        fix="give a path, sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE",
+    )

@@ -1,55 +1,56 @@
-"""The provider's memory: clients, commitments, requests, proofs and receipts in one SQLite file.
+"""The provider's memory: clients, commitments, requests, proofs and receipts in a database.
 
 State changes only through :meth:`Registry.apply`, which lets :func:`zkapex.server.protocol.decide` judge the event and
-stores the outcome in the same transaction. What it has returned from is on disk: a server killed at any moment finds
-everything it needs to go on in :meth:`Registry.unfinished`.
+stores the outcome, and its entry in the audit trail, in the same transaction. What it has returned from is on disk: a
+server killed at any moment finds everything it needs to go on in :meth:`Registry.unfinished`.
+
+Clients and requests that are returned are values, but their long parts stay in the database until somebody looks at
+them (:mod:`zkapex.server.store.views`); what accepting a proof costs does not depend on how many chunks there are.
 """
 
 from __future__ import annotations
 
-import os
+import secrets
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Select, inspect, select
+from sqlalchemy import Connection, Row, Select, insert, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from zkapex.errors import FormatVersionError, InputError, ProtocolError, StorageError
-from zkapex.proofs.messages import Enrolment, ModelManifest
+from zkapex.errors import ProtocolError
+from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest
 from zkapex.proofs.receipts.evidence import Evidence
-from zkapex.proofs.records.sealed import unseal_enrolment
+from zkapex.proofs.records.sealed import Sealed, unseal_enrolment
 from zkapex.server.protocol.decide import decide
 from zkapex.server.protocol.states import (
     Client,
-    ClientStatus,
     Enrolled,
     Event,
     Opened,
+    ProofsAccepted,
     Request,
     RequestStatus,
     Scope,
     claims,
 )
-from zkapex.server.store.database import explain, open_engine
-from zkapex.server.store.rows import load_client, load_request, request_row, store_transition, taken_claims, to_request
-from zkapex.server.store.schema import (
-    SCHEMA_VERSION,
-    Base,
-    ClientRow,
-    EnrolmentRow,
-    ManifestRow,
-    MetaRow,
-    ProofRow,
-    RequestRow,
-    TransitionRow,
-)
+from zkapex.server.store import reading, trail
+from zkapex.server.store.database import database
+from zkapex.server.store.migrate import prepare
+from zkapex.server.store.schema import CLIENTS, ENROLMENTS, INVITATIONS, MANIFESTS, REQUESTS
+from zkapex.server.store.trail import Head, Transition
+from zkapex.server.store.views import StoredSealed, fetch_record
+from zkapex.server.store.writing import store
 
 LOCK_TIMEOUT_S = 10.0
+_KEPT = 16
+"""Parsed records that are kept at hand. One can be tens of megabytes."""
+
+T = TypeVar("T")
 
 
 def utc_now() -> datetime:
@@ -57,28 +58,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class Transition:
-    """One line of the audit trail."""
-
-    at: datetime
-    event: str
-    client_id: str
-    request_id: str | None
-    client_status: ClientStatus
-    request_status: RequestStatus | None
-    detail: str
-
-
 class Registry:
-    """The registry of one federation.
+    """The registry of one federation, usable by several threads.
 
     Parameters
     ----------
-    path : Path
-        Database file; created, readable by its owner only, if there is none.
+    location : Path or str
+        File of an SQLite database, created, readable by its owner only, if there is none; or the URL of a PostgreSQL
+        database, ``postgresql+psycopg://...``. A database of an older release is brought up to date.
     federation : str
-        Name of the federation; must be the one the file was created for.
+        Name of the federation; must be the one the database was created for.
     clock : callable
         Gives the time in UTC.
     lock_timeout_s : float
@@ -87,36 +76,42 @@ class Registry:
     Raises
     ------
     StorageError
-        The file cannot be opened, is damaged, or is locked; so may every method.
+        The database cannot be opened, is damaged, or is locked; so may every method, and every look into what they
+        return. Its attribute ``retryable`` says whether the same may go well later.
     FormatVersionError
-        The file was written by a newer release.
+        The database was written by a newer release.
     InputError
-        The file belongs to another federation, or to another program.
+        It belongs to another federation, or to another program; or there is no such kind of database.
     """
 
     def __init__(
         self,
-        path: Path,
+        location: Path | str,
         federation: str,
         *,
         clock: Callable[[], datetime] = utc_now,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> None:
-        self.path = path
         self.federation = federation
         self._clock = clock
+        self._database = database(location)
+        self._database.prepare()
+        self._engine = self._database.engine(lock_timeout_s)
+        self._writer = self._engine.execution_options(zkapex_write=True)
+        self._own = threading.local()
+        self._sealed: OrderedDict[str, Sealed[Any]] = OrderedDict()
+        self._sealed_lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except OSError as error:
-            raise StorageError(f"the registry {path} cannot be created", why=error.strerror or str(error)) from error
-        self._engine = open_engine(path, lock_timeout_s)
-        try:
-            self._prepare()
+            with self._transaction(write=True) as connection:
+                prepare(connection, self._database, federation)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """What the database is called in messages."""
+        return self._database.name
 
     def close(self) -> None:
         """Close the database. Anything that was applied is already on disk."""
@@ -131,9 +126,10 @@ class Registry:
     def add_manifest(self, manifest: ModelManifest) -> str:
         """Make a manifest known, and return its digest; clients can then enrol under it."""
         digest = manifest.digest()
-        with self._session(write=True) as session:
-            if session.get(ManifestRow, digest) is None:
-                session.add(ManifestRow(digest=digest, body=manifest.to_bytes()))
+        with self._transaction(write=True) as connection:
+            known = connection.execute(select(MANIFESTS.c.digest).where(MANIFESTS.c.digest == digest)).first()
+            if known is None:
+                connection.execute(insert(MANIFESTS).values(digest=digest, body=manifest.to_bytes()))
         return digest
 
     def apply(self, happened: Event) -> Scope:
@@ -150,48 +146,82 @@ class Registry:
             See :func:`zkapex.server.protocol.decide`.
         """
         now = self._clock()
-        with self._session(write=True) as session:
-            before = self._scope(session, happened)
+        with self._transaction(write=True) as connection:
+            row, before = self._scope(connection, happened)
             after = decide(before, happened, now)
             if after is not before:
-                store_transition(session, before, after, happened, now)
+                head = trail.head(connection, self.federation)
+                # All that a proof writes is known now: it is sent at once, and nothing is read in between.
+                together = isinstance(happened, ProofsAccepted)
+                with self._database.batch(connection) if together else nullcontext():
+                    store(connection, row, before, after, happened)
+                    trail.append(connection, head, after, happened, now)
         return after
+
+    def now(self) -> datetime:
+        """The time that events are judged at."""
+        return self._clock()
+
+    def invite(self, client_id: str | None = None) -> str:
+        """Issue a nonce for one enrolment; it is on disk when this returns, and may then be sent.
+
+        Parameters
+        ----------
+        client_id : str, optional
+            The client it is for; without one, any that has not enrolled yet.
+        """
+        nonce = secrets.token_hex(32)
+        with self._transaction(write=True) as connection:
+            at = self._clock().isoformat()
+            connection.execute(insert(INVITATIONS).values(nonce=nonce, client_id=client_id, at=at))
+        return nonce
 
     def client(self, client_id: str) -> Client | None:
         """Return a client, or None if it never enrolled."""
-        with self._session() as session:
-            return load_client(session, client_id)
+        return self._read(lambda connection: reading.load_client(connection, self._read, client_id))
 
     def clients(self) -> tuple[Client, ...]:
         """Return all clients, by id."""
-        with self._session() as session:
-            ids = session.scalars(select(ClientRow.client_id).order_by(ClientRow.client_id)).all()
-            return tuple(client for i in ids if (client := load_client(session, i)) is not None)
+        rows = self._read(lambda connection: connection.execute(select(CLIENTS).order_by(CLIENTS.c.client_id)).all())
+        return tuple(reading.to_client(self._read, row) for row in rows)
 
     def request(self, client_id: str, request_id: str) -> Request | None:
         """Return a request to a client, or None if there is none of that id."""
-        with self._session() as session:
-            return load_request(session, client_id, request_id)
+        return self._read(
+            lambda connection: reading.load_request(connection, self._read, self._keep, client_id, request_id)
+        )
 
     def requests(self, request_id: str | None = None) -> tuple[Request, ...]:
         """Return all requests, or those of one deletion request, in the order they were opened."""
-        query = select(RequestRow)
-        return self._requests(query if request_id is None else query.where(RequestRow.request_id == request_id))
+        query = select(REQUESTS)
+        return self._requests(query if request_id is None else query.where(REQUESTS.c.request_id == request_id))
+
+    def sent(self, client_id: str) -> tuple[UnlearnRequest, ...]:
+        """Return all requests that may have reached a client, in the order they were opened."""
+        query = select(REQUESTS).where(REQUESTS.c.client_id == client_id, REQUESTS.c.sent)
+        return tuple(request.sealed.record for request in self._requests(query))
+
+    def last_issued(self, client_id: str) -> datetime | None:
+        """Return when the request to a client that was opened last was issued, or None if there was none."""
+        query = select(REQUESTS.c.issued_at).where(REQUESTS.c.client_id == client_id)
+        row = self._read(lambda c: c.execute(query.order_by(REQUESTS.c.serial.desc()).limit(1)).first())
+        return None if row is None else datetime.fromisoformat(row.issued_at)
 
     def unfinished(self) -> tuple[Request, ...]:
         """Return the requests that have no receipt yet, in the order they were opened: where to go on after a crash."""
-        return self._requests(select(RequestRow).where(RequestRow.status != RequestStatus.RECEIPTED))
+        return self._requests(select(REQUESTS).where(REQUESTS.c.status != RequestStatus.RECEIPTED))
 
-    def _requests(self, query: Select[RequestRow]) -> tuple[Request, ...]:
-        with self._session() as session:
-            rows = session.scalars(query.order_by(RequestRow.serial)).all()
-            return tuple(to_request(session, row) for row in rows)
+    def missing(self, client_id: str, request_id: str, limit: int | None = None) -> tuple[int, ...]:
+        """Return the drawn chunks of a request that have no accepted proof, ascending; at most `limit` of them."""
+        return self._read(lambda connection: reading.missing(connection, client_id, request_id, limit))
+
+    def _requests(self, query: Select[Any]) -> tuple[Request, ...]:
+        rows: list[Row[Any]] = list(self._read(lambda c: c.execute(query.order_by(REQUESTS.c.serial)).all()))
+        return tuple(reading.to_request(self._read, self._keep, row) for row in rows)
 
     def manifest(self, digest: str) -> ModelManifest | None:
         """Return a manifest that was made known."""
-        with self._session() as session:
-            row = session.get(ManifestRow, digest)
-            return None if row is None else ModelManifest.from_bytes(row.body)
+        return self._read(lambda connection: reading.load_manifest(connection, digest))
 
     def enrolment(self, client_id: str) -> Enrolment:
         """Return the enrolment a client stands by.
@@ -201,20 +231,35 @@ class Registry:
         ProtocolError
             The client never enrolled.
         """
-        with self._session() as session:
-            client = load_client(session, client_id)
+        with self._transaction() as connection:
+            client = reading.load_client(connection, self._read, client_id)
             if client is None:
                 raise ProtocolError(f"client {client_id[:16]}… never enrolled")
-            return unseal_enrolment(session.get_one(EnrolmentRow, client.enrolment_digest).envelope).record
+            return unseal_enrolment(reading.enrolment_envelope(connection, client.enrolment_digest)).record
+
+    def enrolments(self, client_id: str) -> dict[int, bytes]:
+        """Return all enrolments of a client that were ever accepted, as signed, by revision."""
+        query = select(ENROLMENTS.c.revision, ENROLMENTS.c.envelope).where(ENROLMENTS.c.client_id == client_id)
+        rows = self._read(lambda connection: connection.execute(query).all())
+        return {row.revision: bytes(row.envelope) for row in rows}
 
     def receipt(self, client_id: str, request_id: str) -> bytes | None:
         """Return the signed receipt of a request, if it was issued."""
-        with self._session() as session:
-            row = request_row(session, client_id, request_id)
-            return None if row is None else row.receipt
+        with self._transaction() as connection:
+            row = reading.request_row(connection, client_id, request_id)
+            if row is None or row.receipt_digest is None:
+                return None
+            return fetch_record(connection, row.receipt_digest)
 
     def evidence(
-        self, client_id: str, request_id: str, *, settings: bytes, verification_key: bytes, srs: bytes | None = None
+        self,
+        client_id: str,
+        request_id: str,
+        *,
+        settings: bytes | None = None,
+        verification_key: bytes | None = None,
+        srs: bytes | None = None,
+        linked: bool = False,
     ) -> Evidence:
         """Collect what a receipt for a request rests on; the circuit's files are given.
 
@@ -223,105 +268,93 @@ class Registry:
         ProtocolError
             There is no such request.
         """
-        with self._session() as session:
-            row = request_row(session, client_id, request_id)
-            if row is None:
-                raise ProtocolError(f"client {client_id[:16]}… has no request {request_id}")
-            earlier = session.scalars(
-                select(RequestRow.response)
-                .where(
-                    RequestRow.client_id == client_id,
-                    RequestRow.enrolment_digest == row.enrolment_digest,
-                    RequestRow.serial < row.serial,
-                    RequestRow.verdict == "proved",
-                )
-                .order_by(RequestRow.serial)
-            ).all()
-            proofs = session.execute(
-                select(ProofRow.chunk, ProofRow.body).where(
-                    ProofRow.client_id == client_id, ProofRow.request_id == request_id
-                )
-            ).all()
-            return Evidence(
-                manifest=session.get_one(ManifestRow, row.manifest_digest).body,
-                request=row.envelope,
-                enrolment=session.get_one(EnrolmentRow, row.enrolment_digest).envelope,
-                earlier=tuple(response for response in earlier if response is not None),
-                response=row.response,
-                proofs={proof.chunk: proof.body for proof in proofs},
+        with self._transaction() as connection:
+            return reading.load_evidence(
+                connection,
+                client_id,
+                request_id,
                 settings=settings,
                 verification_key=verification_key,
                 srs=srs,
+                linked=linked,
             )
 
     def transitions(self, client_id: str | None = None) -> tuple[Transition, ...]:
         """Return the audit trail, of all clients or of one, oldest first."""
-        query = select(TransitionRow).order_by(TransitionRow.serial)
-        if client_id is not None:
-            query = query.where(TransitionRow.client_id == client_id)
-        with self._session() as session:
-            return tuple(
-                Transition(
-                    at=datetime.fromisoformat(row.at),
-                    event=row.event,
-                    client_id=row.client_id,
-                    request_id=row.request_id,
-                    client_status=ClientStatus(row.client_status),
-                    request_status=None if row.request_status is None else RequestStatus(row.request_status),
-                    detail=row.detail,
-                )
-                for row in session.scalars(query).all()
-            )
+        return self._read(lambda connection: tuple(trail.entries(connection, client_id)))
 
-    def _prepare(self) -> None:
-        """Create the tables in an empty file, or check that they are ours."""
-        with self._session(write=True) as session:
-            connection = session.connection()
-            tables = set(inspect(connection).get_table_names())
-            if not tables:
-                Base.metadata.create_all(connection)
-                session.add(MetaRow(id=1, schema_version=SCHEMA_VERSION, federation=self.federation))
-                return
-            if "meta" not in tables:
-                raise InputError(f"{self.path} is not a zkapex registry", fix="name another file")
-            # Only these columns are promised to exist in every version of the schema.
-            version, federation = session.execute(select(MetaRow.schema_version, MetaRow.federation)).one()
-            if version != SCHEMA_VERSION:
-                raise FormatVersionError(
-                    f"the registry {self.path} has schema version {version}",
-                    why=f"this release knows version {SCHEMA_VERSION}",
-                    fix="use the release that wrote it, or newer",
-                )
-            if federation != self.federation:
-                raise InputError(f"the registry {self.path} belongs to another federation", why=f"it is {federation!r}")
-            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-            if damage != "ok":
-                raise StorageError(f"the registry {self.path} is damaged", why=str(damage), fix="restore a backup")
+    def verify_trail(self, known: Head | None = None) -> Head:
+        """Follow the chain of the audit trail, and return where it ends.
+
+        Parameters
+        ----------
+        known : Head, optional
+            What this returned at an earlier time; the trail must still lead there.
+
+        Raises
+        ------
+        VerificationError
+            An entry, which the message names, was changed, removed or exchanged.
+        """
+        return self._read(lambda connection: trail.check(connection, self.federation, known))
+
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _session(self, *, write: bool = False) -> Iterator[Session]:
-        engine = self._engine.execution_options(zkapex_write=write)
+    def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
+        """A transaction, in which this thread's looks into views take part."""
         try:
-            with Session(engine, expire_on_commit=False) as session, session.begin():
-                yield session
+            with (self._writer if write else self._engine).begin() as connection:
+                outer = getattr(self._own, "connection", None)
+                self._own.connection = connection
+                try:
+                    yield connection
+                finally:
+                    self._own.connection = outer
         except SQLAlchemyError as error:
-            raise explain(self.path, error) from error
+            raise self._database.explain(error) from error
 
-    def _scope(self, session: Session, happened: Event) -> Scope:
-        client = load_client(session, happened.client_id)
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        current: Connection | None = getattr(self._own, "connection", None)
+        if current is not None:
+            return query(current)
+        with self._transaction() as connection:
+            return query(connection)
+
+    def _keep(self, kind: type[Any], digest: str) -> Sealed[Any]:
+        """A stored record; the last few that were asked for are not parsed again."""
+        with self._sealed_lock:
+            if digest not in self._sealed:
+                self._sealed[digest] = StoredSealed(kind, digest, self._read)
+            self._sealed.move_to_end(digest)
+            while len(self._sealed) > _KEPT:
+                self._sealed.popitem(last=False)
+            return self._sealed[digest]
+
+    def _scope(self, connection: Connection, happened: Event) -> tuple[Row[Any] | None, Scope]:
+        """The row of the event's request, and what the protocol judges it by."""
         request_id = getattr(happened, "request_id", None)
-        request = None if request_id is None else load_request(session, happened.client_id, request_id)
+        row = None if request_id is None else reading.request_row(connection, happened.client_id, request_id)
+        request = None if row is None else reading.to_request(self._read, self._keep, row)
         if isinstance(happened, Enrolled):
             digest = happened.enrolment.record.manifest_digest
         elif isinstance(happened, Opened):
             digest = happened.request.record.manifest_digest
         else:
             digest = None
-        manifest = None if digest is None else session.get(ManifestRow, digest)
-        return Scope(
+        scope = Scope(
             federation=self.federation,
-            manifest=None if manifest is None else ModelManifest.from_bytes(manifest.body),
-            client=client,
+            manifest=None if digest is None else reading.load_manifest(connection, digest),
+            client=reading.load_client(connection, self._read, happened.client_id),
             request=request,
-            taken=taken_claims(session, claims(happened)),
+            taken=reading.taken_claims(connection, claims(happened)),
+            invitation=(
+                reading.load_invitation(connection, happened.enrolment.record.nonce)
+                if isinstance(happened, Enrolled)
+                else None
+            ),
+            published=(
+                reading.first_published(connection, happened.request.record) if isinstance(happened, Opened) else None
+            ),
         )
+        return row, scope

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.errors import InputError
+from zkapex.foreign import shown
 from zkapex.simulation.data.hub import HubData, HubItem, stream
+from zkapex.simulation.data.text import LARGEST, NO_UTF8, SHORTEST, read_text
 
 IntArray = npt.NDArray[np.int64]
 Encode = Callable[[str], Sequence[int]]
-_LARGEST_FILE = 2**20
-_SHORTEST_FILE = 200
 _CODE, _LANGUAGE = ("code", "content"), ("language", "lang")
 _ALIASES = {"c++": "cpp", "c#": "csharp"}
 _MOST_ROWS = 500_000
@@ -54,9 +54,9 @@ def read_windows(
     Parameters
     ----------
     source : Path or HubData
-        A folder with one subfolder per language, holding text files at any depth; what is hidden, not UTF-8, shorter
-        than 200 characters or longer than 1 MiB is skipped. Or data sets with the columns ``code`` (or ``content``) and
-        ``language`` (or ``lang``, or a language of the whole); C++ is ``cpp``, and upper case is lower.
+        A folder with one subfolder per language, holding text files at any depth; what is hidden, not UTF-8, binary,
+        shorter than 200 characters or longer than 1 MiB is skipped. Or data sets with the columns ``code`` (or
+        ``content``) and ``language`` (or ``lang``, or a language of the whole); C++ is ``cpp``, upper case is lower.
     wanted : mapping of str to int
         Language to windows.
     length : int
@@ -102,7 +102,7 @@ def _read_rows(
         for language, text in islice(_rows(item), _MOST_ROWS):
             number += 1
             name = names.get(_plain(language), "")
-            if name not in open_ or not _SHORTEST_FILE <= len(text) <= _LARGEST_FILE:
+            if name not in open_ or not SHORTEST <= len(text) <= LARGEST:
                 continue
             found = _cut(text, length, per_file, encode)
             tokens[name] += found
@@ -183,30 +183,29 @@ def _read(folder: Path, count: int, length: int, per_file: int, encode: Encode) 
     )
     tokens: list[Sequence[int]] = []
     files: list[int] = []
+    skipped: dict[str, list[Path]] = {}
     for index in np.random.default_rng(0).permutation(len(paths)):
         if len(tokens) >= count:
             break
-        found = _cut(_text(paths[index]), length, per_file, encode)
+        text, reason = read_text(paths[index])
+        if reason:
+            skipped.setdefault(reason, []).append(paths[index])
+        found = _cut(text, length, per_file, encode)
         tokens += found
         files += [int(index)] * len(found)
     if len(tokens) < count:
         raise InputError(
-            f"{folder} has text for {len(tokens)} windows of {length} tokens, fewer than the {count} that are needed",
-            why=f"a file gives at most {per_file}",
-            fix="add source files",
+            f"{shown(folder)} has text for {len(tokens)} windows of {length} tokens, "
+            f"fewer than the {count} that are needed",
+            why=f"a file gives at most {per_file}; of {len(paths)} files "
+            + (", ".join(_told(reason, some) for reason, some in skipped.items()) or "none was skipped"),
+            fix="convert what is no UTF-8, or add source files" if NO_UTF8 in skipped else "add source files",
         )
     return Windows(np.array(tokens, np.int64), np.array(files, np.int64))
 
 
-def _text(path: Path) -> str:
-    """The text of a file; nothing if it is none, or of an unusual size."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return ""
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return text if len(text) >= _SHORTEST_FILE else ""
+def _told(reason: str, paths: Sequence[Path]) -> str:
+    return f"{len(paths)} skipped as {reason} (e.g. {shown(paths[0])})"
 
 
 def _cut(text: str, length: int, per_file: int, encode: Encode) -> list[Sequence[int]]:

@@ -128,8 +128,12 @@ class Scenario:
     proxies: tuple[tuple[Examples, Examples], ...] = ()
 
 
-def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3) -> Scenario:
+def digits_scenario(
+    clients: int = 4, forget_class: int = 3, seed: int = 0, test_fraction: float = 0.3, gone: tuple[int, ...] = ()
+) -> Scenario:
     """Split the 1,797 digits into a test set and ``clients`` disjoint, equally large partitions.
+
+    Images of the digits that are ``gone``, having been forgotten before, are left out everywhere.
 
     Raises
     ------
@@ -139,6 +143,8 @@ def digits_scenario(clients: int = 4, forget_class: int = 3, seed: int = 0, test
     if not 0 <= forget_class < CLASSES:
         raise InputError(f"there is no digit {forget_class}", fix="choose a forget class from 0 to 9")
     parts, test = digits_partition(clients, seed, test_fraction)
+    for label in gone:
+        parts, test = tuple(part.without(label) for part in parts), test.without(label)
     held = []
     for index, part in enumerate(parts):
         shift, kept = client_shift(index), part.without(forget_class)

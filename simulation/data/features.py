@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import nn
 
-from zkapex.circuits.cache import cache_root
+from zkapex.circuits.cache import cache_root, filling
 from zkapex.errors import StorageError
 from zkapex.simulation.data.pictures import Gallery, IntArray
 from zkapex.simulation.models.backbone import Backbone
 from zkapex.storage import load_arrays, save_arrays
+from zkapex.unlearning.finite import require_finite
 
 BATCH = 64
 FORMAT = b"zkapex features 1"
@@ -93,15 +93,16 @@ def kept(facts: str, model: nn.Module, inputs: Iterable[bytes], make: Callable[[
     path = folder / f"{digest.hexdigest()[:32]}.npz"
     if (found := _found(path)) is not None:
         return found
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / f"{path.stem}.lock").acquire()
-    except OSError as e:
-        raise StorageError(f"cannot use {folder}", why=str(e), fix="set ZKAPEX_CACHE") from e
-    with lock:
+    with filling(folder, path.stem):
         # Another process may have made them by now.
         if (found := _found(path)) is None:
             found = make()
+            require_finite(
+                found,
+                "the features that the frozen part of the model makes",
+                examples=True,
+                fix="they are kept in float16, up to 65504: take a model with smaller activations",
+            )
             save_arrays(path, {"features": found.numpy()})
         return found
 

@@ -6,7 +6,6 @@ domain ``domain[i]``, named in ``classes`` and ``domains``. The folder is laid o
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +16,9 @@ import torch
 from PIL import Image
 
 from zkapex.errors import InputError, StorageError
+from zkapex.foreign import shown
 from zkapex.simulation.data.hub import HubData
+from zkapex.simulation.data.image import decode
 from zkapex.storage import load_arrays
 
 FIELDS = ("blob", "off", "y", "domain", "classes", "domains")
@@ -58,7 +59,7 @@ class Gallery:
         try:
             return image.read_bytes()
         except OSError as e:
-            raise InputError(f"cannot read {image}", why=str(e)) from e
+            raise InputError(f"cannot read {shown(image)}", why=e.strerror or type(e).__name__) from e
 
     def pixels(self, index: int, size: int) -> torch.Tensor:
         """One image, float32 ``[3, size, size]``, RGB in [0, 1]: its shorter side resized, the centre cut out.
@@ -66,13 +67,9 @@ class Gallery:
         Raises
         ------
         InputError
-            It is no image.
+            It is no image; see `zkapex.simulation.data.image.decode`.
         """
-        try:
-            with Image.open(io.BytesIO(self.encoded(index))) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-            raise InputError(f"image {index} ({self._name(index)}) cannot be decoded", why=str(e)) from e
+        image = decode(self.encoded(index), self._name(index))
         if image.size != (size, size):
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -101,7 +98,10 @@ class Gallery:
         return Gallery(_Picked(self.images, kept), labels, self.domains[kept], names, self.domain_names)
 
     def _name(self, index: int) -> str:
-        return f"{self.domain_names[self.domains[index]]}/{self.class_names[self.labels[index]]}"
+        image = self.images[index]
+        if isinstance(image, Path):
+            return shown(image)
+        return f"number {index} of {self.domain_names[self.domains[index]]}/{self.class_names[self.labels[index]]}"
 
 
 class _Picked:
@@ -140,9 +140,13 @@ def read(data: Path | HubData | None) -> Gallery:
 
 def _from_folder(root: Path) -> Gallery:
     try:
-        found = sorted(p for p in root.glob("*/*/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = sorted(
+            p
+            for p in root.glob("*/*/*")
+            if p.suffix.lower() in SUFFIXES and not _hidden(p.relative_to(root)) and p.is_file()
+        )
     except OSError as e:
-        raise InputError(f"cannot read {root}", why=str(e)) from e
+        raise InputError(f"cannot read {shown(root)}", why=str(e)) from e
     if not found:
         raise InputError(
             f"there are no images in {root}",
@@ -156,9 +160,14 @@ def _from_folder(root: Path) -> Gallery:
         tuple(found),
         np.array([labels[p.parts[-2]] for p in found], np.int64),
         np.array([places[p.parts[-3]] for p in found], np.int64),
-        classes,
-        domains,
+        tuple(map(shown, classes)),
+        tuple(map(shown, domains)),
     )
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a name on the way is hidden, as ``._x.png`` of macOS and ``.ipynb_checkpoints`` of Jupyter are."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _from_file(path: Path) -> Gallery:

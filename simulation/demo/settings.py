@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from zkapex.circuits.operators import declared, operator_names
-from zkapex.circuits.profiles import CURVATURES
+from zkapex.circuits.profiles import CURVATURES, profile
 from zkapex.errors import InputError
+from zkapex.proofs.backends import ABOUT, DEFAULT, check_backend
 from zkapex.server.federation.settings import AUDITS, check_operator
 from zkapex.simulation.federation.adversaries import CHEATS, check_cheat
-from zkapex.simulation.federation.federation import DIGITS, VARIABLES, brought
+from zkapex.simulation.federation.federation import DIGITS, MAX_REQUESTS, VARIABLES, brought
 from zkapex.simulation.federation.held import Request
-from zkapex.simulation.scenarios import scenario_config
+from zkapex.simulation.scenarios import ScenarioConfig, scenario_config
 from zkapex.simulation.scenarios.files import Value, absolute, read_scenario
 
 _REQUEST = ("delete", "forget_class", "holder", "forget_samples")
+WITHOUT_TARGETS = "guarded-group-obs"
+"""The operator where no other is named, and no targets can be planned."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,16 @@ class DemoSettings:
     seed : int
     operator, curvature : str
         What is done to the weights, see ``docs/operators.md``.
+    backend : str
+        What proves it: ``halo2`` or ``transparent``.
     audit : str
         ``full`` or ``sampled``.
     audit_detect, audit_cheating : float
         A sampled audit finds out a client that leaves this fraction of its touched chunks undone with this probability.
     prove_curvature : bool
         Whether clients prove what their curvature was made of.
+    requests : int
+        How many deletions, one after the other, each of another digit.
     others : mapping
         Further settings of the run, by their names in ``[tool.flwr.app.config]``; they come from a scenario's file.
     """
@@ -71,12 +78,14 @@ class DemoSettings:
     holder: int = -1
     forget_samples: int = 30
     seed: int = 0
-    operator: str = "guarded-group-obs"
+    operator: str = "targeted-group-obs"
     curvature: str = "kfac"
     audit: str = "full"
     audit_detect: float = 0.99
     audit_cheating: float = 0.01
     prove_curvature: bool = False
+    requests: int = 1
+    backend: str = DEFAULT
     others: Mapping[str, Value] = field(default_factory=dict)
 
     @classmethod
@@ -103,7 +112,10 @@ class DemoSettings:
         for name in VARIABLES:
             mine[name] = absolute(brought(config, name, mine.get(name, "")))
         others = {name: value for name, value in found.items() if name not in own}
-        operator = mine.get("operator", cls.operator)
+        chosen = ABOUT.get(mine.get("backend", cls.backend))
+        if chosen is not None and not chosen.samples and "audit" not in given:
+            mine["audit"] = "full"  # a scenario's file asks for a sample where everything would be too much
+        operator = mine.setdefault("operator", cls.operator if _targets(config, mine) else WITHOUT_TARGETS)
         if operator in operator_names() and "guards" not in declared(operator).terms:
             others.pop("guard-rank", None)  # it has none
         return cls(**mine, others=others)
@@ -119,6 +131,7 @@ class DemoSettings:
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
         check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
+        check_backend(self.backend, self.operator, self.curvature, self.audit, self.prove_curvature)
         if self.dishonest:
             check_cheat(self.cheat, self.operator)
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:
@@ -130,6 +143,21 @@ class DemoSettings:
             )
         if not 0 <= self.seed < 2**20:
             raise InputError(f"--seed is {self.seed}", fix=f"choose a number from 0 to {2**20 - 1}")
+        if not 1 <= self.requests <= MAX_REQUESTS:
+            raise InputError(f"--requests is {self.requests}", fix=f"choose a number from 1 to {MAX_REQUESTS}")
+        if self.requests > 1 and (self.scenario != DIGITS or self.delete != "class" or self.holder >= 0):
+            raise InputError(
+                "several requests are for digits that the provider wants forgotten only",
+                fix=f"leave --requests out, or choose --scenario {DIGITS} without --delete and --holder",
+            )
+        rank = int(self.others.get("guard-rank", -1))
+        most = profile(str(self.others.get("profile", "tiny"))).guard_rank if rank < 0 else rank
+        if self.requests > most and declared(self.operator).statement.constrains_result:
+            raise InputError(
+                f"--requests is {self.requests}, and {self.operator} has room for {most}",
+                why="each prescribes along directions of its own, for good, and the guard has so many columns",
+                fix="ask for fewer, or choose --operator guarded-group-obs",
+            )
         if self.audit not in AUDITS:
             raise InputError(f"--audit is {self.audit!r}", fix=f"choose {' or '.join(AUDITS)}")
         for name in ("audit_detect", "audit_cheating"):
@@ -147,10 +175,24 @@ class DemoSettings:
     def run_config(self) -> dict[str, Value]:
         """What Flower is told."""
         own = {one.name.replace("_", "-"): getattr(self, one.name) for one in fields(self) if one.name != "others"}
+        own["requests"] = ",".join(self.request_ids) if self.requests > 1 else ""
         return {**self.others, **own}
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Ids of the requests, in order."""
+        if self.requests == 1:
+            return (str(self.others.get("request-id", "request-1")),)
+        return tuple(f"request-{number}" for number in range(1, self.requests + 1))
 
     @property
     def shareable(self) -> dict[str, Any]:
         """As a summary tells them: of data and model on this disk the name alone."""
         names = {name: getattr(self, name) for name in ("data", "model")}
         return asdict(self) | {name: Path(v).name if Path(v).is_absolute() else v for name, v in names.items()}
+
+
+def _targets(config: ScenarioConfig, mine: Mapping[str, Any]) -> bool:
+    """Whether targets can be planned for a demo: by the provider, for a class, in a scenario with layers for them."""
+    alone = mine.get("delete", "class") == "class" and mine.get("holder", -1) < 0 and mine.get("requests", 1) == 1
+    return bool(config.targeted) and alone and mine.get("curvature", "kfac") == "kfac"

@@ -82,8 +82,10 @@ class Deployment:
         weights = self.encode(model)
         return self._with(model, {n: theta + mask_only(theta, masks[n]).delta for n, theta in weights.items()})
 
-    def unlearned(self, model: nn.Module, terms: Terms, calibration: torch.Tensor) -> nn.Module:
-        """A copy of a deployed model after guarded Group-OBS; guards of rank 0 make it the plain one.
+    def unlearned(
+        self, model: nn.Module, terms: Terms, calibration: torch.Tensor, name: str = "guarded-group-obs"
+    ) -> nn.Module:
+        """A copy of a deployed model after an operator; of guarded Group-OBS, guards of rank 0 make it the plain one.
 
         Parameters
         ----------
@@ -91,7 +93,9 @@ class Deployment:
             A `deploy`-ed model.
         terms : Terms
         calibration : tensor [n, ...]
-            Inputs the curvature is taken from.
+            Inputs the curvature is taken from, if the circuit has one.
+        name : str
+            Of the operator.
 
         Raises
         ------
@@ -100,7 +104,7 @@ class Deployment:
         """
         encoding = self.encoding
         curvature = curvature_of(model, self.names, calibration, encoding.curvature)
-        weights, _ = operator("guarded-group-obs").change(
+        weights, _ = operator(name).change(
             self.encode(model), terms, lambda name: [block.matrix for block in curvature[name]], encoding.weight_limit
         )
         return self._with(model, weights)

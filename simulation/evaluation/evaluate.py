@@ -24,7 +24,7 @@ import torch
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation.data.hub import HubData
 from zkapex.simulation.evaluation.baselines import METHODS, Method, methods_called
-from zkapex.simulation.evaluation.metrics import METRICS, measure
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS, measure
 from zkapex.simulation.evaluation.preparation import Prepared, prepare
 from zkapex.simulation.evaluation.provenance import digest_of, source_commit
 from zkapex.simulation.evaluation.report.report import assemble, write_report
@@ -98,7 +98,7 @@ def evaluate(
             path.parent.mkdir(exist_ok=True)
             save_text(path, json.dumps(whole, indent=1))
             on_event({"event": "result", "method": method.name, "seed": seed, **result["metrics"]})
-    results = assemble(config.name, config.title, _load(config, seeds, out, chosen), config.recovery)
+    results = assemble(config.name, config.title, _load(config, seeds, out, chosen))
     write_report(results, out)
     return results
 
@@ -108,14 +108,19 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
 
     ``seconds`` is what the deletion took, all clients one after the other, with the provider's part.
     """
-    rows, spent = [], prepared.seconds.get(method.stage or "", 0.0)
-    for case, client in zip(prepared.cases, prepared.bench.world.clients, strict=True):
-        start = time.perf_counter()
-        model = case.deployment.deploy(method.unlearn(case))
-        spent += time.perf_counter() - start
-        rows.append(measure(model, case, client, prepared.yardstick))
-    mean = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    return {"metrics": {**mean, "seconds": spent}, "clients": rows}
+    models, start = [], time.perf_counter()
+    for case in prepared.cases:
+        models.append(case.deployment.deploy(method.unlearn(case)))
+    spent = prepared.seconds.get(method.stage or "", 0.0) + time.perf_counter() - start
+    rows = [
+        measure(model, [one for one in models if one is not model], case, client, prepared.yardstick, method.name)
+        for model, case, client in zip(models, prepared.cases, prepared.bench.world.clients, strict=True)
+    ]
+    mean = {name: sum(row[name] for row in rows) / len(rows) for name in METRICS if name != "seconds"}
+    curves = {
+        name: {shots: sum(row[name][shots] for row in rows) / len(rows) for shots in rows[0][name]} for name in CURVES
+    }
+    return {"metrics": {**mean, **curves, "seconds": spent}, "clients": rows}
 
 
 def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
@@ -181,7 +186,7 @@ def _load(config: ScenarioConfig, seeds: int, out: Path, methods: Sequence[Metho
         for method in methods:
             path = _result_path(out / "seeds" / str(seed), method.name)
             run = load_json(path)
-            if not isinstance(run, dict) or set(run.get("metrics", ())) != set(METRICS):
+            if not isinstance(run, dict) or set(run.get("metrics", ())) != {*METRICS, *CURVES}:
                 raise StorageError(f"{path} is damaged", fix="delete it and run again")
             if run.get("scenario") != config.name:
                 raise StorageError(f"{path} belongs to another scenario", fix="delete it and run again")

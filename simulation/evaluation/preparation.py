@@ -26,11 +26,13 @@ from zkapex.simulation.evaluation.metrics import Yardstick
 from zkapex.simulation.evaluation.metrics.membership import Shadows, Signals, shadow_halves, signals
 from zkapex.simulation.evaluation.shelf import OnEvent, Shelf
 from zkapex.simulation.models.tiny import target_layers
-from zkapex.simulation.models.training import calibration, federated_averaging, provider_copies
+from zkapex.simulation.models.training import federated_averaging, provider_copies
 from zkapex.simulation.scenarios import Bench, ScenarioConfig
 from zkapex.unlearning.boundary import check_model
 from zkapex.unlearning.personalise import fit, personalise
+from zkapex.unlearning.planning.proxies import calibration
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
+from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, Step
 
 
@@ -55,12 +57,13 @@ class Prepared:
 
     def plan_facts(self) -> dict[str, Any]:
         """The chosen mask, its density per layer, and the search's curve, for reports."""
-        plan = self.cases[0].plan
+        plan, targets = self.cases[0].plan, self.cases[0].targets
         return {
             "chosen": plan.chosen,
             "curve": list(plan.curve),
             "density": {name: float(mask.mean()) for name, mask in plan.masks.items()},
             "weights": sum(int(mask.size) for mask in plan.masks.values()),
+            "targets": None if targets is None else targets.chosen,
         }
 
 
@@ -83,6 +86,7 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
     model, own, deployment = before_deletion(config, bench, seed, shelf)
     retrained = shelf.models("retrain", lambda: oracle_models(config, bench, seed))
     plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
+    wide, targets = targeted(config, bench, seed, model, shelf, folder, on_event)
     shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
     cases = tuple(
         Case(
@@ -94,12 +98,27 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
             plan=plan,
             deployment=deployment,
             seed=seed * 100 + index,
+            wide=wide,
+            targets=targets,
         )
         for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )
     order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
     retain = world.retain_set.take(order[: config.retain_cap])
-    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn), shelf.seconds)
+    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn, config.few_shot), shelf.seconds)
+
+
+def targeted(
+    config: ScenarioConfig, bench: Bench, seed: int, model: nn.Module, shelf: Shelf, folder: Path, on_event: OnEvent
+) -> tuple[Deployment | None, StoredPlan | None]:
+    """The deployment and plan of targets, if the scenario has any."""
+    if not config.targeted:
+        return None, None
+    statement = profile(config.profile).statement("targeted-group-obs")
+    wide = Deployment.of(model, tuple(target_layers(model, config.targeted)), FixedPoint(statement))
+    place = folder / "targets"
+    plan = shelf.plan(lambda: searched(config, bench, seed, wide, model, place, on_event), "targets")
+    return wide, plan
 
 
 def before_deletion(
@@ -195,6 +214,7 @@ def planned(
     encoding: FixedPoint,
     space: SearchSpace,
     on_step: OnStep,
+    standing: Standing | None = None,
 ) -> Plan:
     """What the provider of a scenario finds in a search space, or as near to its aim as the data decide that.
 
@@ -211,7 +231,7 @@ def planned(
         aim = bench.aim(model)
         space, contrast = replace(space, forget_target=aim.forget, margin=0.0), aim.contrast
     copies = copies_of(config, world, seed, model)
-    return search(copies, names, forget, encoding, space, contrast=contrast, on_step=on_step)
+    return search(copies, names, forget, encoding, space, contrast=contrast, on_step=on_step, standing=standing)
 
 
 def copies_of(config: ScenarioConfig, world: Scenario, seed: int, model: nn.Module) -> list[Copy]:

@@ -89,16 +89,17 @@ class Shelf:
             path = self._folder / "shadows.npz"
             raise StorageError(f"{path} is damaged", why=f"it lacks {e}", fix="delete it and run again") from e
 
-    def plan(self, make: Callable[[], StoredPlan]) -> StoredPlan:
-        """The plan. Raises StorageError if its file is damaged."""
-        path = self._folder / "plan-seconds.json"
+    def plan(self, make: Callable[[], StoredPlan], stage: str = "plan") -> StoredPlan:
+        """The plan of a stage: other than ``plan`` in a folder of that name. Raises StorageError if it is damaged."""
+        path = self._folder / f"{stage}-seconds.json"
+        folder = self._folder if stage == "plan" else self._folder / stage
         if not path.exists():
-            self._on_event({"event": "stage", "stage": "plan", "seed": self._seed})
+            self._on_event({"event": "stage", "stage": stage, "seed": self._seed})
             start = time.perf_counter()
             make()
             save_text(path, str(time.perf_counter() - start))
-        self.seconds["plan"] = float(load_json(path))
-        plan = load_plan(self._folder)
+        self.seconds[stage] = float(load_json(path))
+        plan = load_plan(folder)
         if plan is None:
-            raise StorageError(f"the plan in {self._folder} is gone", fix=f"delete {path} and run again")
+            raise StorageError(f"the plan in {folder} is gone", fix=f"delete {path} and run again")
         return plan

@@ -7,26 +7,29 @@ the real ones. A verifier that accepted any of them would be broken.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zkapex.circuits.field import felts, random_elements
 from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.circuits.operators import declared
-from zkapex.client.agent.agent import REQUEST, DeviceAgent, utc_now
+from zkapex.circuits.statement import SALTS
+from zkapex.client.agent.agent import DeviceAgent, utc_now
 from zkapex.client.agent.proposal import Planner
-from zkapex.client.state.holdings import Change, Holdings
-from zkapex.client.state.memory import RESPONSE
+from zkapex.client.state.holdings import SECRETS, Change, Holdings
+from zkapex.client.state.memory import REQUEST, RESPONSE
 from zkapex.client.state.vault import Vault
 from zkapex.client.task import Task
 from zkapex.errors import InputError, ProverError
+from zkapex.proofs.backends.interface import Engine
 from zkapex.proofs.chunk.instance import Instance
-from zkapex.proofs.chunk.prove import complete, prove_vectors
 from zkapex.proofs.chunk.public import BoolArray, IntArray, PublicInputs
 from zkapex.proofs.chunk.witness import Witness, square_sums
 from zkapex.proofs.jobs.worker import COST, PROOF, finished
@@ -34,11 +37,25 @@ from zkapex.proofs.messages import UnlearnRequest
 from zkapex.proofs.records.sealed import restore
 from zkapex.unlearning.operators import Terms, apply_terms, operator
 
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
+
 
 def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> list[list[str]]:
     """The committed vectors for a witness that need not satisfy the statement: slack as good as it can be made."""
+    from zkapex.proofs.chunk.prove import complete
+
     if "aux" not in circuit.spec.inputs:
         return complete(circuit, public, witness.private(circuit.spec, public))
+    if "delta" not in circuit.spec.inputs:
+        leak = witness.leak(circuit.spec, public)
+        total = sum(v * v for v in leak.ravel().tolist())
+        try:
+            own = slack_limbs(public.slacks(circuit.spec)[1], total, circuit.spec.weight_limit)
+        except ProverError:
+            own = (0,) * SLACK_LIMBS
+        aux = felts(own) + felts(leak) + felts(random_elements(SALTS))
+        return complete(circuit, public, {"theta_u": witness.theta_u.vector(), "aux": aux})
     residuals = witness.residuals(circuit.spec, public)
     limbs: list[int] = []
     for total, slack in zip(square_sums(residuals, public.mask), public.slacks(circuit.spec), strict=True):
@@ -49,6 +66,24 @@ def forced_vectors(circuit: Circuit, public: PublicInputs, witness: Witness) -> 
     return complete(circuit, public, witness.with_limbs(circuit.spec, residuals, limbs))
 
 
+def forced_proof(engine: Engine, instance: Instance, holdings: Holdings, change: Change, chunk: int) -> bytes:
+    """A proof of whatever was done: the best that a prover can make of it, were it what was asked or not."""
+    if engine.circuit is not None:
+        from zkapex.proofs.chunk.prove import prove_vectors
+
+        vectors = forced_vectors(engine.circuit, instance.public(chunk), change.witness(holdings, chunk))
+        return prove_vectors(engine.circuit, vectors)[0]
+    from zkapex.proofs.layer.job import run_layer_job, write_layer_job
+    from zkapex.proofs.layer.terms import change_context, terms_of
+
+    terms, context = terms_of(instance, chunk), change_context(instance, chunk)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job"
+        write_layer_job(job, terms, instance.manifest.statement, holdings, change, chunk, context, strict=False)
+        run_layer_job(job)
+        return (job / PROOF).read_bytes()
+
+
 class Cheat(DeviceAgent):
     """A device that proves what it did, whether or not it is what was asked.
 
@@ -57,37 +92,46 @@ class Cheat(DeviceAgent):
     the device announced.
     """
 
-    def _prove_chunks(
-        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    def prove_chunks(
+        self, engine: Engine, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
+        """See `DeviceAgent`."""
         name = instance.request.operator
         if declared(name).exact:
             change = replace(change, weights=operator(name).apply(holdings, instance)[0])
         for chunk, folder in folders.items():
-            vectors = forced_vectors(circuit, instance.public(chunk), change.witness(holdings, chunk))
-            _leave(folder, prove_vectors(circuit, vectors)[0])
+            _leave(folder, forced_proof(engine, instance, holdings, change, chunk))
 
 
 class Ignore(Cheat):
     """Does nothing: the weights stay as they were."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
         return Change.create(holdings.weights, _no_multipliers(holdings, instance), instance.touched)
 
 
 class Half(Cheat):
-    """Does what was asked to every other masked weight only, and that correctly."""
+    """Does what was asked to every other masked weight or, with targets, row only, and that correctly."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        half = {n: _every_other(mask) for n, mask in instance.masks.items()}
-        weights, mu = apply_terms(operator(name), holdings, replace(Terms.of(instance), masks=half))
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
+        terms = Terms.of(instance)
+        half = {n: _every_other(mask) for n, mask in terms.masks.items()}
+        weights, mu = apply_terms(operator(name), holdings, replace(terms, masks=half))
+        for layer in {layer for layer, _ in terms.targets}:
+            weights[layer] = weights[layer].copy()
+            weights[layer][1::2] = holdings.weights[layer][1::2]
+            if layer in mu:
+                mu[layer][:, 1::2] = 0
         return Change.create(weights, mu, instance.touched)
 
 
 class Unguarded(Cheat):
     """Compensates as if there were no guard, and so gives back part of what was to be forgotten."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
         terms = Terms.of(instance)
         nothing = {n: [np.zeros_like(guard) for guard in guards] for n, guards in terms.guards.items()}
         weights, mu = apply_terms(operator(name), holdings, replace(terms, guards=nothing))
@@ -97,36 +141,39 @@ class Unguarded(Cheat):
 class Decoy(Cheat):
     """Applies the request faithfully, but to weights it never committed to, and keeps serving the others."""
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
-        return super()._change(_decoy(holdings), instance, name)
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+        """See `DeviceAgent`."""
+        return super().change(_decoy(holdings), instance, name)
 
-    def _prove_chunks(
-        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    def prove_chunks(
+        self, engine: Engine, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
-        super()._prove_chunks(circuit, instance, _decoy(holdings), change, folders)
+        """See `DeviceAgent`."""
+        super().prove_chunks(engine, instance, _decoy(holdings), change, folders)
 
 
 class Replay(DeviceAgent):
     """Sends the proofs of another device of the same simulation instead of its own.
 
     A neighbour that has not proved a chunk yet, or never will because another one was drawn, lends its state, and the
-    proof is the one it would have made. Without any neighbour that answered the request, noise has to do.
+    proof is the one it would have made. Without any neighbour that is at the request, noise has to do.
     """
 
-    def _prove_chunks(
-        self, circuit: Circuit, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
+    def prove_chunks(
+        self, engine: Engine, instance: Instance, holdings: Holdings, change: Change, folders: Mapping[int, Path]
     ) -> None:
+        """See `DeviceAgent`."""
         request_id = instance.request.request_id
-        answered = sorted(self._vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
-        neighbours = [path.parent for path in answered if self._vault.folder not in path.parents]
+        answered = sorted(self.vault.folder.parent.glob(f"*/requests/{request_id}/{RESPONSE}"))
+        neighbours = [path.parent for path in answered if self.vault.folder not in path.parents]
         for chunk, folder in folders.items():
             proofs = [done[0] for theirs in neighbours if (done := finished(theirs / "jobs" / str(chunk)))]
             if proofs:
                 _leave(folder, proofs[0])
-            elif neighbours:
-                _leave(folder, _proof_of(neighbours[0], circuit, instance, chunk))
+            elif busy := [theirs for theirs in neighbours if (theirs / SECRETS).exists()]:
+                _leave(folder, _proof_of(busy[0], engine, instance, chunk))
             else:
-                _leave(folder, bytes(circuit.proof_bytes))
+                _leave(folder, bytes(1000 if engine.circuit is None else engine.circuit.proof_bytes))
 
 
 CHEATS: Mapping[str, type[DeviceAgent]] = MappingProxyType(
@@ -181,13 +228,11 @@ def make_cheat(
     return CHEATS[name](folder, task, workers, clock, planner)
 
 
-def _proof_of(theirs: Path, circuit: Circuit, instance: Instance, chunk: int) -> bytes:
+def _proof_of(theirs: Path, engine: Engine, instance: Instance, chunk: int) -> bytes:
     """The proof of a neighbour's chunk, made with what the neighbour keeps about the same request."""
     request = restore(UnlearnRequest, (theirs / REQUEST).read_bytes()).record
     holdings = Holdings.load(instance.manifest, Vault(theirs.parents[1] / "enrolment"))
-    witness = Change.load(Vault(theirs)).witness(holdings, chunk)
-    vectors = forced_vectors(circuit, Instance(instance.manifest, request).public(chunk), witness)
-    return prove_vectors(circuit, vectors)[0]
+    return forced_proof(engine, Instance(instance.manifest, request), holdings, Change.load(Vault(theirs)), chunk)
 
 
 def _leave(folder: Path, proof: bytes) -> None:
@@ -217,5 +262,5 @@ def _no_multipliers(holdings: Holdings, instance: Instance) -> dict[str, IntArra
     return {
         layer.name: np.zeros((manifest.blocks(layer), layer.rows, manifest.guard_rank), np.int64)
         for layer in manifest.layers
-        if layer.name in instance.masks
+        if layer.name in Terms.of(instance).masks
     }

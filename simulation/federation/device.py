@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +12,22 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.agent.common import MAX_MESSAGE_BYTES
 from zkapex.client.holder import plan_for_holder
 from zkapex.client.state.memory import MODEL
 from zkapex.client.task import Tally
 from zkapex.errors import ProtocolError
+from zkapex.proofs.messages import Delivery, TuneRequest, UnlearnRequest
+from zkapex.proofs.records.sealed import restore
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
 from zkapex.simulation.federation.held import share_of
-from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.simulation.models.training import accuracy
+from zkapex.transport.wire import unpack
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.personalise import fit, personalise
+from zkapex.unlearning.planning.proxies import calibration
 
 
 class ScenarioTask:
@@ -32,12 +38,24 @@ class ScenarioTask:
     federation : SimulatedFederation
     index : int
         Number of the client.
+    deleted : bool
+        Whether the client has carried out the federation's request, and has nothing left of what it was about.
     """
 
-    def __init__(self, federation: SimulatedFederation, index: int) -> None:
+    def __init__(self, federation: SimulatedFederation, index: int, deleted: bool = False) -> None:
         self._federation = federation
         self._index = index
+        self._deleted = deleted
         self._data = federation.world.clients[index]
+        self._share = self._data.retained if deleted else self._data.train
+
+    def without(self, request_ids: Sequence[str]) -> ScenarioTask:
+        """See `zkapex.client.task.Forgets`. With a request, what earlier ones were about is gone, too."""
+        return ScenarioTask(self._federation.for_request(request_ids[-1]), self._index, deleted=True)
+
+    def for_request(self, request_id: str) -> ScenarioTask:
+        """See `zkapex.client.task.ManyRequests`."""
+        return ScenarioTask(self._federation.for_request(request_id), self._index)
 
     def build_model(self) -> nn.Module:
         """See `zkapex.client.task.Task`."""
@@ -46,20 +64,28 @@ class ScenarioTask:
     def fit_round(self, model: nn.Module, round_number: int) -> int:
         """See `zkapex.client.task.Task`; as `zkapex.simulation.models.training.federated_averaging` does it."""
         seed = self._federation.seed * 10_000 + (round_number - 1) * 100 + self._index
-        fit(model, *self._data.train, self._federation.config.local, seed)
-        return len(self._data.train.labels)
+        fit(model, *self._share, self._federation.config.local, seed)
+        return len(self._share.labels)
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
-        """See `zkapex.client.task.Task`. Replays the client's share, what is to be forgotten included."""
+        """See `zkapex.client.task.Task`. Replays the client's share, what is still to be forgotten included."""
         settings = replace(self._federation.config.personal, epochs=epochs, learning_rate=learning_rate)
-        personalise(model, self._data.personal, self._data.train, seed * 100 + self._index, settings, hold_zero)
-        return len(self._data.personal.labels) + len(self._data.train.labels)
+        personalise(
+            model, self._data.personal, self._share, seed * 100 + self._index, settings, hold_zero, hold_targets
+        )
+        return len(self._data.personal.labels) + len(self._share.labels)
 
     def curvature_inputs(self) -> torch.Tensor:
         """See `zkapex.client.task.Task`."""
-        return calibration(self._data.personal, self._data.train, self._federation.config.replay_share)
+        return calibration(self._data.personal, self._share, self._federation.config.replay_share)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Tally]:
         """See `zkapex.client.task.Task`; on what `SimulatedFederation.judged` says."""
@@ -79,16 +105,18 @@ class ScenarioTask:
 
 
 class Keeping:
-    """A device of a simulation, whose models before and after are kept for people to look at.
+    """A device of a simulation, whose models before and after each request are kept for people to look at.
 
-    A real device destroys the model before: only the simulation keeps it, in ``models/`` of the work folder.
+    A real device destroys the model before: only the simulation keeps it, in ``models/`` of the work folder, and for
+    requests after the first in ``models/<id>/``.
     """
 
-    def __init__(self, inner: DeviceAgent, model: Path, folder: Path, index: int) -> None:
+    def __init__(self, inner: DeviceAgent, model: Path, folder: Path, index: int, first: str) -> None:
         self._inner = inner
         self._model = model
         self._folder = folder
         self._index = index
+        self._first = first
 
     def train(self, content: RecordDict) -> RecordDict:
         """See `DeviceAgent`."""
@@ -96,11 +124,19 @@ class Keeping:
 
     def answer(self, query: str, content: RecordDict) -> RecordDict:
         """See `DeviceAgent`."""
+        if query not in ("unlearn", "tune"):
+            return self._inner.answer(query, content)
+        _, blobs = unpack(content, Delivery, MAX_MESSAGE_BYTES)
+        kind: type[UnlearnRequest] | type[TuneRequest] = UnlearnRequest if query == "unlearn" else TuneRequest
+        request_id = restore(kind, blobs["envelope"]).record.request_id
+        folder = self._folder if request_id == self._first else self._folder / request_id
+        folder.mkdir(parents=True, exist_ok=True)
+        before = folder / f"client-{self._index:03d}-before.npz"
+        if query == "unlearn" and not before.exists():  # else it is asked again
+            shutil.copyfile(self._model, before)
         reply = self._inner.answer(query, content)
-        when = {"enrol": "before", "unlearn": "after"}.get(query)
-        if when is not None:
-            self._folder.mkdir(exist_ok=True)
-            shutil.copyfile(self._model, self._folder / f"client-{self._index:03d}-{when}.npz")
+        when = "after" if query == "unlearn" else "tuned"
+        shutil.copyfile(self._model, folder / f"client-{self._index:03d}-{when}.npz")
         return reply
 
 
@@ -130,7 +166,8 @@ def agent(context: Context) -> Keeping:
         device = make_cheat(str(config["cheat"]), folder, task, workers, planner=plan_for_holder)
     else:
         device = DeviceAgent(folder, task, workers, planner=plan_for_holder, device=str(config["device"]))
-    return Keeping(device, folder / MODEL, work_dir / "models", index)
+    first = str(config["requests"] or config["request-id"]).split(",")[0]
+    return Keeping(device, folder / MODEL, work_dir / "models", index, first)
 
 
 def _tally(model: nn.Module, examples: Examples) -> Tally:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from zkapex.circuits.operators import declared
 from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, Scenario
 from zkapex.simulation.data.hub import parse_data
@@ -20,6 +21,8 @@ DIGITS = "digits"
 """The one scenario whose request and number of clients are up to the run."""
 VARIABLES = {"data": "ZKAPEX_DATA", "model": "ZKAPEX_MODEL"}
 """Environment variables for runs whose settings name no data or model."""
+MAX_REQUESTS = 5
+"""Every second digit, so that there are as many."""
 DATA_SETS = ("forget", "retain", "personal")
 """What a client is judged on."""
 
@@ -34,13 +37,35 @@ class SimulatedFederation:
         With the run's rounds, personalisation, circuit profile, forget target and retain cost in place of its own.
     bench : Bench
     request : Request
+        The first one.
     seed : int
+    clients : int
+    ids : tuple of str
+        Of the run's requests, in order. Each later one forgets another digit.
     """
 
     config: ScenarioConfig
     bench: Bench
     request: Request
     seed: int
+    clients: int = 0
+    ids: tuple[str, ...] = ()
+
+    def for_request(self, request_id: str) -> SimulatedFederation:
+        """The same federation when it gets one of its requests: what was forgotten before is no longer asked about."""
+        number = self.ids.index(request_id) if request_id in self.ids else 0
+        if number == 0:
+            return self
+        gone = tuple(later_class(self.request.forget_class, before) for before in range(number))
+        request = replace(self.request, forget_class=later_class(self.request.forget_class, number))
+        bench = replace(_digits(self.clients, request, self.seed, gone), targets=self.bench.targets)
+        return replace(self, bench=bench, request=request)
+
+    def without(self, classes: tuple[int, ...]) -> SimulatedFederation:
+        """The same federation, in which classes that were forgotten before are no longer asked about."""
+        if not classes:
+            return self
+        return replace(self, bench=_digits(self.clients, self.request, self.seed, classes))
 
     @property
     def world(self) -> Scenario:
@@ -98,7 +123,22 @@ def federation_of(run_config: Mapping[str, Any]) -> SimulatedFederation:
                 f"{name} has {number} clients, and the run {clients}",
                 fix=f"ask for {number} clients, and with `flwr run` for num-supernodes={number}",
             )
-    return SimulatedFederation(_as_run(config, run_config), bench, request, seed)
+    ids = tuple(str(run_config["requests"]).split(",")) if run_config["requests"] else (str(run_config["request-id"]),)
+    if len(ids) > 1 and (name != DIGITS or request.delete != "class" or request.holder >= 0):
+        raise InputError(
+            "several requests are simulated for digits that the provider wants forgotten only",
+            fix=f"ask for one request, or choose the scenario {DIGITS} and leave delete and holder out",
+        )
+    if len(ids) > MAX_REQUESTS:
+        raise InputError(f"{len(ids)} requests are more than are simulated", fix=f"ask for at most {MAX_REQUESTS}")
+    if "targets" in declared(str(run_config["operator"])).terms:
+        if not config.targeted or request.delete != "class" or request.holder >= 0:
+            raise InputError(
+                f"targets are planned by the provider for a class, not for what {config.name} is to forget here",
+                fix="choose operator guarded-group-obs",
+            )
+        bench = replace(bench, targets=config.targeted)
+    return SimulatedFederation(_as_run(config, run_config), bench, request, seed, clients, ids)
 
 
 def sources_digests(run_config: Mapping[str, Any]) -> dict[str, str]:
@@ -160,9 +200,14 @@ def _as_run(config: ScenarioConfig, run_config: Mapping[str, Any]) -> ScenarioCo
     )
 
 
-@lru_cache(maxsize=4)
-def _digits(clients: int, request: Request, seed: int) -> Bench:
-    world = held_scenario(request, clients, seed)
+def later_class(first: int, number: int) -> int:
+    """The digit that a later request forgets, by its number from 0 on."""
+    return (first + 2 * number) % 10
+
+
+@lru_cache(maxsize=8)
+def _digits(clients: int, request: Request, seed: int, gone: tuple[int, ...] = ()) -> Bench:
+    world = held_scenario(request, clients, seed, gone)
     return Bench(world, world.retain_test, world.forget_test, "", request.words())
 
 

@@ -64,7 +64,7 @@ class Request:
         if self.delete == "client" and clients < 2:
             raise InputError("if the only client leaves, nothing is left", fix="raise --clients")
         if not 1 <= self.samples <= 10_000:
-            raise InputError(f"--forget-samples is {self.samples}", fix="choose a positive number")
+            raise InputError(f"--forget-samples is {self.samples}", fix="choose a number from 1 to 10000")
 
     def words(self) -> str:
         """What is forgotten, for people."""
@@ -74,8 +74,8 @@ class Request:
         return f"all data of {owner}" if self.delete == "client" else f"{self.samples} samples of {owner}"
 
 
-def held_scenario(request: Request, clients: int, seed: int) -> Scenario:
-    """The digits federation that gets a request.
+def held_scenario(request: Request, clients: int, seed: int, past: tuple[int, ...] = ()) -> Scenario:
+    """The digits federation that gets a request, after the digits of the ``past`` have been forgotten.
 
     For data of one client, ``forget_test`` is the deleted images themselves: unseen images of their kind are those of
     ``retain_test``, which are to be read after the deletion as before.
@@ -86,7 +86,7 @@ def held_scenario(request: Request, clients: int, seed: int) -> Scenario:
         There are too few images for so many clients, or to delete.
     """
     if request.delete == "class":
-        return digits_scenario(clients, request.forget_class, seed)
+        return digits_scenario(clients, request.forget_class, seed, gone=past)
     parts, test = digits_partition(clients, seed)
     own = parts[request.holder]
     if request.delete == "client":

@@ -48,7 +48,13 @@ _STOP_GRACE_S: Final = 1.0
 _LOG_TAIL_LINES: Final = 30
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
+_LONGEST_TMPDIR: Final = 18
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The SuperLink is on this machine, whatever proxy the caller has for others."""
+_CAUSE: Final = re.compile(r"\s*(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b: ")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
+_NOT_INHERITED: Final = frozenset({"PYTHONOPTIMIZE", "PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONHOME"})
 FLOWER_ENVIRONMENT: Final[Mapping[str, str]] = {
     # Nothing is reported to anybody, and nothing is downloaded.
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -64,7 +70,26 @@ FLOWER_ENVIRONMENT: Final[Mapping[str, str]] = {
     # Clients run side by side, one core each; threads of their own would only take turns.
     "OMP_NUM_THREADS": "1",
 }
-"""Settings of every Flower process. Values the caller's environment already has take precedence."""
+"""Settings of every Flower process. The caller's environment may set these otherwise, see `inherited`."""
+
+
+def inherited(caller: Mapping[str, str]) -> dict[str, str]:
+    """What a run takes over of its caller's environment: the one place that decides it.
+
+    Everything but what would make it another run: Ray's and Flower's own variables, of which only those named in
+    `FLOWER_ENVIRONMENT` may be set from outside, and what changes how Python runs programs that are not ours.
+    Proxies stay, for data that are fetched by name, and are not used on this machine. Text is UTF-8
+    whatever the locale.
+    """
+    kept = {
+        name: value
+        for name, value in caller.items()
+        if name in FLOWER_ENVIRONMENT or not (name.startswith(("RAY_", "FLWR_")) or name in _NOT_INHERITED)
+    }
+    for name in ("no_proxy", "NO_PROXY"):
+        given = [part for part in caller.get(name, "").split(",") if part.strip()]
+        kept[name] = ",".join(dict.fromkeys((*given, *_LOOPBACK)))
+    return {**FLOWER_ENVIRONMENT, **kept, "PYTHONUTF8": "1"}
 
 
 def run_flower(
@@ -205,7 +230,7 @@ def _processes(home: Path, extra: Mapping[str, str]) -> Iterator[dict[str, str]]
         lock.flush()
         ray_dir = _ray_dir(token)
         ray_dir.mkdir(mode=0o700)
-        env = {**FLOWER_ENVIRONMENT, **os.environ, **extra}
+        env = {**inherited(os.environ), **extra}
         env |= {"FLWR_HOME": str(home), "RAY_TMPDIR": str(ray_dir), _MARKER: token, "PYTHONUNBUFFERED": "1"}
         # Flower starts its own programs by name.
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
@@ -216,8 +241,21 @@ def _processes(home: Path, extra: Mapping[str, str]) -> Iterator[dict[str, str]]
 
 
 def _ray_dir(token: str) -> Path:
-    """Ray's folder. It holds sockets: below work_dir their paths could exceed the 107 bytes such a path may have."""
-    return Path(tempfile.gettempdir()) / f"zkapex-{token[:16]}"
+    """Ray's folder. It holds sockets, whose paths may have 107 bytes, and Ray takes 64: work_dir could be too long.
+
+    Raises
+    ------
+    InputError
+        No folder for temporary files has a path that is short enough.
+    """
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
+        if len(os.fsencode(parent)) <= _LONGEST_TMPDIR and os.access(parent, os.W_OK):
+            return Path(parent) / f"zkapex-{token[:16]}"
+    raise InputError(
+        f"the folder for temporary files, {tempfile.gettempdir()}, has a path that is too long for Ray's sockets",
+        why=f"{_LONGEST_TMPDIR} bytes are left for it, and neither /tmp nor /var/tmp can be written",
+        fix="set TMPDIR to a shorter path",
+    )
 
 
 def _clean_up(token: str) -> None:
@@ -304,7 +342,7 @@ def _free_port() -> int:
 
 def _healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+        with _DIRECT.open(f"http://127.0.0.1:{port}/health", timeout=1) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -344,8 +382,11 @@ def _death(of: str, home: Path) -> RuntimeFailure:
 
 
 def _tail(log: Path) -> str:
+    """The last line of a log that names an error, rather its cause than what was shut down last; then the log's end."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return "\n".join(lines[-_LOG_TAIL_LINES:])
+    end = lines[-_LOG_TAIL_LINES:]
+    cause = next((line for line in reversed(lines) if _CAUSE.match(line)), None)
+    return "\n".join(end if cause is None or cause in end[-1:] else [cause.strip(), "the end of the log:", *end])

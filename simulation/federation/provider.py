@@ -18,8 +18,8 @@ from zkapex.simulation.federation.adversaries import check_cheat
 from zkapex.simulation.federation.federation import SimulatedFederation, device_folder, federation_of
 from zkapex.simulation.models.tiny import target_layers
 from zkapex.simulation.models.training import accuracy
-from zkapex.unlearning.planning.planner import planner
 from zkapex.unlearning.planning.search import FRACTIONS, FixedPoint, Plan, SearchSpace
+from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, no_step
 
 ALLOWED_LOSSES = 2.0
@@ -45,6 +45,10 @@ class ScenarioProvider:
         self._work_dir = work_dir
         self.name = self.federation = federation.config.name
 
+    def for_request(self, request_id: str) -> ScenarioProvider:
+        """See `zkapex.server.federation.provider.ManyRequests`."""
+        return ScenarioProvider(self._federation.for_request(request_id), self._work_dir)
+
     def initial_model(self) -> nn.Module:
         """See `zkapex.server.federation.provider.Provider`."""
         return self._federation.config.build(self._federation.bench, self._federation.seed)
@@ -59,13 +63,21 @@ class ScenarioProvider:
 
     def plan(self, model: nn.Module, statement: StatementSpec, on_step: OnStep = no_step) -> Plan:
         """See `zkapex.server.federation.provider.Provider`."""
+        return self.plan_after(model, statement, Standing(), on_step)
+
+    def plan_after(
+        self, model: nn.Module, statement: StatementSpec, standing: Standing, on_step: OnStep = no_step
+    ) -> Plan:
+        """See `zkapex.server.federation.provider.Continuing`."""
         mine = self._federation
-        space = mine.config.space
-        space = replace(space, margin=min(space.margin, planner(statement.kind).largest_margin))
-        if statement.curvature == "none":
-            space = replace(space, scorers=None, guard_ranks=None)
+        space = mine.config.space.for_statement(statement)
+        # Directions are for good: each of the run's requests has its share of those that a block can be given.
+        share = max(1, statement.guard_rank // max(1, len(mine.ids)))
+        space = replace(space, opponents=tuple(replace(one, rank=min(one.rank, share)) for one in space.opponents))
         names = self.target_layers(model)
-        return planned(mine.config, mine.bench, mine.seed, model, names, FixedPoint(statement), space, on_step)
+        return planned(
+            mine.config, mine.bench, mine.seed, model, names, FixedPoint(statement), space, on_step, standing
+        )
 
     def delegate(self, model: nn.Module, statement: StatementSpec) -> Delegation | None:
         """See `zkapex.server.federation.provider.Delegating`."""

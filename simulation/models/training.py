@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -10,8 +9,10 @@ from torch import nn
 
 from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, Scenario, concatenate
-from zkapex.unlearning.personalise import PERSONALISE, FitSettings, fit, personalise
+from zkapex.unlearning.personalise import PERSONALISE, FitSettings, fit
+from zkapex.unlearning.planning.proxies import REPLAY_SHARE, proxy_copies
 from zkapex.unlearning.planning.trials import Contrast, Copy
+from zkapex.unlearning.planning.trials import Examples as Pair
 
 #: One client's share of a federated round.
 LOCAL = FitSettings(epochs=8, learning_rate=2e-3)
@@ -87,15 +88,6 @@ def federated_averaging(
     model.eval()
 
 
-def calibration(personal: Examples, replay: Examples, share: float = 1 / 7) -> torch.Tensor:
-    """Inputs for a device's curvature: its personal examples, and a share of what it replays.
-
-    The repair keeps the layers' outputs on these. Replayed examples keep general accuracy up, but may contain what will
-    have to be forgotten, which nobody knows when curvature is committed to; a few are a compromise between the two.
-    """
-    return torch.cat([personal.inputs, replay.inputs[: int(len(replay.inputs) * share)]])
-
-
 def provider_copies(
     model: nn.Module,
     scenario: Scenario,
@@ -103,30 +95,19 @@ def provider_copies(
     proxies: int = 4,
     settings: FitSettings = PERSONALISE,
     retain_size: int = 500,
-    share: float = 1 / 7,
+    share: float = REPLAY_SHARE,
 ) -> list[Copy]:
-    """What the provider searches on: the global model, then proxies of clients nobody may look at.
+    """What the provider of a scenario searches on: `zkapex.unlearning.planning.proxies.proxy_copies`."""
 
-    A proxy is made like a client, from as many public examples as a client has: fitted to examples as they are and,
-    without what is to be forgotten, in a domain of its own. It is judged on examples of that it was not fitted to.
-    """
-    public, kept = concatenate(scenario.retain_set, scenario.forget_set), len(scenario.retain_set.labels)
-    retain = scenario.retain_set.take(_shuffled(len(scenario.retain_set.labels), seed)[:retain_size])
-    size = min(len(public.labels) // 2, len(scenario.clients[0].train.labels))
-    half = retain.take(torch.arange(len(retain.labels) // 2))
-    copies = [Copy(model, scenario.retain_set.inputs, retain)]
-    for index in range(proxies):
-        order = _shuffled(len(public.labels), seed * 100 + index)
-        mine, others = order[:size], order[size : 2 * size]
-        replay = public.take(mine)
+    def domain(index: int, mine: Pair, others: Pair) -> tuple[Pair, Pair]:
         if scenario.proxies:
-            personal, judged = scenario.proxies[index]
-        else:
-            personal, judged = (scenario.proxy(index, public.take(part[part < kept])) for part in (mine, others))
-        fitted = copy.deepcopy(model)
-        personalise(fitted, personal, replay, seed * 100 + index, settings)
-        copies.append(Copy(fitted, calibration(personal, replay, share), half, judged))
-    return copies
+            return scenario.proxies[index]
+        return scenario.proxy(index, Examples(*mine)), scenario.proxy(index, Examples(*others))
+
+    return proxy_copies(
+        model, scenario.retain_set, scenario.forget_set, domain, seed, size=len(scenario.clients[0].train.labels),
+        proxies=proxies, settings=settings, retain_size=retain_size, share=share,
+    )  # fmt: skip
 
 
 def trained_contrast(build: Callable[[], nn.Module], scenario: Scenario, seed: int, settings: FitSettings) -> Contrast:
@@ -140,7 +121,3 @@ def trained_contrast(build: Callable[[], nn.Module], scenario: Scenario, seed: i
     for model, data in ((taught, concatenate(untaught_on, scenario.forget_set)), (untaught, untaught_on)):
         fit(model, *data, settings, seed)
     return Contrast(taught, untaught)
-
-
-def _shuffled(count: int, seed: int) -> torch.Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

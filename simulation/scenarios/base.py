@@ -101,6 +101,24 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class FewShot:
+    """How an attacker trains who has a few examples of what was forgotten.
+
+    Attributes
+    ----------
+    rate : float
+        Learning rate of Adam. Large enough to learn with, small enough for a model to keep what it knows.
+    steps : int
+    faster : float
+        A second learning rate is tried, this many times the first; the better one counts.
+    """
+
+    rate: float = 1e-3
+    steps: int = 60
+    faster: float = 3.0
+
+
+@dataclass(frozen=True)
 class ScenarioConfig:
     """Everything that decides a scenario's numbers, but for the seed and the data file.
 
@@ -139,8 +157,10 @@ class ScenarioConfig:
         Retain examples that accuracy is measured on, at most.
     methods : tuple of str
         What is compared.
-    recovery : float
-        Share that is aimed at of the personal accuracy that the mask alone loses.
+    attack : FewShot or None
+        How few-shot attackers train. None: at the learning rate of `relearn`, for 60 steps.
+    targeted : tuple of str
+        Last components of the names of the layers that get targets; none are planned if empty.
     """
 
     name: str
@@ -164,7 +184,13 @@ class ScenarioConfig:
     needs_model: bool = False
     images: bool = False
     methods: tuple[str, ...] = CLASSIFICATION
-    recovery: float = 0.95
+    attack: FewShot | None = None
+    targeted: tuple[str, ...] = ()
+
+    @property
+    def few_shot(self) -> FewShot:
+        """How few-shot attackers train."""
+        return self.attack or FewShot(rate=self.relearn.learning_rate)
 
     def check(self, sources: Sources) -> None:
         """Return only if the user brings nothing that the scenario has no use for.

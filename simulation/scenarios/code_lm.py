@@ -197,5 +197,4 @@ CODE_LM = ScenarioConfig(
         "original", "retrain", "fine-tune", "gradient-ascent", "npo", "ssd", "mask-only", "group-obs",
         "guarded-group-obs",
     ),
-    recovery=0.9,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zkapex.simulation.data.digits import digits_scenario
+from zkapex.simulation.evaluation.baselines import CLASSIFICATION, TARGETED
 from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.models.training import LOCAL, ROUNDS
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
@@ -38,6 +39,8 @@ DIGITS = ScenarioConfig(
     shadows=4,
     profile="tiny",
     proxies=4,
+    methods=(*CLASSIFICATION, *TARGETED),
+    targeted=("qkv", "out", "fc1", "fc2", "head"),
     space=SearchSpace(
         ("selective",),
         least=0.03,

@@ -20,7 +20,9 @@ import numpy.typing as npt
 import torch
 
 from zkapex.errors import InputError, StorageError
+from zkapex.foreign import shown
 from zkapex.simulation.data.digits import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.evaluation.baselines import CLASSIFICATION, TARGETED
 from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.storage import load_arrays
@@ -115,6 +117,12 @@ def make(seed: int, sources: Sources) -> Bench:
     clients, held = [], []
     for index, (trained, held_out) in enumerate(cast.parts):
         train, unseen = cast.train(trained), cast.train(held_out)
+        if len(train.without(label).labels) == 0:
+            raise InputError(
+                f"client {index} holds nothing but the digit {label}, which is to be forgotten",
+                why="there would be nothing to personalise on",
+                fix="bring data in which every writer wrote several digits",
+            )
         shift = client_shift(index)
         judged = shift(concatenate(unseen.without(label), cast.test))
         kept = train.without(label)
@@ -131,6 +139,14 @@ def make(seed: int, sources: Sources) -> Bench:
         unseen.without(label),
     )
     note = f"digit {label}: {sizes(world)}; {len(non_members.labels)} non-members by other writers"
+    for who, count in (("the clients' writers", world.forget_set), ("their held-out images", world.forget_test)):
+        if len(count.labels) == 0:
+            raise InputError(
+                f"{shown(sources.path or '')} has no image of the digit {label}, which seed {seed} forgets, by {who}",
+                fix="bring data of all digits, or run another seed",
+            )
+    if len(non_members.labels) == 0:
+        raise InputError(f"no other writer in {shown(sources.path or '')} wrote the digit {label}")
     return Bench(world, cast.test, non_members, note, f"the digit {label}")
 
 
@@ -169,6 +185,12 @@ def read(data: Path | None) -> dict[str, npt.NDArray[np.generic]]:
             raise InputError(f"{names[0]} in {data} is {images.dtype} {images.shape}, not uint8 [N, 28, 28]")
         if any(column.shape != (len(images),) for column in columns):
             raise InputError(f"the columns of {part} in {data} are not all {len(images)} long")
+        if arrays[f"y_{part}"].dtype.kind not in "iu":
+            raise InputError(
+                f"y_{part} in {data} is {arrays[f'y_{part}'].dtype}, not integers",
+                why="fractions would be cut off",
+                fix="store the digits as integers",
+            )
         labels = arrays[f"y_{part}"].astype(np.int64)
         if len(labels) == 0 or labels.min() < 0 or labels.max() > 9:
             raise InputError(f"y_{part} in {data} holds labels that are no digits")
@@ -195,6 +217,8 @@ MNIST_WRITERS = ScenarioConfig(
     shadows=4,
     profile="server",
     proxies=4,
+    methods=(*CLASSIFICATION, *TARGETED),
+    targeted=("qkv", "out", "fc1", "fc2", "head"),
     space=SearchSpace(
         ("selective",),
         fractions=FRACTIONS,

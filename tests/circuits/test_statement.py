@@ -176,7 +176,7 @@ def test_the_digest_depends_on_everything_and_on_nothing_else() -> None:
         {},
         {"rows_per_chunk": 16},
         {"block_width": 16},
-        {"curvature": "block-fisher"},
+        {"curvature": "block-fisher", "curvature_rank": 3},
         {"curvature_rank": 31},
         {"ridge": 191},
         {"guard_rank": 3},

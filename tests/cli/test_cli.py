@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from commands import here, zkapex
+from commands import here, start, zkapex
+from limits import case, refuses
 
 from zkapex import __version__, cli
 from zkapex.errors import Error, InputError, StorageError
 from zkapex.simulation.demo import demo
 from zkapex.simulation.demo.demo import DemoSettings
+from zkapex.simulation.federation.held import Request
 
 
 def stop(error: BaseException) -> Callable[[], object]:
@@ -126,3 +131,39 @@ def test_values_that_make_no_sense_are_code_10_and_leave_nothing(
 def test_settings_that_make_sense() -> None:
     assert DemoSettings(clients=60, dishonest=60, cheat="ignore", forget_class=9, seed=2**20 - 1).clients == 60
     assert DemoSettings(clients=2, dishonest=0, cheat="replay").dishonest == 0
+
+
+@case("reader-gone")
+def test_a_reader_that_has_gone_is_no_defect() -> None:
+    process = start("--help")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait() == cli.READER_GONE == 141
+    assert process.stderr.read() == ""
+
+
+def test_usage_errors_need_no_click_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("demo", "--no-such-option") == 2
+    assert "no-such-option" in capsys.readouterr().err.lower()
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert "import click" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("samples", [0, 100_000])
+def test_how_many_samples_can_be_forgotten_is_said(samples: int) -> None:
+    request = Request(delete="samples", holder=0, samples=samples)
+    assert "10000" in refuses("samples", lambda: request.check(4)).fix
+
+
+def test_names_that_the_terminal_cannot_show_do_not_end_a_command() -> None:
+    """An ASCII terminal, and a path that it has no letters for, some of which are none in UTF-8 either."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from zkapex import cli; cli.main()", "estimate", b"mod\xc3\xa8le-\xe9"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 10, done.stderr
+    assert "there is no model" in done.stderr
+    assert "Traceback" not in done.stderr

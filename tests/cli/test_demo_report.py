@@ -26,7 +26,7 @@ def summary(
     settings = {"operator": operator}
     return {
         "settings": settings, "clients": [client], "accuracy": accuracy, "oracle": ACCURACY,
-        "not_enrolled": not_enrolled, "proposal": None, "forgotten": "the digit 3",
+        "not_enrolled": not_enrolled, "proposal": None, "forgotten": "the digit 3", "requests": [],
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.verifier import ChunkVerifier, circuit_of
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Delivery, Enrolment, ProveRequest, ProveResponse, UnlearnResponse
+from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.sealed import seal, unseal
 from zkapex.simulation.federation.adversaries import Cheat
 from zkapex.storage import load_arrays
@@ -39,10 +40,10 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 class Relapsed(Cheat):
     """Learns the masked weights again, and answers the next request with the commitments it enrolled with."""
 
-    def _held_zero(self) -> dict[str, torch.Tensor]:
+    def held_zero(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def _change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
+    def change(self, holdings: Holdings, instance: Instance, name: str) -> Change:
         return Change(holdings.weights, {}, {f"theta/{c}": holdings.salts[f"theta/{c}"] for c in instance.touched})
 
 
@@ -59,6 +60,7 @@ class Again:
         changes = {
             "request_id": "still-compliant",
             "nonce": secrets.token_hex(32),
+            "enrolment_digest": self._digest(reply),
             "pre_root": commitment_root(list(enumerate(self.enrolment.theta))),
             "issued_at": now,
             "expires_at": now + timedelta(hours=1),
@@ -88,9 +90,13 @@ class Again:
         assert srs is not None
         return circuit_of(self.bench.manifest, srs)
 
+    def _digest(self, reply: object) -> str:
+        _, blobs = unpack(reply, Delivery, LIMIT)
+        return sha256_hex(blobs["envelope"])
+
     def _signed(self, kind: type, reply: object) -> object:
         _, blobs = unpack(reply, Delivery, LIMIT)
-        return unseal(kind, blobs["envelope"], [self.agent._key.public_key()]).record
+        return unseal(kind, blobs["envelope"], [self.agent.key.public_key()]).record
 
 
 def test_enrolment_without_curvature_commits_to_none(masked: Federation, tmp_path: Path) -> None:
@@ -129,6 +135,9 @@ def test_a_device_that_learned_them_again_is_caught(masked: Federation, tmp_path
 
 def test_a_request_of_another_operator_is_refused(masked: Federation, tmp_path: Path) -> None:
     again = Again(Bench(masked, tmp_path), DeviceAgent)
-    changes = {"operator": "dampening", "request_id": "other", "pre_root": again.request.pre_root}
+    again.agent.memory.settle_all()
+    root = commitment_root(list(enumerate(again.agent.memory.theta())))
+    enrolment = again.request.enrolment_digest
+    changes = {"operator": "dampening", "request_id": "other", "pre_root": root, "enrolment_digest": enrolment}
     error = again.bench.refuses("unlearn", again.bench.ask(**changes), ProtocolError)
     assert "mask-only" in error.why

@@ -8,22 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkapex.circuits.operators.guarded_group_obs import RIDGE
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.errors import InputError
 from zkapex.proofs.chunk.witness import square_sums
 from zkapex.simulation.data.digits import digits_scenario
 from zkapex.simulation.models.tiny import target_layers, vision_transformer
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, curvature_of, encode
 from zkapex.unlearning.operators import group_obs
-from zkapex.unlearning.operators.group_obs import (
-    GUARD_BITS,
-    RangeExceededError,
-    Solution,
-    mask_only,
-    response,
-    solve,
-    solve_layer,
-    tolerances,
-)
+from zkapex.unlearning.operators.group_obs import RangeExceededError, Solution, mask_only, response, solve, solve_layer
 
 WIDE = 10**7
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

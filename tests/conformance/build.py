@@ -12,10 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import evidence
 import false_proofs
 import false_receipts
 import honest
-from conformance import ROOT, SRS, files, lay
+import trust
+from commands import output_of
+from conformance import COMMAND, ROOT, SRS, files, lay
 from plan import PLANS, Plan
 from world import private_key
 
@@ -23,12 +26,17 @@ from zkapex.errors import Error, NotProvedError
 from zkapex.proofs.records.signing import load_public_key, save_public_key
 from zkapex.proofs.verify import verify_receipt
 
-MODULES = (honest, false_proofs, false_receipts)
+MODULES = (honest, false_proofs, false_receipts, evidence)
 KEY = ROOT / "provider.pem"
 
 
 def check(plan: Plan, folder: Path) -> None:
     """Raise ValueError unless the receipt is judged as planned."""
+    if plan.command != COMMAND:
+        code, _, err = output_of(*plan.case(()).arguments(folder))
+        if code != (plan.error.exit_code if plan.error else 0) or plan.message not in err:
+            raise ValueError(f"expected {plan.error and plan.error.__name__} {plan.message!r}, found {code} {err}")
+        return
     error: Error | None = None
     try:
         verified = verify_receipt(folder, [load_public_key(KEY)])
@@ -45,8 +53,7 @@ def check(plan: Plan, folder: Path) -> None:
 def store(name: str, plan: Plan, made: Path) -> None:
     """Replace a case's folder by what in `made` differs from its base."""
     target = ROOT / name
-    base = {} if plan.base is None else files(plan.base)
-    base.setdefault(SRS, ROOT / "srs.bin")
+    base = {SRS: ROOT / "srs.bin"} if plan.base is None else files(plan.base)
     present = {p.relative_to(made).as_posix(): p for p in made.rglob("*") if p.is_symlink() or p.is_file()}
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -54,7 +61,7 @@ def store(name: str, plan: Plan, made: Path) -> None:
         old = base.get(relative)
         if old is not None and not path.is_symlink() and old.read_bytes() == path.read_bytes():
             continue
-        (target / relative).parent.mkdir(exist_ok=True)
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / relative, follow_symlinks=False)
     (target / "README.md").write_text(plan.readme(), encoding="utf-8")
     (target / "expected.json").write_text(plan.case(tuple(sorted(set(base) - set(present)))).to_json())
@@ -86,6 +93,7 @@ def depth(name: str) -> int:
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     save_public_key(private_key("provider").public_key(), KEY)
+    trust.write()
     named = set(sys.argv[1:] or PLANS)
     if unknown := named - set(PLANS):
         sys.exit(f"no such case: {', '.join(sorted(unknown))}")
@@ -97,7 +105,7 @@ def main() -> None:
     for name in wanted:
         try:
             build(name)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:  # a base that came out wrong is missing
             wrong.append(f"{name}: {error}")
     sys.exit("\n".join(wrong) or 0)
 

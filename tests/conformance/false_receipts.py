@@ -22,7 +22,7 @@ from zkapex.errors import (
     VerificationError,
 )
 from zkapex.proofs.messages import Audit
-from zkapex.proofs.receipts.receipt import Statement
+from zkapex.proofs.receipts.v1 import StatementV1 as Statement
 from zkapex.proofs.records.signing import Envelope, Signature, sign
 
 # -- another circuit ---------------------------------------------------------------------------------------------------
@@ -173,7 +173,9 @@ def weaker_statement(folder: Path) -> None:
 
 
 @rejected(
-    "A tolerance that no slack of the circuit covers.", ReceiptError, WRONG_REQUEST + "a tolerance cannot be expressed"
+    "A tolerance that no slack of the circuit covers.",
+    ReceiptError,
+    "request.json asks for less than its operator does",
 )
 def tolerance_beyond_the_circuit(folder: Path) -> None:
     scene = Scene.base()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance import ROOT
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tiny import SRS_FILE
 from world import NOW, WORLDS, Work, World, private_key, respond
 
@@ -18,11 +19,13 @@ from zkapex.proofs.chunk.prove import leading_points, prove_chunk
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Enrolment, ModelManifest, UnlearnRequest, UnlearnResponse
 from zkapex.proofs.receipts.bundle import write_bundle
-from zkapex.proofs.receipts.evidence import Evidence
-from zkapex.proofs.receipts.receipt import FileEntry, Outcome, Statement, issue
+from zkapex.proofs.receipts.evidence import Evidence, derive
+from zkapex.proofs.receipts.receipt import check_outcome
+from zkapex.proofs.receipts.v1 import FileEntry, StatementV1, state
+from zkapex.proofs.receipts.v1 import OutcomeV1 as Outcome
 from zkapex.proofs.records.record import Record, sha256_hex
 from zkapex.proofs.records.sealed import seal
-from zkapex.proofs.records.signing import Envelope, sign
+from zkapex.proofs.records.signing import Envelope, public_key_hex, sign
 
 
 @dataclass(frozen=True)
@@ -131,17 +134,28 @@ class Scene:
         """Issue the receipt as the provider would: refuses what contradicts itself."""
         evidence = self.evidence()
         key = private_key(self.signers.get("receipt", "provider"))
-        write_bundle(folder, issue(evidence, self.outcome, key).envelope, evidence)
+        write_bundle(folder, _signed(_issue(evidence, self.outcome, key), key), evidence)
 
     def write_unchecked(self, folder: Path, honest: Scene, **predicate: Any) -> None:
         """Sign what `honest` says, with this scene's files and outcome and whatever else is given, unchecked."""
         evidence = self.evidence()
         key = private_key(self.signers.get("receipt", "provider"))
-        said = issue(honest.evidence(), honest.outcome, private_key("provider")).statement
+        said = _issue(honest.evidence(), honest.outcome, private_key("provider"))
         files = tuple(FileEntry(path=p, size=len(d), sha256=sha256_hex(d)) for p, d in evidence.files().items())
         changes = {"files": files, "outcome": self.outcome, **predicate}
         statement = said.model_copy(update={"predicate": said.predicate.model_copy(update=changes)})
-        write_bundle(folder, sign(statement.to_bytes(), Statement.payload_type(), key).to_bytes(), evidence)
+        write_bundle(folder, _signed(statement, key), evidence)
+
+
+def _issue(evidence: Evidence, outcome: Outcome, key: Ed25519PrivateKey) -> StatementV1:
+    """What a provider of the release that wrote version 1 would have signed: nothing that contradicts itself."""
+    dossier = derive(evidence, outcome.audit_seed, [key.public_key()])
+    check_outcome(dossier, evidence, outcome)
+    return state(dossier, outcome, evidence, public_key_hex(key.public_key()))
+
+
+def _signed(statement: StatementV1, key: Ed25519PrivateKey) -> bytes:
+    return sign(statement.to_bytes(), StatementV1.payload_type(), key).to_bytes()
 
 
 def payload(folder: Path, name: str) -> bytes:

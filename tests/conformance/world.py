@@ -20,6 +20,7 @@ from tiny import guard, moments, srs
 
 from zkapex.circuits.field import MODULUS
 from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.client.state.holdings import Change, Holdings
@@ -39,7 +40,6 @@ from zkapex.proofs.records.packing import pack_guards, pack_masks
 from zkapex.proofs.records.signing import key_id, public_key_hex
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 from zkapex.unlearning.operators import operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REQUEST = "forget-one"
@@ -130,6 +130,12 @@ class World:
         rows = {("fc1", 0): 3, ("fc2", 1): 2}
         return {key: rng.integers(-300, 301, (n, self.spec.guard_rank)).astype(np.int16) for key, n in rows.items()}
 
+    def targets(self) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.int16]]]:
+        """What every row is to give along the guards."""
+        rng = generator("targets")
+        rows = {("fc1", 0): 40, ("fc2", 1): 8}
+        return {key: rng.integers(-300, 301, (n, self.spec.guard_rank)).astype(np.int16) for key, n in rows.items()}
+
     def factors(self) -> dict[str, IntArray] | None:
         """Dampening factors of all weights, if the statement is about such."""
         if self.spec.kind != "dampening":
@@ -181,7 +187,7 @@ class World:
         """The request to one client; `changes` replace fields."""
         spec = self.spec
         tau_s = tau_g = 0
-        if spec.kind == "guarded-group-obs":
+        if spec.kind in ("guarded-group-obs", "targeted-group-obs"):
             tau_s, tau_g = tolerances(spec.rows_per_chunk, spec.block_width, spec.guard_rank, KAPPA, GUARD_BITS)
         fields: dict[str, object] = {
             "request_id": REQUEST,
@@ -191,7 +197,7 @@ class World:
             "operator": spec.kind,
             "pre_root": commitment_root(list(enumerate(self.enrolment(name).theta))),
             "mask": pack_masks(self.manifest, mask(), self.factors()),
-            "guards": pack_guards(self.manifest, self.guards()),
+            "guards": pack_guards(self.manifest, self.guards(), self.targets() if spec.constrains_result else None),
             "tau_s": tau_s,
             "tau_g": tau_g,
             "audit": Audit(),
@@ -247,6 +253,7 @@ def _worlds() -> dict[str, World]:
         "block_fisher": statement(curvature="block-fisher"),
         "mask_only": statement("mask-only"),
         "dampening": statement("dampening"),
+        "targeted_group_obs": statement("targeted-group-obs"),
     }
     return {name: World(name, spec) for name, spec in specs.items()}
 

@@ -57,6 +57,12 @@ class Fuzzer:
             body = raw(body)
         elif self.name(data) in ("proof", "point"):
             body = mutate.proof(body, rng)
+        elif self.name(data) in ("image", "text"):
+            body = raw(body)
+        elif self.name(data) == "safetensors":
+            length = int.from_bytes(body[:8], "little")
+            header = mutate.document(body[8 : 8 + length], rng, raw)
+            body = len(header).to_bytes(8, "little") + header + body[8 + length :]
         else:
             body = mutate.document(body, rng, raw)
         return (data[:head] + body)[:max_size]

@@ -1,12 +1,15 @@
 """What is fuzzed: decoders of proofs, commitments, envelopes, records, and of a receipt's evidence as a whole.
 
+And readers of what users bring: images, source code, JSON and checkpoints.
+
 Every target is a function of bytes that may raise subclasses of `zkapex.errors.Error` and nothing else, and must not
-accept what it should not. Neither torch nor Flower is loaded.
+accept what it should not. Flower is not loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -14,10 +17,13 @@ from pathlib import Path
 
 import conformance
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from PIL import Image
 
 from zkapex.circuits.cache import sha256_file
 from zkapex.circuits.halo2.srs import import_srs
-from zkapex.errors import Error
+from zkapex.costs.shapes import model_shapes
+from zkapex.errors import Error, InputError
+from zkapex.foreign import parse_json
 from zkapex.proofs.chunk.commitment import Point
 from zkapex.proofs.chunk.prove import leading_points
 from zkapex.proofs.chunk.verifier import ChunkVerifier, circuit_of
@@ -40,9 +46,12 @@ from zkapex.proofs.messages import (
 from zkapex.proofs.receipts.bundle import Bundle, read_bundle
 from zkapex.proofs.receipts.evidence import Evidence, derive
 from zkapex.proofs.receipts.receipt import Statement
+from zkapex.proofs.receipts.v1 import StatementV1
 from zkapex.proofs.records.record import Record
 from zkapex.proofs.records.sealed import seal
 from zkapex.proofs.records.signing import Envelope, key_id, public_key_hex
+from zkapex.simulation.data.image import decode as decode_image
+from zkapex.simulation.data.text import decode as decode_text
 
 RECORDS: tuple[type[Record], ...] = (
     ModelManifest,
@@ -50,6 +59,7 @@ RECORDS: tuple[type[Record], ...] = (
     UnlearnRequest,
     UnlearnResponse,
     Statement,
+    StatementV1,
     ProveRequest,
     ProveResponse,
     EnrolRequest,
@@ -171,7 +181,52 @@ def evidence(data: bytes) -> None:
             found.instance.public(chunk).vector(spec, 7)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {f.__name__: f for f in (proof, point, envelope, record, evidence)}
+def image(data: bytes) -> None:
+    """A file that is to be an image."""
+    if decode_image(data, "x").mode != "RGB":
+        raise Accepted("an image is not in RGB")
+
+
+def text(data: bytes) -> None:
+    """A file that is to be source code."""
+    found, reason = decode_text(data)
+    if bool(found) == bool(reason) or "\0" in found:
+        raise Accepted("text is taken and skipped, or neither")
+
+
+def foreign(data: bytes) -> None:
+    """JSON of anybody's, and a model's configuration."""
+    try:
+        parse_json(data)
+    except ValueError as e:
+        raise InputError("no JSON") from e
+    finally:
+        _shapes_of(data, "config.json")
+
+
+def safetensors(data: bytes) -> None:
+    """A checkpoint's header."""
+    _shapes_of(data, "model.safetensors")
+
+
+def _shapes_of(data: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as tmp:
+        path = Path(tmp) / name
+        path.write_bytes(data)
+        try:
+            layers = model_shapes(str(path)).layers
+        except InputError:
+            if name == "config.json":
+                return  # most JSON is no configuration
+            raise
+    if not layers or any(not (0 < layer.rows < 2**32 and 0 < layer.cols < 2**32) for layer in layers):
+        raise Accepted("a layer has an impossible shape")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    f.__name__: f for f in (proof, point, envelope, record, evidence, image, text, foreign, safetensors)
+}
+"""In this order for ever: the first byte of what is in ``corpus/`` counts them."""
 
 
 def run(name: str, data: bytes) -> bool:
@@ -196,9 +251,37 @@ def honest() -> list[tuple[str, bytes]]:
         *(("point", bytes.fromhex(text)) for text in dossier.enrolment.record.theta),
         ("envelope", bundle().receipt.envelope),
         *(("record", bytes([RECORDS.index(type(part))]) + part.to_bytes()) for part in parts),
-        ("record", bytes([RECORDS.index(Statement)]) + statement),
+        ("record", bytes([RECORDS.index(StatementV1)]) + statement),
         *(("evidence", bytes([number]) + part.to_bytes()) for number, part in enumerate(parts)),
+        *(("image", data) for data in _images()),
+        ("text", "größe = 1\n".encode() * 30),
+        ("foreign", b'{"model_type": "vit", "hidden_size": 16, "intermediate_size": 48, "num_hidden_layers": 2}'),
+        ("safetensors", _checkpoint()),
     ]
+
+
+def _images() -> list[bytes]:
+    """One in each of the ways that images are stored in."""
+    found = []
+    for kind, mode in (
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("PNG", "I;16"),
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("WEBP", "RGB"),
+    ):
+        out = io.BytesIO()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new(mode, (9, 7)).save(out, kind, exif=exif)
+        found.append(out.getvalue())
+    return found
+
+
+def _checkpoint() -> bytes:
+    header = b'{"a.mlp.fc1.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(24)
 
 
 def seeds() -> list[tuple[str, bytes]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FUZZER = Path(__file__).parent / "fuzz.py"
-SECONDS = {"proof": 5, "point,envelope,record,evidence": 5}
+SECONDS = {"proof": 5, "point,envelope,record,evidence": 5, "image,text,foreign,safetensors": 5}
 
 needs_atheris = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="atheris has wheels for this platform alone"

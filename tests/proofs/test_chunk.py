@@ -30,6 +30,7 @@ from tiny import (
 from zkapex.circuits.field import MODULUS, felts, from_felt, to_felt
 from zkapex.circuits.halo2.slack import SLACK_LIMBS, slack_limbs
 from zkapex.circuits.halo2.store import circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS
 from zkapex.errors import CommitmentError, ProofError, ProverError, VerificationError
 from zkapex.proofs.chunk.commitment import POINT_BYTES, Point, commit
 from zkapex.proofs.chunk.prove import (
@@ -44,7 +45,7 @@ from zkapex.proofs.chunk.prove import (
 )
 from zkapex.proofs.chunk.public import PublicInputs
 from zkapex.proofs.chunk.witness import SaltedVector, Witness, square_sums
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve
+from zkapex.unlearning.operators.group_obs import solve
 
 MASKED, STATIONARITY, GUARD, PRODUCTS = range(4)
 """Public outputs, by the equation they belong to."""

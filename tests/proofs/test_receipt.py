@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -35,10 +37,13 @@ from zkapex.errors import (
     VerificationError,
 )
 from zkapex.proofs.merkle import commitment_root
-from zkapex.proofs.receipts.bundle import read_bundle, write_bundle
+from zkapex.proofs.receipts import sayings
+from zkapex.proofs.receipts.archive import pack_archive
+from zkapex.proofs.receipts.bundle import read_bundle, read_files, write_bundle
 from zkapex.proofs.receipts.evidence import Evidence
-from zkapex.proofs.receipts.receipt import Receipt, Statement, check_receipt, issue, open_receipt
-from zkapex.proofs.receipts.sentences import percent
+from zkapex.proofs.receipts.receipt import Receipt, Statement, check_receipt, issue, open_receipt, sayings_of
+from zkapex.proofs.receipts.sayings import SHOWS, Saying, percent, say
+from zkapex.proofs.records.record import sha256_hex
 from zkapex.proofs.records.signing import Envelope, sign
 
 PROVIDER = Provider()
@@ -71,7 +76,8 @@ def test_a_bundle_reads_back(bundle: Path) -> None:
     read = read_bundle(bundle, TRUSTED)
     facts = read.receipt.facts
     assert read.receipt.pinned
-    assert read.receipt.outcome == make_outcome()
+    outcome = read.receipt.outcome
+    assert outcome == make_outcome(client_ref=outcome.client_ref)
     assert facts.chunks_drawn == read.dossier.instance.touched == (0, 3, 9)
     assert facts.chunks_total == make_manifest().n_chunks
     assert facts.pre_root == commitment_root(list(enumerate(read.dossier.pre)))
@@ -116,7 +122,8 @@ def test_no_file_can_be_cut_lengthened_or_missing(copy: Path) -> None:
     for name in files_in(copy):
         path = copy / name
         original = path.read_bytes()
-        for altered in (original[:-1], original + b"\n", b""):
+        spaces = name == "receipt.json"  # around an envelope they are legal, and mean nothing
+        for altered in (original[: -2 if spaces else -1], original + (b"x" if spaces else b"\n"), b""):
             path.write_bytes(altered)
             with pytest.raises(VerificationError):
                 read_bundle(copy, TRUSTED)
@@ -189,13 +196,13 @@ def test_sampled_audits_say_so(tmp_path: Path) -> None:
     receipt = write(tmp_path / "client", evidence, chunks_proved=2, audit_seed=SEED)
     read = read_bundle(tmp_path / "client", TRUSTED)
     assert len(read.dossier.drawn) == 2
-    assert any("2 of the 3 chunks" in sentence for sentence in receipt.statement.predicate.shows)
+    assert any("2 of the 3 chunks" in saying.words() for saying in receipt.statement.predicate.shows)
     assert (read.receipt.facts.audit_cheating, read.receipt.facts.audit_detection) == (0.5, 1.0)
     assert any(
         "50 % or more of these 3 chunks undone (2 at least)" in sentence and "with probability 100 %" in sentence
-        for sentence in receipt.statement.predicate.shows
+        for sentence in (saying.words() for saying in receipt.statement.predicate.shows)
     )
-    assert any("not drawn" in sentence for sentence in receipt.statement.predicate.does_not_show)
+    assert "chunks-not-drawn" in {saying.id for saying in receipt.statement.predicate.does_not_show}
     with pytest.raises(ReceiptError, match="seed"):
         issue(evidence, make_outcome(evidence.proofs, chunks_proved=2), PROVIDER.key)
 
@@ -207,8 +214,8 @@ def test_receipts_of_failures_need_no_proofs_and_show_nothing(tmp_path: Path) ->
     for name, verdict, evidence in (("f", "failed", refused), ("u", "unreachable", silent)):
         write(tmp_path / name, evidence, verdict=verdict, reasons=("It did not verify.",), chunks_proved=0)
         read = read_bundle(tmp_path / name, TRUSTED)
-        assert len(read.receipt.statement.predicate.shows) == 1
-        assert "no change of the model is shown" in read.receipt.statement.predicate.shows[0]
+        assert read.receipt.statement.predicate.shows == (Saying(id="nothing"),)
+        assert "no change of the model is shown" in Saying(id="nothing").words()
     assert read.receipt.facts.post_root is None
     assert read.dossier.post == read.dossier.pre
 
@@ -345,9 +352,10 @@ def test_a_signed_receipt_that_contradicts_its_evidence_is_refused() -> None:
         "facts.mask_digest": {"facts": facts.model_copy(update={"mask_digest": "00" * 32})},
         "facts.post_root": {"facts": facts.model_copy(update={"post_root": "00" * 32})},
         "facts.tau_s": {"facts": facts.model_copy(update={"tau_s": 1})},
-        "shows": {"shows": ("Everything is fine.",)},
-        "does_not_show": {"does_not_show": ("Nothing.",)},
-        "files": {"files": receipt.files[::-1]},
+        "shows": {"shows": (Saying(id="nothing"),)},
+        "does_not_show": {"does_not_show": (Saying(id="chunks-not-drawn"),)},
+        "facts.enrolment_digest": {"facts": facts.model_copy(update={"enrolment_digest": "00" * 32})},
+        "facts.enrolment_revision": {"facts": facts.model_copy(update={"enrolment_revision": 1})},
     }
     for where, change in lies.items():
         with pytest.raises(ReceiptError) as caught:
@@ -386,9 +394,9 @@ def test_reasons_belong_to_failures() -> None:
 
 def test_an_unknown_version_is_named_as_such(copy: Path) -> None:
     envelope = Envelope.from_bytes((copy / "receipt.json").read_bytes())
-    payload = envelope.payload.replace(b"urn:zkapex:receipt:v1", b"urn:zkapex:receipt:v2")
+    payload = envelope.payload.replace(b"deletion-receipt/v2", b"deletion-receipt/v3")
     (copy / "receipt.json").write_bytes(sign(payload, envelope.payload_type, PROVIDER.key).to_bytes())
-    with pytest.raises(FormatVersionError, match="v2"):
+    with pytest.raises(FormatVersionError, match="v3"):
         read_bundle(copy, TRUSTED)
 
 
@@ -404,4 +412,89 @@ def test_the_statement_is_in_toto(bundle: Path) -> None:
     assert envelope.payload_type == "application/vnd.in-toto+json"
     assert envelope.payload.startswith(b'{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":')
     statement = Statement.from_bytes(envelope.payload)
-    assert [subject.name for subject in statement.subject] == ["pre-commitments", "post-commitments", "mask"]
+    digests = {subject.name: subject.digest.sha256 for subject in statement.subject}
+    assert digests == {n: sha256_hex((bundle / n).read_bytes()) for n in files_in(bundle) if n != "receipt.json"}
+
+
+def test_what_other_peoples_tools_make_of_an_envelope_is_accepted(bundle: Path) -> None:
+    """DSSE allows it: indented, without a key id, with somebody else's signature beside the issuer's."""
+    document = json.loads((bundle / "receipt.json").read_bytes())
+    digest = open_receipt((bundle / "receipt.json").read_bytes(), TRUSTED).payload_digest
+    payload = base64.b64decode(document["payload"])
+    [other] = json.loads(sign(payload, "application/vnd.in-toto+json", Party("auditor").key).to_bytes())["signatures"]
+    [mine] = document["signatures"]
+    for signatures in ([{"sig": mine["sig"]}], [{**mine, "keyid": ""}], [other, mine], [{"sig": other["sig"]}, mine]):
+        for indent in (None, 2):
+            data = json.dumps({**document, "signatures": signatures}, indent=indent).encode()
+            assert open_receipt(data, TRUSTED).payload_digest == digest
+    for signatures in ([], [other], [{"sig": other["sig"]}], [{**other, "keyid": mine["keyid"]}, mine], [mine] * 9):
+        with pytest.raises(SignatureError):
+            open_receipt(json.dumps({**document, "signatures": signatures}).encode(), TRUSTED)
+    for change in ({"more": 1}, {"payload": document["payload"] + "\n"}, {"signatures": [{**mine, "x": 1}]}):
+        with pytest.raises(SignatureError):
+            open_receipt(json.dumps(document | change).encode(), TRUSTED)
+
+
+def test_other_words_leave_a_receipt_valid(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yesterday's receipts survive any change of any sentence, more reservations, and fewer."""
+    changed = {
+        "operators": {},
+        "sayings": {name: f"Something else about {name}." for name in sayings.texts()["sayings"]},
+    }
+    monkeypatch.setattr(sayings, "texts", lambda language="en": changed)
+    read = read_bundle(bundle, TRUSTED)
+    monkeypatch.setitem(sayings.DOES_NOT_SHOW, "new-reservation", lambda facts, verdict: {})  # type: ignore[arg-type]
+    read_bundle(bundle, TRUSTED)
+    shows, does_not_show = sayings_of(read.receipt, read.dossier.facts)
+    assert shows[0].words() == "Something else about all-chunks."
+    assert does_not_show[-1].id == "new-reservation"
+    monkeypatch.delitem(sayings.DOES_NOT_SHOW, "new-reservation")  # type: ignore[arg-type]
+    read_bundle(bundle, TRUSTED)
+
+
+def test_a_saying_nobody_knows_is_of_a_later_release() -> None:
+    evidence = make_evidence(PROVIDER, Party("a"))
+    receipt = issue(evidence, make_outcome(evidence.proofs), PROVIDER.key)
+    with pytest.raises(FormatVersionError, match="something-new"):
+        check_receipt(resign(receipt, shows=(Saying(id="something-new"),)), evidence.files())
+    twice = receipt.statement.predicate.shows[:1] * 2
+    with pytest.raises(ReceiptError, match="contradicts"):
+        check_receipt(resign(receipt, shows=twice), evidence.files())
+
+
+def test_every_saying_has_words_for_its_arguments() -> None:
+    evidence = make_evidence(PROVIDER, Party("a"), sample=2)
+    outcome = make_outcome(evidence.proofs, chunks_proved=2, audit_seed=SEED)
+    facts = issue(evidence, outcome, PROVIDER.key).facts
+    for saying in say(SHOWS, facts, "proved"):
+        assert "{" not in saying.words()
+    assert set(sayings.texts()["sayings"]) >= set(SHOWS) | set(sayings.DOES_NOT_SHOW)
+
+
+def test_a_larger_tolerance_than_the_operators_is_refused() -> None:
+    party = Party("a")
+    for name in ("tau_s", "tau_g"):
+        evidence = make_evidence(PROVIDER, party)
+        asked = PROVIDER.ask(party, **{name: 2**50})
+        with pytest.raises(ReceiptError, match="asks for less"):
+            issue(replace(evidence, request=asked.envelope), make_outcome(evidence.proofs), PROVIDER.key)
+
+
+def test_companions_may_stand_beside_a_receipt(copy: Path) -> None:
+    (copy / "receipt.tsr").write_bytes(b"anything: it is looked at by whoever relies on an authority")
+    assert read_bundle(copy, TRUSTED).companions.keys() == {"receipt.tsr"}
+
+
+def test_one_archive_of_a_receipt(bundle: Path, tmp_path: Path) -> None:
+    files = read_files(bundle)
+    archive = tmp_path / "receipt.zip"
+    archive.write_bytes(pack_archive(files))
+    assert archive.read_bytes() == pack_archive(files)
+    assert read_bundle(archive, TRUSTED).receipt == read_bundle(bundle, TRUSTED).receipt
+    data = archive.read_bytes()
+    for altered in (data[:100], b"", data.replace(b"manifest.json", b"manifesT.json")):
+        archive.write_bytes(altered)
+        with pytest.raises((InputError, VerificationError)):
+            read_bundle(archive, TRUSTED)
+    with pytest.raises(InputError, match="the receipt alone"):
+        read_bundle(bundle / "receipt.json", TRUSTED)

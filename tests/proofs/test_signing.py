@@ -240,3 +240,15 @@ def test_errors_explain_themselves() -> None:
     with pytest.raises(Error) as caught:
         verify(ENVELOPE, TYPE, [])
     assert "--trust" in caught.value.explain()
+
+
+@pytest.mark.parametrize("y", [0, 1, -1, "order 8", "minus order 8"])
+@pytest.mark.parametrize("sign_bit", [0, 1 << 255])
+def test_keys_of_small_order_are_refused(y: int | str, sign_bit: int) -> None:
+    """Under the identity as key one constant signature is valid for every message."""
+    prime = 2**255 - 19
+    eighth = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+    value = {"order 8": eighth, "minus order 8": prime - eighth}.get(str(y), y)
+    raw = (int(value) % prime | sign_bit).to_bytes(32, "little")
+    with pytest.raises(SignatureError, match="anybody"):
+        public_key_from_hex(raw.hex())

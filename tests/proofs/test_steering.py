@@ -93,5 +93,5 @@ def test_what_cannot_be_steered_is_refused() -> None:
         with pytest.raises(InputError, match=what):
             replace(public, steering=steering).check(spec)
     plain = make_chunk(case("kfac-plain"), 1, steered=True)
-    with pytest.raises(InputError, match="no other statement"):
+    with pytest.raises(InputError, match="prescribe anything along"):
         plain.public.check(case("kfac-plain"))

@@ -9,18 +9,20 @@ import pytest
 from federation import Federation, refused
 
 from zkapex.errors import InputError, StorageError
-from zkapex.server.federation.claim import DECISIVE, claim
-from zkapex.server.federation.settings import RunSettings
+from zkapex.server.federation.claim import claim
+from zkapex.server.federation.settings import DECISIVE, RunSettings
 from zkapex.transport.grid import run_config_of_app
 
 
 def settings(**other: Any) -> RunSettings:
-    return RunSettings.from_config(run_config_of_app({name.replace("_", "-"): v for name, v in other.items()}))
+    return RunSettings.from_config(
+        run_config_of_app({"operator": "guarded-group-obs", **{name.replace("_", "-"): v for name, v in other.items()}})
+    )
 
 
 OTHER = {
     "rounds": 6, "personal_epochs": 3, "personal_lr": 0.5, "profile": "edge", "operator": "mask-only",
-    "curvature": "block-fisher", "guard_rank": 1, "seed": 9,
+    "curvature": "block-fisher", "guard_rank": 1, "seed": 9, "prove_curvature": True, "backend": "transparent",
 }  # fmt: skip
 
 

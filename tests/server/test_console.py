@@ -12,10 +12,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from zkapex.errors import IllegalTransitionError, InputError
+from zkapex.errors import IllegalTransitionError, InputError, LedgerError
 from zkapex.server.console.access import Access, Operator, Role, add_operator, load_access
 from zkapex.server.console.app import create_app
-from zkapex.server.console.views import Answer, ClientView, Entry, RequestView, tasks
+from zkapex.server.console.views import (
+    Answer,
+    ClientView,
+    Draft,
+    Entry,
+    LedgerView,
+    PlanView,
+    RequestView,
+    tasks,
+)
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 GOOD, BAD = "a" * 64, "b" * 64
@@ -30,8 +39,11 @@ class Scene:
     """A source of two clients, one quarantined, and one request that waits."""
 
     federation: str = "clinic"
+    can_order: bool = True
     readmitted: list[tuple[str, str, str]] = field(default_factory=list)
     steps: list[RequestView] = field(default_factory=list)
+    ordered: list[tuple[str, str]] = field(default_factory=list)
+    signed: list[tuple[Mapping[str, Any], str]] = field(default_factory=list)
 
     def requests(self) -> Sequence[RequestView]:
         return [self.view()]
@@ -57,8 +69,45 @@ class Scene:
     def verify(self, request_id: str, client_id: str) -> Mapping[str, Any]:
         if client_id != GOOD:
             raise InputError("there is no such receipt", fix="choose another")
-        result = {"verdict": "proved", "reasons": [], "proofs_verified": 3, "verify_cpu_s": 0.1}
-        return {**result, "shows": ["that"], "does_not_show": ["this"]}
+        depths = [{"name": "proofs", "result": "reached", "note": ""}]
+        return {"proofs_verified": 3, "verify_cpu_s": 0.1, "depths": depths}
+
+    def summary(self, request_id: str, client_id: str) -> Mapping[str, Any]:
+        return {
+            "verdict": "proved", "reasons": [], "issued_at": NOW, "operator": "mask-only", "audit": "full",
+            "chunks_touched": 3, "payload_sha256": "c" * 64, "shows": ["that"], "does_not_show": ["this"],
+        }  # fmt: skip
+
+    def plan(self, request_id: str) -> PlanView | None:
+        return None
+
+    def outcome(self, request_id: str) -> Mapping[str, Any] | None:
+        return None
+
+    def estimate(self, draft: Draft) -> Mapping[str, str | int | float] | None:
+        if draft.about == "nonsense":
+            raise InputError("that makes no sense", fix="say it otherwise")
+        return {"prove_cpu_s": 12.5, "verify_cpu_s": 0.5, "chunks_proved": 7}
+
+    def create(self, draft: Draft, operator: str) -> None:
+        self.ordered.append((draft.request_id, operator))
+
+    def cancel(self, request_id: str, operator: str) -> None:
+        self.ordered.remove((request_id, operator))
+
+    def ledger(self) -> LedgerView | None:
+        return LedgerView("clinic", 4, "d" * 64, "clinic+key", ())
+
+    def check_ledger(self) -> LedgerView:
+        raise LedgerError("the log does not hold", why="an entry was changed")
+
+    def report(self, request_id: str, reader: str) -> str | None:
+        return f"<!doctype html><title>for {reader}</title>" if self.signed and reader == "dpo" else None
+
+    def make_report(self, request_id: str, case: Mapping[str, Any], operator: str) -> None:
+        if not case["controller"]:
+            raise InputError("the description of the case is wrong", why="controller")
+        self.signed.append((case, operator))
 
     def readmit(self, client_id: str, reason: str, operator: str) -> None:
         if client_id != BAD:
@@ -99,7 +148,8 @@ def party(file: Path, role: Role = Role.OPERATOR, **options: Any) -> Party:
 def test_nobody_gets_in_without_a_token(file: Path) -> None:
     add_operator(file, "ada", Role.OPERATOR)
     browser = TestClient(create_app(Scene(), load_access(file)), follow_redirects=False)
-    for page in ("/", "/requests", "/requests/req-1", f"/clients/{GOOD}", "/trail", f"/receipts/req-1/{GOOD}"):
+    pages = ["/", "/requests", "/requests/req-1", f"/clients/{GOOD}", "/trail", f"/receipts/req-1/{GOOD}"]
+    for page in (*pages, "/requests/new", "/ledger", "/requests/req-1/report", "/requests/req-1/report/dpo"):
         refused = browser.get(page)
         assert refused.status_code == 303
         assert refused.headers["location"].startswith("/signin?then=")
@@ -123,13 +173,22 @@ def test_signing_in_leads_nowhere_else(file: Path, then: str) -> None:
     assert browser.post("/signin", data={"csrf": csrf, "token": token, "then": then}).headers["location"] == "/"
 
 
-@pytest.mark.parametrize(("page", "action"), [(f"/clients/{BAD}", f"/clients/{BAD}/readmit"), ("/", "/signout")])
+@pytest.mark.parametrize(
+    ("page", "action"),
+    [
+        (f"/clients/{BAD}", f"/clients/{BAD}/readmit"),
+        ("/", "/signout"),
+        ("/requests/new", "/requests/new"),
+        ("/requests/req-1", "/requests/req-1/cancel"),
+        ("/requests/req-1/report", "/requests/req-1/report"),
+    ],
+)
 def test_another_site_cannot_act(file: Path, page: str, action: str) -> None:
     found = party(file)
     for csrf in ({}, {"csrf": ""}, {"csrf": "x" * 43}):
         refused = found.browser.post(action, data={**csrf, "reason": "mine"})
         assert refused.status_code == 403
-    assert not found.scene.readmitted
+    assert [found.scene.readmitted, found.scene.ordered, found.scene.signed] == [[], [], []]
     assert found.browser.get(page).status_code == 200
 
 
@@ -213,6 +272,50 @@ def test_a_receipt_is_verified_again(file: Path) -> None:
     refused = found.browser.post(f"/receipts/req-1/{BAD}", data={"csrf": found.csrf(page)})
     assert refused.status_code == 409
     assert "there is no such receipt" in refused.text
+
+
+ORDER = {"request_id": "r-2", "about": "forget-class=5", "legal_basis": "other", "days": "30", "density": "0.01"}
+
+
+def test_nothing_is_ordered_whose_cost_was_not_shown(file: Path) -> None:
+    found = party(file)
+    fields = {**ORDER, "csrf": found.csrf("/requests/new")}
+    for early in ({"step": "create"}, {"step": "create", "estimated": "0.5"}, {"step": "estimate"}):
+        shown = found.browser.post("/requests/new", data={**fields, **early})
+        assert "12.5" in shown.text
+        assert 'name="estimated" value="0.01"' in shown.text
+        assert found.scene.ordered == []
+    assert "that makes no sense" in found.browser.post("/requests/new", data={**fields, "about": "nonsense"}).text
+    found.browser.post("/requests/new", data={**fields, "step": "create", "estimated": "0.01"})
+    assert found.scene.ordered == [("r-2", "ada")]
+    found.browser.post("/requests/r-2/cancel", data=fields)
+    assert found.scene.ordered == []
+
+
+def test_who_may_order_and_who_may_report(file: Path, tmp_path: Path) -> None:
+    for role, orders, reports in ((Role.OPERATOR, 200, 200), (Role.AUDITOR, 403, 403), (Role.OFFICER, 403, 200)):
+        found = party(tmp_path / f"{role}.toml", role)
+        csrf = found.csrf("/")
+        assert found.browser.get("/requests/new").status_code == orders
+        assert found.browser.post("/requests/new", data={**ORDER, "csrf": csrf}).status_code == orders
+        case = {"csrf": csrf, "controller": "Clinic", "received": "2026-01-02", "scope": "backups\n\nrecipients"}
+        assert found.browser.post("/requests/req-1/report", data=case).status_code == reports
+        assert len(found.scene.signed) == (reports == 200)
+        if reports == 200:
+            told, who = found.scene.signed[0]
+            assert (told["received"], told["scope"], who) == ("2026-01-02T00:00:00Z", ["backups", "recipients"], "ada")
+            report = found.browser.get("/requests/req-1/report/dpo")
+            assert "script-src" not in report.headers["content-security-policy"]
+            assert found.browser.get("/requests/req-1/report/elsewhere").status_code == 404
+            assert found.browser.post("/requests/req-1/report", data={"csrf": csrf}).status_code == 400
+
+
+def test_a_log_that_does_not_hold_says_so(file: Path) -> None:
+    found = party(file)
+    assert "4" in found.browser.get("/ledger").text
+    refused = found.browser.post("/ledger", data={"csrf": found.csrf("/ledger")})
+    assert refused.status_code == 409
+    assert "an entry was changed" in refused.text
 
 
 def test_what_needs_a_person() -> None:

@@ -111,11 +111,11 @@ def test_it_is_asked_for_once_whoever_is_killed(folder: Path) -> None:
         return DeviceAgent(path, task, workers=1, planner=planner)
 
     federation = federation_in(folder, device=device)
-    request = (folder / "provider" / "proposal-request.json").read_bytes()
+    request = (folder / "provider" / "requests" / "request-1" / "proposal-request.json").read_bytes()
     for name in ("propose.answered", "search.done"):
         assert federation.run(lambda event, name=name: event["event"] == name)[-1]["event"] == name
     assert searches == [HOLDER, HOLDER], "the first search was cut short, no third is needed"
-    assert (folder / "provider" / "proposal-request.json").read_bytes() == request
+    assert (folder / "provider" / "requests" / "request-1" / "proposal-request.json").read_bytes() == request
     federation.asked.clear()
     federation.run(lambda event: event["event"] == "unlearn.started")
     assert "propose" not in {step for _, step in federation.asked}
@@ -124,7 +124,7 @@ def test_it_is_asked_for_once_whoever_is_killed(folder: Path) -> None:
 def test_other_limits_are_another_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    path = folder / "provider" / "proposal-request.json"
+    path = folder / "provider" / "requests" / "request-1" / "proposal-request.json"
     before = path.read_bytes()
     federation = federation_in(folder)
     federation.run(lambda event: event["event"] == "propose.asked")
@@ -238,11 +238,11 @@ def test_a_proposal_that_is_none_is_refused_and_nobody_is_asked_to_follow_it(nam
     federation = federation_in(folder, device=lying(make))
     error = refused(federation.run, kind)
     assert what in f"{error.what} {error.why}"
-    assert not (folder / "provider" / "plan.json").exists()
+    assert not (folder / "provider" / "requests" / "request-1" / "plan.json").exists()
     with federation.registry() as registry:
         assert list(registry.requests(REQUEST)) == []
     federation_in(folder).run(lambda event: event["event"] == "search.done")  # an honest answer is taken afterwards
-    assert (folder / "provider" / "plan.json").exists()
+    assert (folder / "provider" / "requests" / "request-1" / "plan.json").exists()
 
 
 class SpitefulTask(HoldingTask):
@@ -279,7 +279,7 @@ def test_a_holder_that_is_away_or_cannot_ends_the_run_with_its_reason(folder: Pa
 
 
 def test_what_is_kept_about_it_is_checked(folder: Path) -> None:
-    (folder / "provider" / "proposal-request.json").write_text("{")
+    (folder / "provider" / "requests" / "request-1" / "proposal-request.json").write_text("{")
     assert "proposal-request.json" in refused(federation_in(folder).run, StorageError).what
 
 

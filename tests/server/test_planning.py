@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import LAYERS, Federation, SmallProvider, perceptron, refused
+from federation import LAYERS, REQUEST, Federation, SmallProvider, perceptron, refused
 
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT
@@ -86,7 +86,7 @@ def test_the_global_model_is_unlearned_and_left_alone(market: Federation, result
     manifest = ModelManifest.model_validate_json((market.state(0) / "enrolment" / "manifest.json").read_bytes())
     model = perceptron()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    stored = load_plan(market.folder / "provider")
+    stored = load_plan(market.folder / "provider" / "requests" / REQUEST)
     assert stored is not None
     inputs = SmallProvider().curvature_inputs()
     encoded = curvature_of(model, list(LAYERS), inputs, CurvatureEncoding.of(manifest.statement))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from parties import FEDERATION, NOW, SEED, Party, Provider, make_manifest, point, proof
+from sqlalchemy import insert, select
 
 from zkapex.errors import CommitmentError, Error, IllegalTransitionError, ProtocolError, ReceiptError
-from zkapex.proofs.messages import ChunkCommitment
+from zkapex.proofs.merkle import commitment_root
+from zkapex.proofs.messages import ChunkCommitment, Continuation, Equality, Held
+from zkapex.proofs.records.packing import mask_digest
 from zkapex.proofs.records.sealed import Sealed
 from zkapex.server.protocol.decide import decide
 from zkapex.server.protocol.states import (
@@ -25,7 +30,9 @@ from zkapex.server.protocol.states import (
     Enrolled,
     Event,
     Failed,
+    Invitation,
     Lost,
+    Moved,
     Opened,
     ProofsAccepted,
     Readmitted,
@@ -38,6 +45,8 @@ from zkapex.server.protocol.states import (
     Verified,
     claims,
 )
+from zkapex.server.store.registry import Registry
+from zkapex.server.store.schema import INVITATIONS
 
 PROVIDER = Provider()
 
@@ -49,13 +58,30 @@ class Memory:
         self.clients: dict[str, Client] = {}
         self.requests: dict[tuple[str, str], Request] = {}
         self.used: set[str] = set()
+        self.uninvited: set[str] = set()
+        """Nonces that were not issued; all others were, for anybody."""
+        self.published: dict[str, datetime] = {}
+        """When a mask was first signed, by its digest."""
         self.now = NOW
 
     def apply(self, event: Event) -> Scope:
         key = (event.client_id, getattr(event, "request_id", ""))
         taken = frozenset(claims(event) & self.used)
-        before = Scope(FEDERATION, make_manifest(), self.clients.get(key[0]), self.requests.get(key), taken)
+        nonce = event.enrolment.record.nonce if isinstance(event, Enrolled) else ""
+        invitation = Invitation(nonce, None) if nonce and nonce not in self.uninvited else None
+        mask = mask_digest(event.request.record.mask) if isinstance(event, Opened) else ""
+        before = Scope(
+            FEDERATION,
+            make_manifest(),
+            self.clients.get(key[0]),
+            self.requests.get(key),
+            taken,
+            invitation,
+            self.published.get(mask),
+        )
         after = decide(before, event, self.now)
+        if isinstance(event, Opened):
+            self.published.setdefault(mask, event.request.record.issued_at)
         if after.client is not None:
             self.clients[key[0]] = after.client
         if after.request is not None:
@@ -193,6 +219,9 @@ def test_a_client_that_stays_lost_can_be_asked_again() -> None:
     memory.apply(Failed(party.client_id, "r1", "it expired"))
     assert memory.requests[party.client_id, "r1"].verdict == "unreachable"
     assert memory.clients[party.client_id].status is ClientStatus.UNREACHABLE
+    with pytest.raises(IllegalTransitionError, match="cannot be asked"):  # it may have carried the request out
+        memory.apply(Opened(PROVIDER.ask(party, "r2")))
+    memory.apply(Enrolled(party.enrol(revision=1)))
     assert advance(memory, party, RequestStatus.RECEIPTED, "r2").verdict == "proved"
 
 
@@ -204,7 +233,107 @@ def test_failure_keeps_the_old_commitments() -> None:
     client = memory.clients[party.client_id]
     assert client.theta == tuple(party.theta)
     assert (client.status, client.reason, client.active) == (ClientStatus.FAILED, "out of memory", None)
-    assert advance(memory, party, RequestStatus.RECEIPTED, "r2").verdict == "proved"
+    memory.apply(Enrolled(party.enrol(revision=1)))
+    assert advance(memory, party, RequestStatus.RECEIPTED, "r2", attempts=1).verdict == "proved"
+    assert memory.clients[party.client_id].aborted == 0
+
+
+def test_after_a_draw_nobody_fails_for_free() -> None:
+    """Whoever was drawn and did not prove it has to prove everything the next time, and the request says so."""
+    party = Party("a")
+    memory = enrolled(party)
+    advance(memory, party, RequestStatus.PROVING, sample=2)
+    memory.apply(Failed(party.client_id, "r1", "the battery is empty"))
+    memory.apply(Enrolled(party.enrol(revision=1)))
+    with pytest.raises(ProtocolError, match="0 earlier attempts"):
+        memory.apply(Opened(PROVIDER.ask(party, "r2", sample=2), SEED))
+    with pytest.raises(ValueError, match="everything has to be proved"):
+        PROVIDER.ask(party, "r2", sample=2, attempts=1)
+    request = advance(memory, party, RequestStatus.PROVING, "r2", attempts=1)
+    assert request.drawn == request.touched
+    memory.apply(Failed(party.client_id, "r2", "the battery is empty again"))
+    assert memory.clients[party.client_id].aborted == 2
+
+
+def test_a_failure_before_the_draw_is_not_counted() -> None:
+    party = Party("a")
+    memory = enrolled(party)
+    advance(memory, party, RequestStatus.DISTRIBUTED, sample=2)
+    memory.apply(Failed(party.client_id, "r1", "out of memory"))
+    client = memory.clients[party.client_id]
+    assert client.aborted == 0
+    assert client.stale
+    memory.apply(Enrolled(party.enrol(revision=1)))
+    advance(memory, party, RequestStatus.OPEN, "r2", sample=2)
+    memory.apply(Failed(party.client_id, "r2", "withdrawn"))  # it was never sent
+    assert not memory.clients[party.client_id].stale
+    advance(memory, party, RequestStatus.RECEIPTED, "r3", sample=2)
+
+
+def test_the_chain_of_enrolments_cannot_be_cut() -> None:
+    party = Party("a")
+    memory = enrolled(party)
+    first = party.enrolled
+    advance(memory, party, RequestStatus.RECEIPTED)
+    known = memory.clients[party.client_id]
+    party.theta, party.enrolled = list(known.theta), known.enrolment_digest
+    good = party.enrol(revision=1)
+    held = Continuation(previous=known.enrolment_digest, root=known.theta_root, held=Held(mask=(), proofs=()))
+    cases: list[tuple[dict[str, Any], type[Error], str]] = [
+        ({"continuation": None}, ProtocolError, "does not continue"),
+        ({"continuation": held.model_copy(update={"previous": "00" * 32})}, CommitmentError, "other commitments"),
+        ({"continuation": held.model_copy(update={"root": "00" * 32})}, CommitmentError, "other commitments"),
+    ]
+    for changes, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            memory.apply(Enrolled(party.enrol(revision=1, **{"continuation": held, **changes})))
+    memory.uninvited = {good.record.nonce}
+    with pytest.raises(ProtocolError, match="not issued"):
+        memory.apply(Enrolled(good))
+    memory.uninvited = set()
+    memory.apply(Enrolled(good))
+    assert good.record.continuation is not None
+    assert good.record.continuation.previous == first == known.enrolment_digest
+
+
+def test_curvature_that_is_younger_than_a_mask_is_not_taken_for_it() -> None:
+    party, other = Party("a"), Party("b")
+    memory = enrolled(party)
+    memory.apply(Enrolled(other.enrol()))
+    advance(memory, other, RequestStatus.OPEN)
+    memory.apply(Moved(party.client_id, "it personalises"))
+    memory.now = NOW + timedelta(minutes=1)
+    memory.apply(Enrolled(party.enrol(revision=1)))
+    with pytest.raises(CommitmentError, match="after this mask"):
+        memory.apply(Opened(PROVIDER.ask(party, "r2")))
+    held = Continuation(
+        previous=str(party.enrolled),
+        root=commitment_root(list(enumerate(party.theta))),
+        held=Held(mask=(), proofs=()),
+        curvature=Equality(commitment=point("A"), responses=("00" * 32,)),
+    )
+    keeps = enrolled(party_b := Party("c"))
+    keeps.published = dict(memory.published)
+    keeps.apply(Moved(party_b.client_id, "it personalises"))
+    keeps.now = NOW + timedelta(minutes=1)
+    same = held.model_copy(update={"previous": party_b.enrolled, "root": keeps.clients[party_b.client_id].theta_root})
+    keeps.apply(Enrolled(party_b.enrol(revision=1, continuation=same)))
+    assert keeps.clients[party_b.client_id].curvature_at == NOW
+    keeps.apply(Opened(PROVIDER.ask(party_b, "r2")))
+
+
+def test_a_client_that_changes_its_weights_enrols_before_it_is_asked() -> None:
+    party = Party("a")
+    memory = enrolled(party)
+    advance(memory, party, RequestStatus.OPEN)
+    with pytest.raises(IllegalTransitionError, match="change its weights"):
+        memory.apply(Moved(party.client_id, "it personalises"))
+    memory.apply(Failed(party.client_id, "r1", "withdrawn"))
+    memory.apply(Moved(party.client_id, "it personalises"))
+    with pytest.raises(IllegalTransitionError, match="cannot be asked"):
+        memory.apply(Opened(PROVIDER.ask(party, "r2")))
+    memory.apply(Enrolled(party.enrol(revision=1)))
+    advance(memory, party, RequestStatus.RECEIPTED, "r2")
 
 
 def test_quarantine_ends_only_by_an_operator_and_a_new_enrolment() -> None:
@@ -219,16 +348,27 @@ def test_quarantine_ends_only_by_an_operator_and_a_new_enrolment() -> None:
         memory.apply(Opened(PROVIDER.ask(party, "r2")))
     with pytest.raises(IllegalTransitionError, match="cannot enrol") as caught:
         memory.apply(Enrolled(party.enrol(revision=1)))
+    party.enrolled = client.enrolment_digest
     assert "operator" in caught.value.fix
     memory.apply(Readmitted(party.client_id, "the device was repaired"))
     memory.apply(Readmitted(party.client_id, "the device was repaired"))
     with pytest.raises(IllegalTransitionError, match="cannot be asked"):
         memory.apply(Opened(PROVIDER.ask(party, "r2")))
+    known = memory.clients[party.client_id]
+    party.theta, party.enrolled = list(known.theta), known.enrolment_digest
+    same = Continuation(
+        previous=known.enrolment_digest,
+        root=known.theta_root,
+        theta=Equality(commitment=point("A"), responses=("00" * 32,)),
+    )
+    with pytest.raises(ProtocolError, match="every earlier request holds"):
+        memory.apply(Enrolled(party.enrol(revision=1, continuation=same)))
+    party.theta, party.enrolled = list(known.theta), known.enrolment_digest
     memory.apply(Enrolled(party.enrol(revision=1)))
     assert memory.clients[party.client_id].status is ClientStatus.ENROLLED
     with pytest.raises(IllegalTransitionError, match="readmitted"):
         memory.apply(Readmitted(party.client_id, "again"))
-    advance(memory, party, RequestStatus.RECEIPTED, "r2")
+    advance(memory, party, RequestStatus.RECEIPTED, "r2", attempts=1)
 
 
 def test_sampled_audit_asks_for_the_drawn_chunks_only() -> None:
@@ -272,6 +412,7 @@ def test_enrolling_again() -> None:
         memory.apply(Enrolled(party.enrol(revision=1, nonce=first.record.nonce)))
     with pytest.raises(ProtocolError, match="not new"):
         memory.apply(Enrolled(party.enrol(nonce="11" * 32)))
+    party.theta, party.enrolled = list(first.record.theta), first.digest
     second = party.enrol(revision=5)
     memory.apply(Enrolled(second))
     assert memory.clients[party.client_id].theta == second.record.theta
@@ -286,9 +427,13 @@ def test_refused_requests() -> None:
     party, other = Party("a"), Party("b")
     memory = enrolled(party)
     enrolment = party.enrol()
+    party.enrolled = memory.clients[party.client_id].enrolment_digest
     manifest = make_manifest(model="other")
     cases: list[tuple[dict[str, Any], type[Error], str]] = [
         ({"pre_root": "00" * 32}, CommitmentError, "current commitments"),
+        ({"enrolment_digest": "00" * 32}, CommitmentError, "name the enrolment"),
+        ({"enrolment_digest": None}, CommitmentError, "name the enrolment"),
+        ({"attempts": 1}, ProtocolError, "1 earlier attempts"),
         ({"nonce": enrolment.record.nonce}, ProtocolError, "nonce"),
         ({"manifest_digest": manifest.digest()}, ProtocolError, "manifest"),
         ({"issued_at": NOW - timedelta(days=2), "expires_at": NOW}, ProtocolError, "expired"),
@@ -428,11 +573,11 @@ class RandomWalk(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), skip=st.integers(0, 2))
     def enrol(self, who: int, skip: int) -> None:
         party = self.parties[who]
-        theta = list(party.theta)
+        known = self.memory.clients[party.client_id]
+        party.theta, party.enrolled = list(known.theta), known.enrolment_digest
         self.attempt(Enrolled(party.enrol(revision=self.revisions[who])))
-        client = self.memory.clients.get(party.client_id)
-        if client is None or client.revision != self.revisions[who]:
-            party.theta = theta
+        client = self.memory.clients[party.client_id]
+        party.theta, party.enrolled = list(client.theta), client.enrolment_digest
         self.revisions[who] += skip
 
     @rule(who=st.integers(0, 1), sample=st.sampled_from([None, 2]))
@@ -440,9 +585,12 @@ class RandomWalk(RuleBasedStateMachine):
         party = self.parties[who]
         self.asked += 1
         client = self.memory.clients.get(party.client_id)
+        attempts = 0
         if client is not None:
-            party.theta = list(client.theta)
-        self.attempt(Opened(PROVIDER.ask(party, f"r{self.asked}", sample=sample), SEED if sample else None))
+            party.theta, attempts = list(client.theta), client.aborted
+        sample = None if attempts else sample
+        asked = PROVIDER.ask(party, f"r{self.asked}", sample=sample, attempts=attempts)
+        self.attempt(Opened(asked, SEED if sample else None))
 
     @rule(who=st.integers(0, 1), steps=st.integers(1, 6))
     def proceed(self, who: int, steps: int) -> None:
@@ -485,6 +633,10 @@ class RandomWalk(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), kind=st.sampled_from([Failed, Rejected]))
     def fail(self, who: int, kind: Any) -> None:
         self.attempt(kind(*self.ids(who), "reason"))
+
+    @rule(who=st.integers(0, 1))
+    def move(self, who: int) -> None:
+        self.attempt(Moved(self.parties[who].client_id, "it personalises"))
 
     @rule(who=st.integers(0, 1))
     def readmit(self, who: int) -> None:
@@ -540,6 +692,7 @@ class RandomWalk(RuleBasedStateMachine):
         for request in getattr(self, "memory", Memory()).requests.values():
             digests += request.proofs.values()
             assert set(request.proofs) <= set(request.drawn) <= set(request.touched)
+            assert request.complete == (not request.missing)
             if request.verdict == "proved":
                 assert request.drawn
                 assert not request.missing
@@ -548,6 +701,71 @@ class RandomWalk(RuleBasedStateMachine):
 
 TestRandomWalk = RandomWalk.TestCase
 TestRandomWalk.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class Both(Memory):
+    """A registry in memory, which holds everything, beside one in a database. They must say the same of every event."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self.registry = registry
+
+    def apply(self, event: Event) -> Scope:
+        if isinstance(event, Enrolled) and event.enrolment.record.nonce not in self.uninvited:
+            self._invite(event.enrolment.record.nonce)
+        told: list[str] = []
+        scopes: list[Scope] = []
+        for judge in (super().apply, self.registry.apply):
+            try:
+                scopes.append(judge(event))
+                told.append("applied")
+            except Error as error:
+                told.append(f"{type(error).__name__}: {error.explain()}")
+                refused = error
+        assert told[0] == told[1]
+        if not scopes:
+            raise refused
+        assert scopes[0].client == scopes[1].client
+        assert scopes[0].request == scopes[1].request
+        return scopes[0]
+
+    def _invite(self, nonce: str) -> None:
+        """Have the registry issue this very nonce, for anybody."""
+        with self.registry._transaction(write=True) as connection:
+            if connection.execute(select(INVITATIONS).where(INVITATIONS.c.nonce == nonce)).first() is None:
+                connection.execute(insert(INVITATIONS).values(nonce=nonce, client_id=None, at=""))
+
+
+class ByChunk(RandomWalk):
+    """The protocol's own random walk, on both."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        # In memory where that is possible: what survives a power cut is not what is tested.
+        self.folder = TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.registry = Registry(Path(self.folder.name) / "r.sqlite", FEDERATION, clock=lambda: NOW)
+        self.registry.add_manifest(make_manifest())
+        self.memory = Both(self.registry)
+        for party in self.parties:
+            self.memory.apply(Enrolled(party.enrol()))
+
+    @invariant()
+    def the_database_holds_what_memory_does(self) -> None:
+        if hasattr(self, "registry"):
+            assert {client.client_id: client for client in self.registry.clients()} == self.memory.clients
+            stored = {(request.client_id, request.request_id): request for request in self.registry.requests()}
+            assert stored == self.memory.requests
+
+    def teardown(self) -> None:
+        if hasattr(self, "registry"):
+            self.registry.verify_trail()
+            self.registry.close()
+            self.folder.cleanup()
+
+
+TestByChunk = ByChunk.TestCase
+TestByChunk.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
 def test_claims_are_what_may_be_used_once() -> None:

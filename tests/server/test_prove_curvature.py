@@ -43,7 +43,7 @@ def swapped(enrolment: Enrolment) -> Enrolment:
 def resigned(device: DeviceAgent, change: Change, reply: RecordDict) -> RecordDict:
     _, blobs = unpack(reply, Delivery, 2**28)
     enrolment = unseal_enrolment(blobs["envelope"]).record
-    return pack(Delivery(), {"envelope": seal(change(enrolment), device._key).envelope})
+    return pack(Delivery(), {"envelope": seal(change(enrolment), device.key).envelope})
 
 
 def device(index: int, folder: Path, task: SmallTask) -> Agent:
@@ -95,8 +95,8 @@ def test_a_receipt_says_so_and_is_checked_again(finished: Federation, receipt: P
     assert 0 < receipt_.facts.curvature_within <= 0.0501
     assert receipt_.facts.curvature_activations == 70
     shows, hides = receipt_.statement.predicate.shows, receipt_.statement.predicate.does_not_show
-    assert any("of the second moment of at most 70 activations per column block" in one for one in shows)
-    assert any("which the curvature was made of, are of real data" in one for one in hides)
+    assert any("of the second moment of at most 70 activations per column block" in one.words() for one in shows)
+    assert any("which the curvature was made of, are of real data" in one.words() for one in hides)
 
 
 def test_each_proof_opens_its_factor_once_and_that_is_counted(finished: Federation) -> None:

@@ -62,7 +62,8 @@ def test_a_replay_ends_the_same_whoever_is_asked_first(tmp_path: Path, replayer:
     assert row["verdict"] == "quarantined"
     assert NOT_THE_WEIGHTS in row["reason"]
     assert federation.row(result, 1 - replayer)["verdict"] == "proved"
-    assert [step for index, step in federation.asked if index == replayer].count("prove") == 1
+    # Its second chunk may be asked for while the proof of the first is being verified; not after that.
+    assert 1 <= [step for index, step in federation.asked if index == replayer].count("prove") <= row["chunks"]
 
 
 def test_a_replay_without_neighbours_is_noise(tmp_path: Path) -> None:

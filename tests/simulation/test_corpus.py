@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import case, refuses
 from tiny_language import save_code
 
 from zkapex.errors import InputError
@@ -62,3 +63,38 @@ def test_too_little_is_refused(tmp_path: Path) -> None:
         read_windows(folder, {"c": 1000}, 8, 2, encode)
     with pytest.raises(InputError, match="cannot be split"):
         split_by_file(Windows(np.zeros((6, 2), np.int64), np.repeat([0, 1], 3)), [2, 2, 2], 0)
+
+
+def lay(root: Path, *contents: bytes) -> Path:
+    """A folder of one language with these files."""
+    (root / "c").mkdir(parents=True)
+    for index, content in enumerate(contents):
+        (root / "c" / f"{index}.c").write_bytes(content)
+    return root
+
+
+SOURCE = "// größe\n" + "int main(void) { return 0; }\n" * 20
+
+
+def test_what_was_skipped_and_why_is_said(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "x", *[SOURCE.encode("latin-1")] * 40, b"short", b"\0" * 900, SOURCE.encode() * 3000)
+    error = refuses("text-skipped", lambda: read_windows(folder, {"c": 3}, 64, 2, encode))
+    for said in ("43 files", "40 skipped as no UTF-8", "shorter than 200", "binary", "longer than 1 MiB", str(folder)):
+        assert said in error.why
+    assert "UTF-8" in error.fix
+
+
+@case("text-hidden")
+def test_hidden_files_are_no_source(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "x", SOURCE.encode())
+    (folder / "c" / "._0.c").write_bytes(SOURCE.encode())
+    (folder / "c" / ".venv").mkdir()
+    (folder / "c" / ".venv" / "1.c").write_bytes(SOURCE.encode())
+    assert len(read_windows(folder, {"c": 1}, 64, 9, encode)["c"].tokens) == len(SOURCE.encode()) // 65 - 1
+
+
+def test_marks_and_line_ends_are_no_matter(tmp_path: Path) -> None:
+    plain = lay(tmp_path / "plain", SOURCE.encode())
+    marked = lay(tmp_path / "marked", b"\xef\xbb\xbf" + SOURCE.replace("\n", "\r\n").encode())
+    one, other = (read_windows(folder, {"c": 1}, 64, 2, encode)["c"].tokens for folder in (plain, marked))
+    assert np.array_equal(one, other)

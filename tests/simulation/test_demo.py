@@ -27,9 +27,9 @@ SETTINGS = {
     "scenario": "digits", "data": "", "model": "", "classes": 0, "pixels": 0,
     "clients": 2, "dishonest": 1, "cheat": "half",
     "delete": "class", "forget_class": 3, "holder": -1, "forget_samples": 30, "seed": 0,
-    "operator": "guarded-group-obs", "curvature": "kfac",
+    "operator": "targeted-group-obs", "curvature": "kfac", "backend": "halo2",
     "audit": "full", "audit_detect": 0.99, "audit_cheating": 0.01,
-    "prove_curvature": False, "others": {},
+    "prove_curvature": False, "requests": 1, "others": {},
 }  # fmt: skip
 
 
@@ -194,10 +194,10 @@ def test_accuracy_is_the_mean_over_proved_clients_that_tell_theirs() -> None:
 # -- the demo itself
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    command = ("demo", "--out", out, "--clients", "2", "--dishonest", "1", "--json")
+    command = ("demo", "--out", out, "--clients", "2", "--dishonest", "1", "--operator", "mask-only", "--json")
 
     process = start(*command)
     events = out / "events.jsonl"
@@ -221,7 +221,11 @@ def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
     summary = json.loads(stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
     file = {"rounds": 5, "personal-epochs": 15, "personal-lr": 0.001, "profile": "tiny"}
-    assert summary["settings"] == {**SETTINGS, "others": {**file, "forget-target": 0.02, "retain-cost": 0.03}}
+    assert summary["settings"] == {
+        **SETTINGS,
+        "operator": "mask-only",
+        "others": {**file, "forget-target": 0.02, "retain-cost": 0.03},
+    }
     assert summary["forgotten"] == "the digit 3"
 
     verdicts = {row["verdict"]: row for row in summary["clients"]}
@@ -242,7 +246,8 @@ def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
     assert accuracy["after"]["forget"] < 0.3
     assert {path.name for path in out.iterdir()} >= {"receipts", "models", "plot.png", "key.pub", "result.json"}
     assert {path.name for path in (out / "models").iterdir()} == {
-        f"{who}-{when}.npz" for who in ("global", "client-000", "client-001") for when in ("before", "after")
+        *(f"{who}-{when}.npz" for who in ("global", "client-000", "client-001") for when in ("before", "after")),
+        *(f"oracle-00{index}.npz" for index in (0, 1)),
     }
 
     code, stdout, _ = zkapex(*command, "--resume")  # a finished demo only tells again

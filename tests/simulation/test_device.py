@@ -89,15 +89,18 @@ def test_personalising_keeps_held_weights_at_zero() -> None:
     model = one.build_model()
     mask = torch.zeros_like(model.get_parameter("blocks.0.fc1.weight"), dtype=torch.bool)
     mask[3, :5] = True
-    one.fit_personal(model, 1, 1e-3, 0, {"blocks.0.fc1": mask})
+    one.fit_personal(model, 1, 1e-3, 0, {"blocks.0.fc1": mask}, {})
     weight = model.get_parameter("blocks.0.fc1.weight")
     assert not weight[mask].any()
     assert weight[~mask].all()
 
 
 def test_the_provider_is_made_from_the_runs_settings(tmp_path: Path) -> None:
-    one = provider(context(tmp_path, 0, **{"forget-class": 7}))
+    one = provider(context(tmp_path, 0, **{"forget-class": 7, "operator": "guarded-group-obs"}))
     assert "digit 7" in one.forget_description()
+    targeted = provider(context(tmp_path, 0))
+    layers = targeted.target_layers(targeted.initial_model())
+    assert {name.rpartition(".")[2] for name in layers} == {"qkv", "out", "fc1", "fc2", "head"}
     assert one.target_layers(one.initial_model()) == tuple(
         f"blocks.{block}.{layer}" for block in range(2) for layer in ("fc1", "fc2")
     )

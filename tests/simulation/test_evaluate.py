@@ -14,7 +14,7 @@ from evaluation import TINY
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation.evaluation.baselines import METHODS
 from zkapex.simulation.evaluation.evaluate import evaluate
-from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS, SHOTS
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +34,24 @@ def test_every_method_and_seed_has_every_number_and_its_gap(done: tuple[Path, di
             for metric in METRICS:
                 assert run["gap_to_retrain"][metric] == pytest.approx(run[metric] - oracle[metric])
                 assert metric == "seconds" or 0 <= run[metric] <= 1.0 + 1e-9
+            for curve in CURVES:
+                assert set(run[curve]) == {str(shots) for shots in SHOTS}
+                assert run["gap_to_retrain"][curve]["5"] == pytest.approx(run[curve]["5"] - oracle[curve]["5"])
+            assert run["undone_forget_acc_5"] >= run["undone_forget_acc"] >= run["forget_acc"] - 1e-6
+            assert run["undone_forget_acc"] >= run["undone_by_receipt_forget_acc"]
             assert len(run["clients"]) == 2
     oracle = results["methods"]["retrain"]["mean"]
     assert oracle["forget_acc"] == 0.0
     assert oracle["cka_to_retrain"] == pytest.approx(1.0)
-    assert results["methods"]["retrain"]["gap_to_retrain"] == dict.fromkeys(METRICS, 0.0)
+    assert results["methods"]["retrain"]["gap_to_retrain"] == {
+        **dict.fromkeys(METRICS, 0.0),
+        **{curve: {str(shots): 0.0 for shots in SHOTS} for curve in CURVES},
+    }
 
 
 def test_the_folder_has_tables_and_plots(done: tuple[Path, dict[str, Any]]) -> None:
     out, _ = done
-    assert (out / "table.md").read_text().count("\n") == 2 + 5
+    assert (out / "table.md").read_text().count("\n") == 2 * (2 + 5) + 1
     for name in ("accuracy", "density", "curve"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -63,7 +71,7 @@ def test_it_goes_on_with_what_is_missing(done: tuple[Path, dict[str, Any]]) -> N
 
     def numbers(one: dict[str, Any]) -> dict[str, float]:
         mean: dict[str, float] = one["methods"]["mask-only"]["mean"]
-        return {name: value for name, value in mean.items() if name != "seconds"}
+        return {name: value for name, value in mean.items() if name != "seconds" and name not in CURVES}
 
     assert numbers(again) == pytest.approx(numbers(results)), "and gives the same numbers"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from federation import refused
+from limits import refuses
 
 from zkapex.errors import StorageError
 from zkapex.simulation.data.features import kept
@@ -58,3 +59,9 @@ def test_a_cache_that_cannot_be_written(cache: Path) -> None:
     (cache / "features").write_text("a file")
     error = refused(lambda: kept("a", MODEL, [], lambda: torch.zeros(1)), StorageError)
     assert "ZKAPEX_CACHE" in error.fix
+
+
+def test_features_beyond_half_precision_are_not_kept(cache: Path) -> None:
+    error = refuses("features-overflow", lambda: kept("a", MODEL, [], lambda: torch.tensor([[1.0], [1e5]]).half()))
+    assert "1 infinite; the first in example 1" in error.why
+    assert not list((cache / "features").glob("*.npz"))

@@ -48,6 +48,7 @@ SMALL: dict[str, ScenarioConfig] = {
         shadows=2,
         proxies=1,
         space=SPACE,
+        targeted=(),
     )
     for name in ("mnist-writers", "mnist-writers-leave", "pacs")
 } | {"code-lm": TINY_CODE}
@@ -87,6 +88,7 @@ def settings(
     data, model = SOURCES[name](tmp_path)
     given = {"data": str(data), "model": str(model or ""), "dishonest": 1, "cheat": "ignore", "audit_cheating": 0.5}
     small = {"rounds": 1, "personal-epochs": 1, "personal-lr": 1e-3, "profile": "tiny", "guard-rank": 2}
+    small["operator"] = "guarded-group-obs"
     run = DemoSettings.of(name, {**given, "audit_detect": 0.5}).run_config
     return run_config_of_app({**run, **small, "work-dir": str(tmp_path / "run")})
 
@@ -109,7 +111,7 @@ def test_a_scenario_runs_from_training_to_receipts(
     for name, value in load_arrays(folder / "train.npz").items():
         if name.startswith("0/"):  # Flower averages in single precision
             assert torch.allclose(trained[name[2:]], torch.from_numpy(value), rtol=0, atol=1e-6), name
-    plan, stored = load_plan(run / "provider"), apart.cases[0].plan
+    plan, stored = load_plan(run / "provider" / "requests" / str(settings["request-id"])), apart.cases[0].plan
     assert plan is not None
     same = sum(int((mask & stored.masks[name]).sum()) for name, mask in plan.masks.items())
     assert same > 0.8 * sum(int(mask.sum()) for mask in plan.masks.values()) > 0

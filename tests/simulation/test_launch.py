@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from zkapex.transport.app import installed_app
 
 SUPPORT = Path(__file__).parents[1] / "support"
 ENVIRONMENT = {"PYTHONPATH": str(SUPPORT), "ZKAPEX_TEST_RUN": str(os.getpid())}
+
+HOSTILE = {
+    "http_proxy": "http://127.0.0.1:9",
+    "RAY_ADDRESS": "127.0.0.1:9",
+    "PYTHONOPTIMIZE": "2",
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+}
+"""What a caller may have set, any of which once ended a run."""
 
 
 def left_over() -> list[str]:
@@ -37,6 +47,11 @@ def run(work_dir: Path, events: list[dict[str, Any]], nodes: int = 2, **config: 
 
 
 def test_a_run_reports_its_events_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    long = tmp_path / "a-folder-for-temporary-files-with-a-long-name"
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "users-own"))
     events: list[dict[str, Any]] = []
     run(tmp_path / "out", events, nodes=3, rounds=2, fail="a 'quoted' \"word\"")

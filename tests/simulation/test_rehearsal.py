@@ -23,7 +23,7 @@ def test_a_sampled_request_is_proved_and_resumes_to_the_same_figures(tmp_path: P
     drawn = draws_for(figures["chunks"], SETTINGS.audit_cheating, SETTINGS.audit_detect)
     assert 1 <= drawn == figures["proofs_verified"] == figures["chunks_proved"] < figures["chunks"] <= 8
     assert figures["masked_weights"] == round(0.01 * MODEL.weights)
-    (receipt,) = (tmp_path / "receipts").glob("*")
+    (receipt,) = (tmp_path / "receipts" / "rehearsal").glob("*")
     facts = verify_receipt(receipt).bundle.receipt.facts
     assert facts.audit_detection is not None
     assert facts.audit_detection >= 0.3

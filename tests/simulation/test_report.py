@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from zkapex.errors import InputError
-from zkapex.simulation.evaluation.metrics import METRICS
-from zkapex.simulation.evaluation.report.report import COLUMNS, assemble, page, read_results, table, write_page
+from zkapex.simulation.evaluation.baselines import METHODS
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS, SHOTS
+from zkapex.simulation.evaluation.report.report import (
+    COLUMNS,
+    assemble,
+    not_measured,
+    page,
+    read_results,
+    table,
+    write_page,
+)
 from zkapex.simulation.evaluation.report.runs import SHOWN, read_runs, section
 from zkapex.simulation.evaluation.targets import judge
 from zkapex.simulation.scenarios import SCENARIOS, scenario_config
@@ -19,29 +28,51 @@ from zkapex.simulation.scenarios import SCENARIOS, scenario_config
 ROOT = Path(__file__).parents[2]
 
 
-def run(method: str, seed: int, **metrics: float) -> dict[str, Any]:
-    outcome = {"masked_weights": 10, "touched_rows": 5, "scorer": "taylor", "guard_rank": 4, "forget_raised": 0.1}
+def run(method: str, seed: int, **metrics: Any) -> dict[str, Any]:
+    outcome = {
+        "masked_weights": 10,
+        "touched_rows": 5,
+        "scorer": "taylor",
+        "guard_rank": 4,
+        "forget_raised": 0.1,
+        "touched_chunks": 3,
+    }
     outcome |= {"retain_loss": 0.0, "personal_loss": 0.01}
-    plan = {"chosen": outcome, "curve": [outcome], "density": {"a": 0.1}, "weights": 100}
-    values = {**dict.fromkeys(METRICS, 0.5), **metrics}
+    plan = {
+        "chosen": outcome,
+        "curve": [outcome],
+        "density": {"a": 0.1},
+        "weights": 100,
+        "targets": {"touched_chunks": 9},
+    }
+    curves = {curve: {str(shots): 0.5 for shots in SHOTS} for curve in CURVES}
+    values = {**dict.fromkeys(METRICS, 0.5), **curves, **metrics}
     head = {"format": 1, "scenario": "digits", "method": method, "seed": seed, "commit": "abc", "clients": []}
     return {**head, "metrics": values, "plan": plan, "stages": {}, "note": "small"}
 
 
-def runs(**ours: float) -> list[dict[str, Any]]:
+def curve(*values: float) -> dict[str, float]:
+    return {str(shots): value for shots, value in zip(SHOTS, values, strict=True)}
+
+
+def runs(**ours: Any) -> list[dict[str, Any]]:
     return [
         one
         for seed in (0, 1)
         for one in (
             run("original", seed, forget_acc=0.9, personal_acc=0.9),
-            run("retrain", seed, forget_acc=0.0, relearn_forget_acc=0.0, retain_acc=0.9, test_acc=0.9),
-            run("mask-only", seed, personal_acc=0.7),
             run(
-                "guarded-group-obs",
+                "retrain", seed, forget_acc=0.0, undone_forget_acc=0.2, retain_acc=0.9, test_acc=0.9,
+                kshot_forget_acc=curve(0.1, 0.2, 0.4, 0.8),
+            ),
+            run("scrub", seed, kshot_forget_acc=curve(0.15, 0.5, 0.6, 0.85)),
+            run(
+                "targeted-tuned",
                 seed,
                 **{
-                    "forget_acc": 0.02, "int8_forget_acc": 0.02, "personal_acc": 0.895, "relearn_forget_acc": 0.04,
-                    "retain_acc": 0.89, "test_acc": 0.89, **ours,
+                    "forget_acc": 0.02, "int8_forget_acc": 0.02, "int4_forget_acc": 0.04, "personal_acc": 0.89,
+                    "retain_acc": 0.895, "test_acc": 0.895, "undone_forget_acc": 0.24,
+                    "kshot_forget_acc": curve(0.1, 0.25, 0.5, 0.7), **ours,
                 },
             ),
         )
@@ -69,25 +100,30 @@ def test_nothing_is_compared_without_the_oracle() -> None:
 
 def test_targets_that_are_reached() -> None:
     targets = assemble("digits", "Digits", runs())["targets"]
-    assert len(targets) == 7
+    assert len(targets) == 11
     assert all(target["reached"] for target in targets)
-    assert next(t for t in targets if "personal" in t["description"])["measured"] == pytest.approx(97.5)
+    assert next(t for t in targets if "relearning" in t["description"])["measured"] == pytest.approx(10)
+    assert next(t for t in targets if "SCRUB" in t["description"])["measured"] == pytest.approx(-5)
 
 
 @pytest.mark.parametrize(
     ("ours", "missed"),
     [
-        ({"forget_acc": 0.031, "int8_forget_acc": 0.03}, "forget accuracy within"),
-        ({"personal_acc": 0.88}, "personal accuracy"),
-        ({"retain_acc": 0.87}, "retain accuracy"),
-        ({"test_acc": 0.87}, "test accuracy"),
+        ({"forget_acc": 0.031, "int8_forget_acc": 0.03, "int4_forget_acc": 0.03}, "forget accuracy within"),
+        ({"undone_forget_acc": 0.26}, "best attack without data"),
+        ({"kshot_forget_acc": curve(0.1, 0.25, 0.51, 0.7)}, "relearning"),
+        ({"kshot_forget_acc": curve(0.16, 0.25, 0.4, 0.7)}, "SCRUB"),
+        ({"personal_acc": 0.884}, "personal accuracy"),
+        ({"retain_acc": 0.889}, "retain accuracy"),
+        ({"test_acc": 0.889}, "test accuracy"),
         ({"mia_auc": 0.44}, "membership"),
         ({"mia_auc": 0.56}, "membership"),
-        ({"relearn_forget_acc": 0.06}, "relearned"),
+        ({"undone_mia_auc": 0.56}, "after that attack"),
         ({"int8_forget_acc": 0.04}, "INT8"),
+        ({"int4_forget_acc": 0.06}, "INT4"),
     ],
 )
-def test_targets_that_are_missed(ours: dict[str, float], missed: str) -> None:
+def test_targets_that_are_missed(ours: dict[str, Any], missed: str) -> None:
     targets = assemble("digits", "Digits", runs(**ours))["targets"]
     assert (
         [t["description"] for t in targets if not t["reached"]]
@@ -98,15 +134,17 @@ def test_targets_that_are_missed(ours: dict[str, float], missed: str) -> None:
 
 def test_targets_need_all_that_they_compare() -> None:
     methods = assemble("digits", "Digits", runs())["methods"]
-    for name in methods:
+    for name in ("original", "retrain", "targeted-tuned"):
         assert judge({other: entry for other, entry in methods.items() if other != name}) == []
+    without = judge({other: entry for other, entry in methods.items() if other != "scrub"})
+    assert [target for target in without if "SCRUB" in target.description] == []
 
 
 def test_the_table_has_a_row_per_method_and_a_column_per_number() -> None:
     lines = table(assemble("digits", "Digits", runs())).splitlines()
     assert len(lines) == 2 + 4
     assert all(line.count("|") == len(COLUMNS) + 2 for line in lines)
-    assert "| **guarded Group-OBS** | 2.0 ± 0.0 |" in lines[-1]
+    assert "| **targeted Group-OBS, trained on** | 2.0 ± 0.0 |" in lines[-1]
     single = assemble("digits", "Digits", [one for one in runs() if one["seed"] == 0])
     assert "±" not in table(single)
 
@@ -119,7 +157,7 @@ def test_the_page_is_made_from_json_alone(tmp_path: Path) -> None:
     text = (tmp_path / "docs" / "results.md").read_text()
     assert text == page([json.loads(json.dumps(results))])
     assert "`abc`" in text
-    for name in ("accuracy", "density", "curve"):
+    for name in ("undone", "kshot", "cost", "accuracy", "density", "curve"):
         assert (tmp_path / "docs" / "results" / f"digits-{name}.png").exists()
         assert f"results/digits-{name}.png" in text
 
@@ -141,7 +179,13 @@ def test_the_documentation_shows_the_committed_results() -> None:
     assert shown == page(found, flower), "run `make results`"
     for results in found:
         assert all("dirty" not in commit for commit in results["commits"])
-        assert "kind" in results or set(results["methods"]) == set(scenario_config(results["scenario"]).methods)
+        if "kind" not in results:
+            methods = scenario_config(results["scenario"]).methods
+            assert sorted([*results["methods"], *not_measured(results)]) == sorted(methods)
+            missing = {METHODS[name].label for name in not_measured(results)}
+            section_text = shown.partition(f"## `{results['scenario']}`\n")[2].partition("\n## ")[0]
+            assert all(label in section_text for label in missing)
+            assert ("**Not measured yet**" in section_text) == bool(missing)
         assert len(results["seeds"]) >= 3
     assert {one["name"] for one in flower} == set(SCENARIOS)
     for one in flower:

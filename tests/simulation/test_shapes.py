@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limits import case, refuses
 from tiny import tiny
 
 from zkapex.costs.shapes import BUILT_IN, MAX_HEADER, model_shapes
@@ -128,3 +129,72 @@ def test_what_is_no_model_is_an_input_error(tmp_path: Path) -> None:
             model_shapes(str(config(tmp_path, **fields)))
     with pytest.raises(InputError, match="holds no target layers"):
         model_shapes(str(safetensors(tmp_path / "other.safetensors", {"conv.weight": [2, 2]})))
+
+
+# -- checkpoints that are not what they seem ---------------------------------------------------------------------------
+
+
+def raw(path: Path, header: object, data: int = 0) -> Path:
+    """A safetensors file with this header, whatever it is."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(data))
+    return path
+
+
+def entry(shape: list[int], dtype: str = "F32", end: int = 0) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}
+
+
+def test_json_nested_deep_does_not_end_the_process(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"a":' + b"[" * 200_000)
+    refuses("json-deep", lambda: model_shapes(str(tmp_path / "config.json")))
+    refuses("header-deep", lambda: model_shapes(str(raw(tmp_path / "m.safetensors", b"[" * 200_000))))
+
+
+@case("checkpoint-fused")
+def test_fused_projections_count(tmp_path: Path) -> None:
+    names = {"m.0.mlp.gate_up_proj.weight": [80, 16], "m.0.mlp.down_proj.weight": [16, 40]}
+    assert shapes(safetensors(tmp_path / "m.safetensors", names)) == [(80, 16), (16, 40)]
+
+
+@pytest.mark.parametrize("shape", [[0, 576], [576, 0], [2**20, 2]])
+def test_a_layer_without_weights_is_refused(tmp_path: Path, shape: list[int]) -> None:
+    path = raw(tmp_path / "m.safetensors", {"fc1.weight": entry(shape)})
+    refuses("checkpoint-shape", lambda: model_shapes(str(path)))
+
+
+@pytest.mark.parametrize("shape", [[-4, 576], [4.0, 5], ["4", 5], [True, 5], "45", None])
+def test_sizes_that_are_none_are_refused(tmp_path: Path, shape: Any) -> None:
+    path = raw(tmp_path / "m.safetensors", {"fc1.weight": entry(shape)})
+    refuses("header-deep", lambda: model_shapes(str(path)))
+
+
+@pytest.mark.parametrize("dtype", ["U8", "I32", "F8_E4M3", "I8"])
+def test_packed_weights_are_not_taken_for_a_layers(tmp_path: Path, dtype: str) -> None:
+    path = raw(tmp_path / "m.safetensors", {"fc1.weight": entry([4, 6], dtype)})
+    assert dtype in refuses("checkpoint-packed", lambda: model_shapes(str(path))).what
+
+
+@pytest.mark.parametrize("name", ["m.mlp.experts.gate_up_proj", "m.mlp.c_fc.weight", "m.mlp.up_proj.qweight"])
+def test_what_is_not_understood_is_said(tmp_path: Path, name: str) -> None:
+    path = safetensors(tmp_path / "m.safetensors", {"m.mlp.down_proj.weight": [4, 6], name: [6, 4]})
+    assert name in refuses("checkpoint-unknown", lambda: model_shapes(str(path))).what
+
+
+def test_a_file_that_ends_early_is_refused(tmp_path: Path) -> None:
+    path = raw(tmp_path / "m.safetensors", {"fc1.weight": entry([4, 6], end=96)}, data=95)
+    refuses("checkpoint-incomplete", lambda: model_shapes(str(path)))
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 88\n")
+    assert "git lfs pull" in refuses("header-deep", lambda: model_shapes(str(path))).why
+
+
+def test_an_index_names_what_must_be_there(tmp_path: Path) -> None:
+    safetensors(tmp_path / "model-1.safetensors", {"fc1.weight": [4, 6]})
+    files = {"fc1.weight": "model-1.safetensors", "fc2.weight": "model-2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    assert "model-2" in refuses("checkpoint-parts", lambda: model_shapes(str(tmp_path))).what
+
+
+def test_a_configuration_of_lists_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="of type"):
+        model_shapes(str(config(tmp_path, model_type=[], hidden_size=0)))

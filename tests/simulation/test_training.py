@@ -9,12 +9,12 @@ from zkapex.simulation.models.tiny import vision_transformer
 from zkapex.simulation.models.training import (
     accuracy,
     average,
-    calibration,
     federated_averaging,
     local_step,
     provider_copies,
 )
 from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.proxies import calibration
 
 QUICK = FitSettings(epochs=1, learning_rate=2e-3)
 

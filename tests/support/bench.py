@@ -19,6 +19,7 @@ from zkapex.client.state.vault import Vault
 from zkapex.errors import Error
 from zkapex.proofs.messages import (
     Delivery,
+    Demand,
     EnrolRequest,
     EvaluateRequest,
     ModelManifest,
@@ -55,10 +56,16 @@ class Bench:
         record = self.request.model_copy(update=changes)
         return pack(Delivery(), {"envelope": seal(record, key or self.key).envelope})
 
-    def enrol(self, nonce: str = "ab" * 32, key: Ed25519PrivateKey | None = None, **changes: Any) -> RecordDict:
+    def enrol(
+        self,
+        nonce: str = "ab" * 32,
+        key: Ed25519PrivateKey | None = None,
+        demand: Demand | None = None,
+        **changes: Any,
+    ) -> RecordDict:
         manifest = self.manifest.model_copy(update=changes)
         server_key = public_key_hex((key or self.key).public_key())
-        request = EnrolRequest(federation="small", manifest=manifest, nonce=nonce, server_key=server_key)
+        request = EnrolRequest(federation="small", manifest=manifest, nonce=nonce, server_key=server_key, demand=demand)
         return self.signed(request, key)
 
     def signed(self, record: Record, key: Ed25519PrivateKey | None = None) -> RecordDict:

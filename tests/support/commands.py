@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -44,3 +46,12 @@ def here(*arguments: str | Path) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def output_of(*arguments: str | Path) -> tuple[int, str, str]:
+    """As `zkapex`, but in this process: exit code, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = here(*arguments)
+    assert "Traceback" not in out.getvalue() + err.getvalue(), err.getvalue()
+    return code, out.getvalue(), err.getvalue()

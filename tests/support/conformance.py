@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "conformance"
 SRS = "circuit/srs.bin"
 NOTES = ("README.md", "expected.json")
+COMMAND = ("verify", "{case}", "--trust", "{suite}/provider.pem")
+"""Arguments of ``zkapex`` where a case names no others."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Case:
     exit_code : int
     message : str
         Part of the error's first sentence.
+    command : tuple of str
+        Arguments of ``zkapex``; ``{case}`` is the laid out folder, ``{suite}`` the suite's.
     """
 
     base: str | None
@@ -39,9 +43,17 @@ class Case:
     error: str | None
     exit_code: int
     message: str
+    command: tuple[str, ...] = field(default=COMMAND)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        fields = asdict(self)
+        if self.command == COMMAND:
+            del fields["command"]
+        return json.dumps(fields, indent=1) + "\n"
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The command's arguments for a case laid out in a folder."""
+        return [word.replace("{case}", str(folder)).replace("{suite}", str(ROOT)) for word in self.command]
 
 
 def names() -> list[str]:
@@ -51,7 +63,7 @@ def names() -> list[str]:
 
 def case(name: str) -> Case:
     fields = json.loads((ROOT / name / "expected.json").read_text(encoding="utf-8"))
-    return Case(**{**fields, "without": tuple(fields["without"])})
+    return Case(**{**fields, "without": tuple(fields["without"]), "command": tuple(fields.get("command", COMMAND))})
 
 
 def files(name: str) -> dict[str, Path]:

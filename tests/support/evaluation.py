@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from zkapex.simulation.data.digits import digits_scenario
 from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources, scenario_config
+from zkapex.simulation.scenarios.base import FewShot
 from zkapex.unlearning.personalise import FitSettings
 from zkapex.unlearning.planning.search import SearchSpace
 from zkapex.unlearning.planning.steering import Steer
@@ -26,6 +27,7 @@ TINY: ScenarioConfig = replace(
     shadow=FitSettings(1, 2e-3),
     shadows=2,
     proxies=1,
+    attack=FewShot(steps=2),
     space=SearchSpace(scorers=("taylor",), fractions=(0.02,), steer=Steer(steps=3, rehearsal=None)),
 )
 """Two clients, next to no training, one mask."""

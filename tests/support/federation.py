@@ -7,7 +7,7 @@ messages fare and when the server dies is up to the test.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +31,13 @@ from zkapex.server.app import make_server_app
 from zkapex.server.events import EventLog
 from zkapex.server.federation.provider import Delegation
 from zkapex.server.federation.settings import RunSettings
-from zkapex.server.requests.run import run
+from zkapex.server.service import run
 from zkapex.server.store.registry import Registry
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.transport.grid import InProcessGrid, Network, reliable, run_config_of_app, run_in_process
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.personalise import FitSettings, fit, personalise
+from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.unlearning.planning.steering import Steer
 from zkapex.unlearning.planning.steps import OnStep, no_step
@@ -107,10 +109,18 @@ class SmallTask:
         return len(self._replay[1])
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
         self.fits += 1
-        personalise(model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero)
+        personalise(
+            model, self._personal, self._replay, seed, FitSettings(epochs, learning_rate), hold_zero, hold_targets
+        )
         return len(self._personal[1])
 
     def curvature_inputs(self) -> torch.Tensor:
@@ -124,6 +134,16 @@ class SmallTask:
             "personal": self._personal,
         }
         return {name: _tally(model, examples) for name, examples in sets.items()}
+
+
+class ForgettingTask(SmallTask):
+    """A share whose threes are gone when the request for them has been carried out."""
+
+    def without(self, request_ids: Sequence[str]) -> ForgettingTask:
+        assert list(request_ids) == [REQUEST]
+        left = ForgettingTask(self.index, self._epochs)
+        left._replay = only(self._replay, self._replay[1] != FORGET_CLASS)
+        return left
 
 
 class HoldingTask(SmallTask):
@@ -164,7 +184,10 @@ class SmallProvider:
         forget = only(public, public[1] == FORGET_CLASS)
         retain = only(public, public[1] != FORGET_CLASS)
         steer = Steer(steps=10, forget_batch=16, retain_batch=32, rehearsal=None)
-        space = SearchSpace(scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,), steer=steer)
+        space = SearchSpace(
+            scorers=("taylor",), fractions=(0.03,), alphas=(2.0,), strengths=(0.25,), steer=steer,
+            opponents=(Opponent(steps=4, shots=(), scales=(), forget_batch=16, retain_batch=32),),
+        )  # fmt: skip
         copies = [Copy(model, retain[0], retain)]
         found = search(copies, LAYERS, forget, FixedPoint(statement), space, on_step=on_step)
         masks = {name: mask.copy() for name, mask in found.masks.items()}
@@ -278,6 +301,7 @@ class Federation:
             "rounds": 1,
             "personal-epochs": 20,
             "personal-lr": 3e-3,
+            "operator": "guarded-group-obs",
             "batch": 1,
             "timeout-s": 1,
             "request-id": REQUEST,
@@ -358,8 +382,9 @@ def refused(action: Callable[[], object], kind: type[Error]) -> Error:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file below a folder, but for locks."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @torch.no_grad()

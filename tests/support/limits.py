@@ -63,6 +63,8 @@ def _ignored(area: str, what: str, says: str = "") -> Limit:
 
 
 MODELS, TRAINING = "Models", "Training and evaluation on a device"
+IMAGES, TEXT, WRITERS = "Folders of images", "Source code", "MNIST by writer"
+CHECKPOINTS, ENVIRONMENT, COMMANDS = "Checkpoints and configurations", "The machine", "The command line"
 
 LIMITS: dict[str, Limit] = {
     "model-plain": _supported(MODELS, "target layers that are `nn.Linear`, each called once in a forward pass"),
@@ -154,6 +156,75 @@ LIMITS: dict[str, Limit] = {
     "evaluate-unknown": _refused(
         TRAINING, "`Task.evaluate` with a data set of another name", "the task evaluates a data set …"
     ),
+}
+
+LIMITS |= {
+    "image-hidden": _ignored(IMAGES, "hidden files and folders, such as `._x.png` and `.ipynb_checkpoints`"),
+    "image-exif": _supported(IMAGES, "an EXIF rotation", "the image is turned"),
+    "image-sixteen": _supported(IMAGES, "grey of 16 bits", "its upper eight bits are kept"),
+    "image-transparent": _supported(IMAGES, "transparency, in a palette as well", "the image is put on white"),
+    "image-cmyk": _supported(IMAGES, "CMYK, black and white, palettes, animations", "their first picture, in RGB"),
+    "image-damaged": _refused(
+        IMAGES, "a truncated or empty file, or one that is no image", "the image … cannot be decoded"
+    ),
+    "image-large": _refused(IMAGES, "more than 67 million pixels", "the image … is too large"),
+    "image-colours": _refused(IMAGES, "floating-point pixels", "the image … has pixels that are no colours"),
+    "image-names": _supported(IMAGES, "names with bytes that are no UTF-8", "shown with escapes, as `caf\\xe9`"),
+    "text-hidden": _ignored(TEXT, "hidden files and folders"),
+    "text-skipped": _refused(
+        TEXT,
+        "too few files that are UTF-8, of 200 characters to 1 MiB; what is skipped, and why, is said",
+        "… has text for … windows of … tokens, fewer than the … that are needed",
+    ),
+    "writers-no-digit": _refused(
+        WRITERS, "no image of the digit to forget", "… has no image of the digit …, which seed … forgets, by …"
+    ),
+    "writers-one-digit": _refused(
+        WRITERS,
+        "a client with nothing but that digit",
+        "client … holds nothing but the digit …, which is to be forgotten",
+    ),
+    "writers-fractions": _refused(WRITERS, "labels with fractions", "y_… in … is …, not integers"),
+    "json-deep": _refused(CHECKPOINTS, "JSON nested more than 64 deep", "… is neither JSON nor a .safetensors file"),
+    "header-deep": _refused(
+        CHECKPOINTS, "a header that is damaged, nested too deep, or of negative sizes", "… is not a safetensors file"
+    ),
+    "checkpoint-fused": _supported(CHECKPOINTS, "fused projections, `gate_up_proj`", "counted whole"),
+    "checkpoint-shape": _refused(CHECKPOINTS, "a layer without rows or columns", "… of … has the impossible shape …"),
+    "checkpoint-packed": _refused(CHECKPOINTS, "packed or quantised weights", "… of … is …"),
+    "checkpoint-unknown": _refused(
+        CHECKPOINTS,
+        "weights in MLPs that are not understood, such as experts",
+        "… holds weights of MLPs that are not understood: …",
+    ),
+    "checkpoint-incomplete": _refused(CHECKPOINTS, "a file that ends early", "… is incomplete"),
+    "checkpoint-parts": _refused(CHECKPOINTS, "an index whose files are not all there", "… lacks …"),
+    "proxy": _supported(ENVIRONMENT, "`http_proxy` and the like", "not used for this machine itself"),
+    "ray-variables": _ignored(ENVIRONMENT, "`RAY_ADDRESS` and other variables of Ray and Flower"),
+    "python-variables": _ignored(ENVIRONMENT, "`PYTHONOPTIMIZE`, `PYTHONINSPECT`, `PYTHONSTARTUP`, `PYTHONHOME`"),
+    "locale": _supported(ENVIRONMENT, "`LC_ALL=C` without Python's UTF-8 mode", "text is UTF-8 all the same"),
+    "tmpdir": _supported(ENVIRONMENT, "a long `TMPDIR`", "Ray's sockets are in `/tmp` or `/var/tmp` instead"),
+    "tmpdir-only": _refused(
+        ENVIRONMENT,
+        "a long `TMPDIR` where those cannot be written",
+        "the folder for temporary files, …, has a path that is too long for Ray's sockets",
+    ),
+    "cache-readable": _supported(
+        ENVIRONMENT, "a cache that can be read only, with what is needed", "nothing is written, locks included"
+    ),
+    "cache-lacking": _refused(
+        ENVIRONMENT,
+        "a cache that can be read only and lacks something; found before anything is trained",
+        "the cache folder … cannot be written, and lacks what is needed",
+        errors.StorageError,
+    ),
+    "features-overflow": _refused(
+        ENVIRONMENT, "features beyond float16", "the features that the frozen part of the model makes are not finite"
+    ),
+    "reader-gone": _supported(
+        COMMANDS, "a reader that closes the pipe, such as `head`", "exit code 141, without a message"
+    ),
+    "samples": _refused(COMMANDS, "`--forget-samples` below 1 or above 10,000", "--forget-samples is …"),
 }
 
 

@@ -21,7 +21,9 @@ from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
     Audit,
     ChunkCommitment,
+    Continuation,
     Enrolment,
+    Held,
     LayerSpec,
     ModelManifest,
     UnlearnRequest,
@@ -99,6 +101,8 @@ class Party:
     name: str
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     theta: list[str] = field(default_factory=list)
+    enrolled: str | None = None
+    """SHA-256 of its last enrolment."""
 
     @property
     def client_id(self) -> str:
@@ -106,6 +110,10 @@ class Party:
 
     def enrol(self, revision: int = 0, manifest: ModelManifest | None = None, **changes: object) -> Sealed[Enrolment]:
         manifest = manifest or make_manifest()
+        continuation = None
+        if revision and self.enrolled is not None:
+            root = commitment_root(list(enumerate(self.theta)))
+            continuation = Continuation(previous=self.enrolled, root=root, held=Held(mask=(), proofs=()))
         self.theta = [point(self.name, revision, chunk) for chunk in range(manifest.n_chunks)]
         fields: dict[str, object] = {
             "federation": FEDERATION,
@@ -117,8 +125,11 @@ class Party:
             "damping": 0.01,
             "theta": tuple(self.theta),
             "curvature": tuple(point(self.name, revision, "F", n) for n in range(manifest.n_curvatures)),
+            "continuation": continuation,
         }
-        return seal(Enrolment(**(fields | changes)), self.key)  # type: ignore[arg-type]
+        sealed = seal(Enrolment(**(fields | changes)), self.key)  # type: ignore[arg-type]
+        self.enrolled = sealed.digest
+        return sealed
 
     def respond(self, request: UnlearnRequest, **changes: object) -> Sealed[UnlearnResponse]:
         touched = touched_chunks(make_manifest(), unpack_masks(make_manifest(), request.mask))
@@ -176,6 +187,7 @@ class Provider:
             "forget_digest": fingerprint("forget"),
             "issued_at": NOW,
             "expires_at": NOW + timedelta(hours=1),
+            "enrolment_digest": party.enrolled,
         }
         return seal(UnlearnRequest(**(fields | changes)), self.key)  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from zkapex.circuits.field import random_elements
 from zkapex.circuits.halo2.build import build_graph
 from zkapex.circuits.halo2.srs import Srs, import_srs
 from zkapex.circuits.halo2.store import Circuit, circuit
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.profiles import profile
 from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.proofs.chunk.commitment import Point, commit, empty_commitment
@@ -28,7 +29,8 @@ from zkapex.proofs.chunk.prove import Expected, prove_chunk
 from zkapex.proofs.chunk.public import IntArray, PublicInputs
 from zkapex.proofs.chunk.witness import SaltedVector, Witness
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, encode
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve, tolerances
+from zkapex.unlearning.operators.group_obs import solve
+from zkapex.unlearning.operators.targets import nearest, solve_targets
 
 FloatArray = npt.NDArray[np.float64]
 SRS_FILE = Path(__file__).parent.parent / "conformance" / "srs.bin"
@@ -65,9 +67,13 @@ CASES = (
 """Every statement there is, by a short name; the plain ones compute their matrix products in the circuit."""
 
 
+TARGETED = ("targeted-group-obs", "constraint-only")
+"""Statements about what the result is along the guard, each with its own module of tests."""
+
+
 def case(name: str) -> StatementSpec:
     """The statement of one of `CASES` in the `tiny` profile."""
-    if name in ("mask-only", "dampening"):
+    if name in ("mask-only", "dampening", *TARGETED):
         return profile("tiny").statement(name)  # type: ignore[arg-type]
     curvature: Literal["kfac", "block-fisher"] = "kfac" if name.startswith("kfac") else "block-fisher"
     rank = 0 if name.endswith("unguarded") else None
@@ -126,12 +132,23 @@ def make_chunk(
         dampened = SaltedVector(np.rint(theta * factors / FACTOR_UNIT).astype(np.int64))
         public = PublicInputs(mask, nothing, 0, 0, context, factors)
         return Chunk(public, theta_p, Witness.build(theta_p, dampened))
-    h, v = curvature(rng, spec), guard(rng, width, rank)
+    v = guard(rng, width, rank)
+    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
+    if spec.kind == "constraint-only":
+        targets = rng.integers(-300, 301, (rows, rank)) * spec.guard_limit
+        held = SaltedVector(nearest(theta, mask, v, targets))
+        return Chunk(PublicInputs(mask, v, 0, tau_g, context, steering=targets), theta_p, Witness(held))
+    h = curvature(rng, spec)
+    if spec.kind == "targeted-group-obs":
+        targets = rng.integers(-300, 301, (rows, rank)) * spec.guard_limit
+        found = solve_targets(theta, mask, h.matrix, v, targets, spec.weight_limit)
+        after, secret = SaltedVector(theta + found.delta), random_elements(spec.parts("factor")["salts"])
+        witness = Witness.build(theta_p, after, SaltedVector(h.factor, secret), found.mu)
+        return Chunk(PublicInputs(mask, v, tau_s, tau_g, context, steering=targets), theta_p, witness)
     steering = None
     if steered:
         steering = rng.integers(-300, 301, (rows, rank)) * mask.any(1)[:, None] * spec.guard_limit
     solution = solve(theta, mask, h.matrix, v, spec.weight_limit, steering)
-    tau_s, tau_g = tolerances(rows, width, rank, KAPPA, GUARD_BITS)
     theta_u = SaltedVector(theta + solution.delta)
     factor = SaltedVector(h.factor, random_elements(spec.parts("factor")["salts"]))
     witness = Witness.build(theta_p, theta_u, factor, solution.mu)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from zkapex.cli import options
 from zkapex.cli.progress import following
+from zkapex.proofs.backends import DEFAULT, about
 
 app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,13 +37,24 @@ def proof(
     rows_per_chunk: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
     block_width: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
     log2_rows: Annotated[int | None, typer.Option(help="Other than the profile's.")] = None,
+    backend: options.Backend = DEFAULT,
+    rows: Annotated[int, typer.Option(help="Transparent: rows of the layer.")] = 3072,
+    cols: Annotated[int, typer.Option(help="Transparent: its columns.")] = 768,
+    density: Annotated[float, typer.Option(help="Transparent: masked fraction of its weights.")] = 0.005,
     as_json: options.JsonTable = False,
 ) -> None:
     """Build a circuit's keys, prove random chunks in worker processes, verify them, and print what it took.
 
-    CPU seconds count user and system time of all threads of the process concerned; memory is its own peak (VmHWM).
+    With the transparent backend, random layers instead: there are no keys, and --chunks counts layers. CPU seconds
+    count user and system time of all threads of the process concerned; memory is its own peak (VmHWM).
     """
-    from zkapex.costs.bench import BenchSettings, as_rows, bench
+    about(backend)
+    if backend != DEFAULT:
+        from zkapex.costs.layers import bench_layers
+
+        _print(bench_layers(profile, kind, guard_rank, rows, cols, density, chunks), as_json)
+        return
+    from zkapex.costs.bench import BenchSettings, bench
 
     settings = BenchSettings(
         profile,
@@ -59,12 +71,16 @@ def proof(
     )
     with following("proving") as on_progress:
         figures = bench(settings, on_progress)
+    _print(figures, as_json)
+
+
+def _print(figures: dict[str, str | int | float], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures))
         return
     table = Table("", "", show_header=False)
-    for row in as_rows(figures):
-        table.add_row(*row)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,.3f}" if isinstance(value, float) else str(value))
     Console(highlight=False).print(table)
 
 
@@ -92,6 +108,32 @@ def stages(
     Console(highlight=False).print(table)
 
 
+@app.command("registry")
+def registry(
+    database: Annotated[
+        str | None, typer.Option(help="URL of a PostgreSQL database to measure, too: postgresql+psycopg://...")
+    ] = None,
+    proofs: Annotated[int, typer.Option(help="Proofs to accept for each size of model, at most 1024.")] = 200,
+    as_json: options.JsonTable = False,
+) -> None:
+    """Measure what the registry's bookkeeping of an accepted proof takes, by the number of chunks of the model.
+
+    Wall time, durable on this machine's disk: milliseconds by kind of database and number of chunks, the mean of all
+    proofs. The SQLite file is in the temporary folder (TMPDIR).
+    """
+    from zkapex.costs.registry import bench_registry
+
+    figures = bench_registry(proofs, database)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    measured = figures["ms_per_accepted_proof"]
+    table = Table("ms per accepted proof", *(f"{chunks} chunks" for chunks in measured["sqlite"]))
+    for kind, by_chunks in measured.items():
+        table.add_row(kind, *(f"{ms:.2f}" for ms in by_chunks.values()))
+    Console(highlight=False).print(table)
+
+
 @app.command("request")
 def request(
     model: Annotated[str, typer.Argument(help="As for zkapex estimate; only the shapes are taken.")],
@@ -103,6 +145,7 @@ def request(
     audit_detect: Annotated[float, typer.Option(help="Probability with which a sample finds a cheat out.")] = 0.99,
     audit_cheating: Annotated[float, typer.Option(help="Fraction of the chunks the cheat leaves undone.")] = 0.01,
     workers: options.Workers = None,
+    backend: options.Backend = DEFAULT,
     as_json: options.JsonTable = False,
 ) -> None:
     """Carry out one deletion request on random weights of a model's shapes, from enrolment to the verified receipt.
@@ -114,7 +157,9 @@ def request(
     from zkapex.costs.rehearsal import RehearsalSettings, rehearse
     from zkapex.costs.shapes import model_shapes
 
-    settings = RehearsalSettings(profile, density, guard_rank, audit, audit_detect, audit_cheating, workers)
+    settings = RehearsalSettings(
+        profile, density, guard_rank, audit, audit_detect, audit_cheating, workers, backend=backend
+    )
     logging.getLogger("flwr").setLevel(logging.ERROR)
     Console(stderr=True).print(f"events: {out / 'events.jsonl'}", highlight=False)
     figures = rehearse(model_shapes(model), settings, out)
@@ -125,4 +170,25 @@ def request(
     for name, value in {**figures, **figures["stages"]}.items():
         if not isinstance(value, dict):
             table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+    Console(highlight=False).print(table)
+
+
+@app.command("ledger")
+def ledger(
+    entries: Annotated[int, typer.Option(help="Entries to log.")] = 100_000,
+    batch: Annotated[int, typer.Option(help="How many are appended together.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Folder to work in; default: that of temporary files.")] = None,
+    as_json: options.JsonTable = False,
+) -> None:
+    """Fill a log, and measure what another append, a proof, its verification and a check of the whole log take."""
+    from zkapex.costs.ledger import measure_log
+
+    figures = measure_log(entries, batch, out)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("", "CPU s", "wall s")
+    for name, value in figures.items():
+        row = (f"{value['cpu_s']:.6f}", f"{value['wall_s']:.6f}") if isinstance(value, dict) else (str(value), "")
+        table.add_row(name, *row)
     Console(highlight=False).print(table)

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +15,7 @@ from rich.table import Table
 from zkapex.circuits.operators import declared, operator_names
 from zkapex.cli import as_object, explain
 from zkapex.errors import ProtocolError
+from zkapex.proofs.backends import DEFAULT, about
 
 REVEALS = "It reveals neither weights nor data."
 DOES_NOT_SHOW = (
@@ -76,11 +76,11 @@ def demo(
     operator: Annotated[
         str,
         typer.Option(
-            help="What is done to the masked weights: "
+            help="What is done to the weights: "
             + ", ".join(f"{name} ({declared(name).words.help})" for name in operator_names())
-            + "."
+            + ". Where no targets can be planned, guarded-group-obs takes the place of the default.",
         ),
-    ] = "guarded-group-obs",
+    ] = "targeted-group-obs",
     curvature: Annotated[
         str,
         typer.Option(
@@ -104,6 +104,16 @@ def demo(
             help="Have clients prove that their curvature is the second moment of activations they commit to.",
         ),
     ] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What proves it: halo2 (ezkl), or transparent (experimental and not reviewed; whole layers, no "
+            "reference string, every audit full)."
+        ),
+    ] = DEFAULT,
+    requests: Annotated[
+        int, typer.Option(help="How many deletions, one after the other in one federation, each of another digit.")
+    ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, discarding an interrupted demo.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
@@ -118,8 +128,8 @@ def demo(
     from zkapex.simulation.demo.settings import DemoSettings
 
     ours = {one.name for one in fields(DemoSettings)} - {"scenario", "others"}
-    default = click.core.ParameterSource.DEFAULT
-    given = {name: context.params[name] for name in ours if context.get_parameter_source(name) is not default}
+    sources = {name: context.get_parameter_source(name) for name in ours}
+    given = {name: context.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
     settings = DemoSettings.of(scenario, given)
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -161,12 +171,13 @@ class Follower:
         "unlearn.started": "unlearning on the clients",
         "prove.started": "proving and verifying",
         "receipts.started": "evaluating, issuing receipts",
+        "tune.started": "training on, deletion held",
         "oracle.started": "retraining the oracle",
     }
 
     _SETBACKS = frozenset(
-        {f"{step}.failed" for step in ("client", "train", "identify", "personalise", "enrol", "evaluate")}
-        | {"client.quarantined", "client.away", "client.skipped"}
+        {f"{step}.failed" for step in ("client", "train", "identify", "personalise", "enrol", "evaluate", "tune")}
+        | {"client.quarantined", "client.away", "client.skipped", "client.lost"}
     )
 
     def __init__(self, progress: Progress, console: Console) -> None:
@@ -187,7 +198,7 @@ class Follower:
                 self._console.print(f"{self._STAGES[name]} ...")
         elif name == "train.round" and event["round"]:
             self._update(event["round"], f"retain accuracy {event['retain']:.2f}, forget {event['forget']:.2f}")
-        elif name in ("personalise.done", "enrol.done"):
+        elif name in ("personalise.done", "enrol.done", "tune.done"):
             self._update(event["done"], f"{event['done']} of {event['total']} clients", event["total"])
         elif name == "unlearn.responded":
             self._progress.advance(self._task)
@@ -220,8 +231,8 @@ class Follower:
 
 
 def show(summary: dict[str, Any], out: Path) -> None:
-    """Print the summary as tables, and what it means."""
-    from zkapex.proofs.receipts.sentences import percent
+    """Print the summary as tables, and what it means; of several requests, the last one at length."""
+    from zkapex.proofs.receipts.sayings import percent
 
     console = Console(highlight=False)
     accuracy = Table(title="Mean accuracy of the clients that proved")
@@ -229,7 +240,9 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for data in ("forget", "retain", "personal"):
         accuracy.add_column(data, justify="right")
     words = declared(summary["settings"]["operator"]).words
-    rows = {label: summary["accuracy"][state] for state, label in words.states.items()}
+    rows = {label: summary["accuracy"][state] for state, label in words.states.items() if state in summary["accuracy"]}
+    if summary.get("attacked"):
+        rows["after an attack with the receipt"] = summary["attacked"]
     rows["oracle: retrained without it"] = summary["oracle"]
     for name, values in rows.items():
         cells = ["-" if values[d] is None else f"{values[d]:.3f}" for d in ("forget", "retain", "personal")]
@@ -262,6 +275,8 @@ def show(summary: dict[str, Any], out: Path) -> None:
     for client in summary["clients"]:
         if client["reason"]:
             console.print(f"{client['id']} is {client['verdict']}: {client['reason']}", markup=False, soft_wrap=True)
+    if len(summary["requests"]) > 1:
+        console.print(_requests(summary["requests"]))
     if sampled:
         console.print(
             f"Each client had to prove {sampled['count']} of its chunks, drawn at random after it had committed to "
@@ -284,6 +299,9 @@ def show(summary: dict[str, Any], out: Path) -> None:
             "of retain or personal accuracy.",
             soft_wrap=True,
         )
+    review = about(summary["settings"].get("backend", DEFAULT)).review
+    if review:
+        console.print(f"What is proved is proved ({review}): see docs/security.md.", style="yellow")
     console.print("")
     for sentence in (f"{words.shows} {REVEALS}", DOES_NOT_SHOW.format(more=words.not_shown_briefly)):
         console.print(sentence)
@@ -292,4 +310,24 @@ def show(summary: dict[str, Any], out: Path) -> None:
         console.print(
             f"\nCheck a receipt yourself:  zkapex verify {out / example} --trust {out / 'key.pub'}", soft_wrap=True
         )
+    if len(summary["requests"]) > 1:
+        console.print(f"And all of them as chains:  zkapex verify {out / 'receipts'} --chain", soft_wrap=True)
     console.print(f"Everything is in {out}: receipts/, models/, plot.png, summary.json", soft_wrap=True)
+
+
+def _requests(requests: list[dict[str, Any]]) -> Table:
+    """What came of each of several requests, one row each."""
+    table = Table(title="Requests, in order")
+    for title in ("forgotten", "proved", "other verdicts", "forget before", "after", "retain before", "after"):
+        table.add_column(title, justify="left" if title in ("forgotten", "other verdicts") else "right")
+    for one in requests:
+        verdicts = [client["verdict"] for client in one["clients"]]
+        others = sorted({verdict for verdict in verdicts if verdict != "proved"})
+        cells = [
+            "-" if (value := one["accuracy"][state][data]) is None else f"{value:.3f}"
+            for data in ("forget", "retain")
+            for state in ("before", "after")
+        ]
+        proved = f"{verdicts.count('proved')} of {len(verdicts)}"
+        table.add_row(one["forgotten"], proved, ", ".join(others) or "-", *cells)
+    return table

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from zkapex.cli import options
 from zkapex.cli.progress import duration
+from zkapex.proofs.backends import DEFAULT, about, check_backend
 
 
 def estimate(
@@ -39,6 +40,7 @@ def estimate(
     cheated: Annotated[float, typer.Option(help="Fraction of the chunks a cheat is about (sampled).")] = 0.01,
     detection: Annotated[float, typer.Option(help="With what probability it must be caught (sampled).")] = 0.99,
     workers: options.Workers = None,
+    backend: options.Backend = DEFAULT,
     recalibrate: Annotated[
         bool,
         typer.Option("--recalibrate", help="Measure this machine again, even if it was before."),
@@ -50,7 +52,6 @@ def estimate(
     The first estimate for a circuit measures what one of its proofs costs on this machine (under a minute).
     """
     from zkapex.circuits.profiles import named_statement
-    from zkapex.costs import bench
     from zkapex.costs.estimate import Question, estimate
     from zkapex.costs.shapes import model_shapes
     from zkapex.proofs.jobs.resources import cores
@@ -59,10 +60,27 @@ def estimate(
     shapes = model_shapes(model)
     spec = shapes.statement or named_statement(profile, kind, curvature, guard_rank, freivalds)
     console = Console(stderr=True, highlight=False)
-    rates = bench.rates(spec, recalibrate, lambda: console.print("Measuring what a proof costs on this machine ..."))
-    figures = estimate(shapes, spec, rates, question)
+    known = about(backend)
+
+    def on_start() -> None:
+        console.print("Measuring what a proof costs on this machine ...")
+
+    if backend == DEFAULT:
+        from zkapex.costs import bench
+
+        rates = bench.rates(spec, recalibrate, on_start)
+        figures, measured = estimate(shapes, spec, rates, question), rates.model_dump()
+    else:
+        from zkapex.costs.layers import estimate_layers, layer_rates
+
+        check_backend(backend, spec.kind, audit=audit)
+        by_layer = layer_rates(spec, recalibrate, on_start)
+        figures, measured = estimate_layers(shapes, spec, by_layer, question), by_layer.model_dump()
+    if known.review:
+        console.print(f"Backend {backend}: {known.review}.")
     if as_json:
-        print(json.dumps({**figures, "statement": spec.model_dump(mode="json"), "rates": rates.model_dump()}))
+        out = {**figures, "backend": backend, "statement": spec.model_dump(mode="json"), "rates": measured}
+        print(json.dumps(out))
     else:
         Console(highlight=False).print(_table(figures))
 

@@ -17,6 +17,7 @@ STAGES = {
     "personalise": "personalising",
     "retrain": "retraining the oracle",
     "plan": "choosing mask and guard",
+    "targets": "choosing directions and targets",
     "shadows": "training shadow models",
     "proxies": "personalising the provider's proxies",
 }

@@ -8,6 +8,7 @@ import typer
 
 from zkapex.circuits.operators import operator_names
 
+Backend = Annotated[str, typer.Option(help="halo2, or transparent (experimental: whole layers).")]
 Profile = Annotated[str, typer.Option(help="Size of the circuit: see docs/performance.md.")]
 Kind = Annotated[str, typer.Option(help=f"What is proved: {', '.join(operator_names())}.")]
 Curvature = Annotated[str, typer.Option(help="Of guarded-group-obs: kfac or block-fisher.")]

@@ -5,8 +5,9 @@ What people read on ``docs/reference/commands.md`` is what ``--help`` says, and 
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,5 +90,81 @@ def _text(text: str | None) -> str:
     return joined.replace("|", "\\|")
 
 
+SETTINGS_HEAD = """\
+# Settings
+
+Written by `make reference` from the code itself: names, types and defaults are what is checked, and meanings are what
+the code's own documentation says.
+"""
+
+
+def settings_reference() -> str:
+    """Everything that a run, a server's and a device's configuration can say, as Markdown."""
+    from zkapex.client.deployment.settings import DeviceSettings
+    from zkapex.server.deployment import settings as server
+    from zkapex.server.federation.settings import RunSettings
+    from zkapex.transport.app import installed_app, settings_of
+
+    known = settings_of(installed_app())
+    meanings = _meanings(RunSettings)
+    rows = [(name.replace("_", "-"), kind, known.get(name.replace("_", "-")), meanings.get(name, ""))
+            for name, kind in RunSettings.__annotations__.items()]  # fmt: skip
+    parts = [
+        SETTINGS_HEAD,
+        "## A run\n\n`flwr run --run-config`, a scenario's file, `[tool.flwr.app.config]` of a project, and `run` in "
+        "a server's `zkapex.toml`.\n",
+        _rows(rows),
+    ]
+    models: dict[str, tuple[Any, str]] = {"## A server, `zkapex.toml`\n": (server.ServerSettings, "")}
+    for name, field in server.ServerSettings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, server._Strict):
+            models[f"### `[{name}]`\n"] = (kind, "")
+    models["## A device, `device.toml`\n"] = (DeviceSettings, "")
+    for title, (model, _) in models.items():
+        told = _meanings(model)
+        rows = [
+            (name, _kind(field.annotation), None if field.is_required() else field.get_default(), told.get(name, ""))
+            for name, field in model.model_fields.items()
+            if not (isinstance(field.annotation, type) and issubclass(field.annotation, server._Strict))
+        ]
+        parts += [title, _rows(rows)]
+    return "\n".join(parts)
+
+
+def _meanings(kind: Any) -> dict[str, str]:
+    """What a class' docstring says of each of its attributes."""
+    found: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in inspect.getdoc(kind).partition("Attributes\n----------\n")[2].splitlines():  # type: ignore[union-attr]
+        if line.startswith("    "):
+            for name in names:
+                found[name].append(line.strip())
+        elif line.strip():
+            names = [name.strip() for name in line.partition(":")[0].split(",")]
+            found |= {name: [] for name in names}
+        else:
+            break
+    return {name: " ".join(lines) for name, lines in found.items()}
+
+
+def _kind(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else "list" if "tuple" in str(annotation) else "table"
+
+
+def _rows(rows: Sequence[tuple[str, str, object, str]]) -> str:
+    lines = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, kind, default, meaning in rows:
+        shown = (
+            ""
+            if default in (None, "", (), {})
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
+        lines.append(f"| `{name}` | {kind} | {shown} | {_text(meaning.replace('``', '`'))} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
+    for path in sys.argv[2:]:
+        Path(path).write_text(settings_reference(), encoding="utf-8")

@@ -131,6 +131,7 @@ def bench(settings: BenchSettings, on_progress: OnProgress = ignore_progress) ->
         proofs = prove_and_verify(built, settings.chunks, settings.workers, settings.memory_mb, on_progress)
         weights = settings.chunks * spec.weights
         return {
+            "backend": "halo2",
             "profile": settings.profile,
             "kind": spec.kind,
             "curvature": spec.curvature,
@@ -228,8 +229,3 @@ def rates(spec: StatementSpec, fresh: bool = False, on_start: Callable[[], None]
 def cells_per_weight(built: Circuit) -> float:
     """Cells of the circuit per weight of a chunk, as ezkl counts them."""
     return float(json.loads((built.folder / "built.json").read_text())["cells_per_weight"])
-
-
-def as_rows(figures: dict[str, str | int | float]) -> list[tuple[str, str]]:
-    """The figures for a person."""
-    return [(name.replace("_", " "), f"{v:,.3f}" if isinstance(v, float) else str(v)) for name, v in figures.items()]

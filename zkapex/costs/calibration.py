@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zkapex.circuits.cache import cache_root
-from zkapex.circuits.halo2.build import statement_digest
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.jobs.resources import cores
 
@@ -44,24 +45,56 @@ class Rates(BaseModel):
     peak_rss_mb: float = Field(gt=0)
 
 
+class LayerRates(BaseModel):
+    """What a layer costs with the transparent backend, by what is fixed and by weight.
+
+    Attributes
+    ----------
+    prove, verify, commit, enrol, verify_enrolment : tuple of float
+        CPU seconds of a layer, and of a weight: of proving a request (with the commitments to its states), verifying
+        it, committing to a state, committing to and proving an enrolled one, and verifying that.
+    proof_bytes, enrolment_bytes, peak_rss_mb : tuple of float
+        Likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prove: tuple[float, float]
+    verify: tuple[float, float]
+    commit: tuple[float, float]
+    enrol: tuple[float, float]
+    verify_enrolment: tuple[float, float]
+    proof_bytes: tuple[float, float]
+    enrolment_bytes: tuple[float, float]
+    peak_rss_mb: tuple[float, float]
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
 def machine() -> dict[str, str | int]:
     """The processor, the cores this process may use, and the releases that decide what proving costs."""
-    releases: dict[str, str | int] = {f"{name}_version": version(name) for name in ("zkapex", "ezkl")}
+    releases: dict[str, str | int] = {"zkapex_version": version("zkapex")}
+    for name in ("ezkl", "numba"):
+        with contextlib.suppress(PackageNotFoundError):
+            releases[f"{name}_version"] = version(name)
     return {"cpu": _cpu_model(), "cores": cores(), **releases}
 
 
-def calibrated(spec: StatementSpec, measure: Callable[[], Rates], fresh: bool = False) -> Rates:
+def calibrated(spec: StatementSpec, measure: Callable[[], R], fresh: bool = False, kind: type[R] = Rates) -> R:  # type: ignore[assignment]
     """The rates of a statement on this machine: those kept from before, or else what `measure` returns, which is kept.
 
     Parameters
     ----------
     fresh : bool
         Measure in any case.
+    kind : type
+        What is measured.
     """
-    path = calibration_file(spec)
+    path = calibration_file(spec, "" if kind is Rates else kind.__name__)
     if not fresh:
         try:
-            return Rates.model_validate_json(path.read_text())
+            return kind.model_validate_json(path.read_text())
         except (OSError, ValidationError):
             pass  # none yet, or damaged: measuring again is always right
     rates = measure()
@@ -72,9 +105,10 @@ def calibrated(spec: StatementSpec, measure: Callable[[], Rates], fresh: bool = 
     return rates
 
 
-def calibration_file(spec: StatementSpec) -> Path:
+def calibration_file(spec: StatementSpec, kind: str = "") -> Path:
     """Where the rates of a statement on this machine are kept."""
-    identity = json.dumps({"statement": statement_digest(spec), **machine()}, sort_keys=True)
+    statement = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    identity = json.dumps({"statement": statement, "kind": kind, **machine()}, sort_keys=True)
     return cache_root() / "calibration" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
 

@@ -20,6 +20,7 @@ import torch
 from flwr.app import Context
 from torch import nn
 
+from zkapex.circuits.operators.tolerances import GUARD_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import make_client_app
@@ -30,7 +31,7 @@ from zkapex.errors import InputError
 from zkapex.proofs.verify import verify_receipt
 from zkapex.server.app import make_server_app
 from zkapex.transport.grid import InProcessGrid, run_config_of_app, run_in_process
-from zkapex.unlearning.operators.group_obs import GUARD_BITS
+from zkapex.unlearning.operators.held import HeldTargets
 from zkapex.unlearning.planning.guard import guard_blocks
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.search import Outcome, Plan, Setting
@@ -60,6 +61,7 @@ class RehearsalSettings:
     workers : int or None
         Proofs made at a time; default: one per core.
     seed : int
+    backend : str
     """
 
     profile: str = "edge"
@@ -70,6 +72,7 @@ class RehearsalSettings:
     audit_cheating: float = 0.01
     workers: int | None = None
     seed: int = 0
+    backend: str = "halo2"
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
@@ -133,7 +136,13 @@ class RandomTask:
         return 1
 
     def fit_personal(
-        self, model: nn.Module, epochs: int, learning_rate: float, seed: int, hold_zero: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        hold_zero: Mapping[str, torch.Tensor],
+        hold_targets: HeldTargets,
     ) -> int:
         """See `Task`. Adds noise of a tenth of the weights' size."""
         generator = torch.Generator().manual_seed(seed)
@@ -218,12 +227,14 @@ def rehearse(model: ModelShapes, settings: RehearsalSettings, out: Path) -> dict
             "rounds": 1,
             "personal-epochs": 1,
             "profile": settings.profile,
+            "operator": "guarded-group-obs",
             "guard-rank": settings.guard_rank,
             "request-id": _REQUEST,
             "audit": settings.audit,
             "audit-detect": settings.audit_detect,
             "audit-cheating": settings.audit_cheating,
-            "batch": _BATCH,
+            "batch": 1 if settings.backend == "transparent" else _BATCH,
+            "backend": settings.backend,
             "timeout-s": 10**6,
             "seed": settings.seed,
         }

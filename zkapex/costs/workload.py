@@ -10,26 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zkapex.circuits.halo2.store import Circuit
 from zkapex.circuits.operators import declared
-from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
+from zkapex.circuits.statement import FACTOR_UNIT, StatementSpec
 from zkapex.client.state.holdings import Change, Holdings
-from zkapex.proofs.chunk.commitment import empty_commitment
+from zkapex.proofs.backends import about, backend
+from zkapex.proofs.backends.interface import Engine
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.public import BoolArray, IntArray
 from zkapex.proofs.jobs.claim import Claim
-from zkapex.proofs.jobs.worker import write_job
 from zkapex.proofs.messages import Audit, LayerSpec, ModelManifest, UnlearnRequest
 from zkapex.proofs.records.packing import Int16Array, pack_guards, pack_masks
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, encode
 from zkapex.unlearning.operators import operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, tolerances
+
+if TYPE_CHECKING:
+    from zkapex.circuits.halo2.store import Circuit
 
 _NOBODY = "0" * 64
 _EXPONENT = 12
+_TARGET = 300
+"""Largest target along a direction, in units of the statement's guard limit."""
 _TYPICAL = 16
 """Standard deviation of the weights, as a fraction of the circuit's limit: room for the change."""
 
@@ -49,13 +54,13 @@ class Workload:
 
     Attributes
     ----------
-    circuit : Circuit
+    engine : Engine
     instance : Instance
     holdings : Holdings
     change : Change
     """
 
-    circuit: Circuit
+    engine: Engine
     instance: Instance
     holdings: Holdings
     change: Change
@@ -64,7 +69,7 @@ class Workload:
         """A proving job for every touched chunk, in folders below `folder`."""
         jobs = {chunk: folder / str(chunk) for chunk in self.instance.touched}
         for chunk, job in jobs.items():
-            write_job(job, self.instance.public(chunk), self.change.witness(self.holdings, chunk))
+            self.engine.write_job(job, self.instance, self.holdings, self.change, chunk)
         return jobs
 
     def claim(self) -> Claim:
@@ -72,11 +77,11 @@ class Workload:
         touched, after = self.instance.touched, self.change.apply(self.holdings)
         lists = []
         for holdings in (self.holdings, after):
-            points = [empty_commitment(self.circuit).hex()] * self.instance.manifest.n_chunks
-            for chunk, point in holdings.theta_commitments(self.circuit, touched):
+            points = [""] * self.instance.manifest.n_chunks
+            for chunk, point in self.engine.commit(holdings, touched):
                 points[chunk] = point
             lists.append(points)
-        curvature = self.holdings.curvature_commitments(self.circuit)
+        curvature = self.engine.commit_curvature(self.holdings)
         return Claim(self.instance.manifest, self.instance.request, curvature, *lists)
 
 
@@ -92,19 +97,41 @@ def random_mask(shapes: Sequence[Shape], density: float, rng: np.random.Generato
 
 def random_workload(circuit: Circuit, shapes: Sequence[Shape], masks: Mapping[str, BoolArray], seed: int) -> Workload:
     """A request that masks these weights of a model of these layers, on random weights, curvature and guards."""
-    rng = np.random.default_rng(seed)
-    spec = circuit.spec
+    from zkapex.proofs.backends.halo2 import Halo2Engine
+
     manifest = ModelManifest(
         model="random",
         profile="random",
-        statement=spec,
+        statement=circuit.spec,
         curvature_bits=KAPPA,
-        layers=tuple(LayerSpec(name=s.name, rows=s.rows, cols=s.cols, exponent=_EXPONENT) for s in shapes),
+        layers=_layers(shapes),
         circuit_digest=circuit.vk_digest,
         settings_digest=circuit.settings_digest,
         srs_digest=circuit.srs.digest,
         srs_origin="local",
     )
+    return _workload(Halo2Engine(manifest, circuit), shapes, masks, seed)
+
+
+def layer_workload(
+    spec: StatementSpec, shapes: Sequence[Shape], masks: Mapping[str, BoolArray], seed: int, name: str = "transparent"
+) -> Workload:
+    """The same for a backend that proves layers, whose engine needs nothing but the manifest."""
+    proving = backend(name)
+    fields = proving.manifest_fields(spec, _layers(shapes), KAPPA, "", None)
+    manifest = ModelManifest(
+        model="random", profile="random", statement=spec, curvature_bits=KAPPA, layers=_layers(shapes), **fields
+    )
+    return _workload(proving.open(manifest, {}), shapes, masks, seed)
+
+
+def _layers(shapes: Sequence[Shape]) -> tuple[LayerSpec, ...]:
+    return tuple(LayerSpec(name=s.name, rows=s.rows, cols=s.cols, exponent=_EXPONENT) for s in shapes)
+
+
+def _workload(engine: Engine, shapes: Sequence[Shape], masks: Mapping[str, BoolArray], seed: int) -> Workload:
+    rng, manifest = np.random.default_rng(seed), engine.manifest
+    spec = manifest.statement
     scale = spec.weight_limit / _TYPICAL
     weights = {s.name: np.rint(rng.normal(0, scale / 4, (s.rows, s.cols))).astype(np.int64) for s in shapes}
     curvature = {}
@@ -113,11 +140,19 @@ def random_workload(circuit: Circuit, shapes: Sequence[Shape], masks: Mapping[st
     factors = None
     if "factors" in declared(spec.kind).terms:
         factors = {s.name: rng.integers(0, FACTOR_UNIT, (s.rows, s.cols)) for s in shapes}
-    request = _request(manifest, masks, _guards(manifest, masks, rng), factors)
+    guards = _guards(manifest, masks, rng)
+    targets = None
+    if spec.constrains_result:
+        rows = {layer.name: layer.rows for layer in manifest.layers}
+        targets = {
+            key: rng.integers(-_TARGET, _TARGET + 1, (rows[key[0]], guard.shape[1])).astype(np.int16)
+            for key, guard in guards.items()
+        }
+    request = _request(manifest, masks, guards, factors, targets)
     instance = Instance(manifest, request)
     holdings = Holdings.create(manifest, weights, curvature)
     change = Change.create(*operator(request.operator).apply(holdings, instance), instance.touched)
-    return Workload(circuit, instance, holdings, change)
+    return Workload(engine, instance, holdings, change)
 
 
 def _columns(manifest: ModelManifest, layer: LayerSpec) -> list[int]:
@@ -158,8 +193,11 @@ def _request(
     masks: Mapping[str, BoolArray],
     guards: Mapping[tuple[str, int], Int16Array],
     factors: Mapping[str, IntArray] | None,
+    targets: Mapping[tuple[str, int], Int16Array] | None,
 ) -> UnlearnRequest:
     tau_s, tau_g = tolerances(manifest.rows_per_chunk, manifest.block_width, manifest.guard_rank, KAPPA, GUARD_BITS)
+    if not about(manifest.backend).tolerances_stated:
+        tau_s = tau_g = 0
     now = datetime.now(UTC)
     return UnlearnRequest(
         request_id="random",
@@ -169,7 +207,7 @@ def _request(
         operator=manifest.statement.kind,
         pre_root=_NOBODY,
         mask=pack_masks(manifest, masks, factors),
-        guards=pack_guards(manifest, guards),
+        guards=pack_guards(manifest, guards, targets),
         tau_s=tau_s,
         tau_g=tau_g,
         audit=Audit(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,17 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from zkapex.foreign import one_line
 from zkapex.proofs.records.record import Record
 from zkapex.transport.wire import unpack
 
 MAX_REPLY_BYTES = 256 * 2**20
 ATTEMPTS = 3
 _POLL_S = 0.1
+_SAID = re.compile(r"<class '[\w.]+'>:<['\"](.*?)['\"]?>?$")
+"""How Flower wraps what an app said."""
+_KIND = re.compile(r"(?:Message: |<')([A-Z][A-Za-z]{1,40}Error): ")
+"""How Flower words the error of an app: see `zkapex.client.app.described`."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,18 @@ class Trouble:
         True if the node itself reported an error, False if nothing was heard from it.
     reason : str
         For a person, at most 500 characters, one line.
+    kind : str
+        Class of the error of zkapex that the node reported; empty if it was another one.
     """
 
     reachable: bool
     reason: str
+    kind: str = ""
+
+    @property
+    def for_now(self) -> bool:
+        """Whether asking again later may help: nothing was heard, or the node lacks space or memory."""
+        return not self.reachable or self.kind in ("StorageError", "ResourceError")
 
 
 Answer = RecordDict | Trouble
@@ -123,5 +137,9 @@ class Peers:
 def _answer(reply: Message) -> Answer:
     if reply.has_content():
         return reply.content
-    reason = " ".join(str(reply.error.reason).split())[:500] or "no reason given"
-    return Trouble(reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    reason = one_line(str(reply.error.reason), 10_000) or "no reason given"
+    kind = _KIND.search(reason)
+    said = _SAID.search(reason)
+    reason = (said.group(1) if said else reason)[:500]
+    reachable = reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Trouble(reachable, reason, kind.group(1) if kind and reachable else "")

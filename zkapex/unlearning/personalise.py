@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zkapex.errors import InputError
 from zkapex.unlearning.finite import require_finite
 from zkapex.unlearning.lora import LoRA, adapted
+from zkapex.unlearning.operators.held import Held, HeldTargets
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def fit(
     settings: FitSettings,
     seed: int,
     hold_zero: Mapping[str, torch.Tensor] | None = None,
+    hold_targets: HeldTargets | None = None,
 ) -> float:
     """Train ``model`` in place with cross-entropy and return the mean loss of the last epoch (0.0 for no epoch).
 
@@ -69,15 +71,23 @@ def fit(
     hold_zero : mapping of str to bool tensor, optional
         Layer name to mask ``[out, in]`` of weights that are set to zero and kept there: what an earlier deletion
         removed must not be learned back.
+    hold_targets : mapping of str to tuple of Targets, optional
+        Likewise what earlier deletions prescribed along directions, see `zkapex.unlearning.operators.held`.
 
     Raises
     ------
     InputError
-        If there is nothing to train on, an input is not finite, a label is no class of the model's, a mask does not fit
-        the model, or training diverges.
+        If there is nothing to train on, an input is not finite, a label is no class of the model's, a mask or targets
+        do not fit the model, or training diverges; or targets are held in low-rank adaptation, which cannot.
     """
     _check_examples(inputs, labels)
     held = _held_weights(model, hold_zero or {})
+    if hold_targets and settings.lora:
+        raise InputError("low-rank adaptation cannot hold targets", fix="train all weights")
+    zero = {name: mask.numpy() for name, mask in (hold_zero or {}).items() if name in (hold_targets or {})}
+    holders = Held(zero, hold_targets or {}).in_place(model)
+    for holder in holders:
+        holder.hold()
     generator = torch.Generator().manual_seed(seed)
     steps = max(1, settings.epochs * -(-len(inputs) // settings.batch_size))
     mean_loss = 0.0
@@ -99,6 +109,8 @@ def fit(
                 if schedule is not None:
                     schedule.step()
                 _zero(held)
+                for holder in holders:
+                    holder.hold()
                 total += loss.item() * len(batch)
             mean_loss = total / len(inputs)
             if not math.isfinite(mean_loss):
@@ -118,6 +130,7 @@ def personalise(
     seed: int,
     settings: FitSettings = PERSONALISE,
     hold_zero: Mapping[str, torch.Tensor] | None = None,
+    hold_targets: HeldTargets | None = None,
 ) -> float:
     """Fine-tune the global model in place on personal examples, mixed with replayed general ones if given.
 
@@ -127,7 +140,7 @@ def personalise(
     inputs, labels = personal
     if replay is not None:
         inputs, labels = torch.cat([inputs, replay[0]]), torch.cat([labels, replay[1]])
-    return fit(model, inputs, labels, settings, seed, hold_zero)
+    return fit(model, inputs, labels, settings, seed, hold_zero, hold_targets)
 
 
 def _check_examples(inputs: torch.Tensor, labels: torch.Tensor) -> None:

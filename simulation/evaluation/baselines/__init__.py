@@ -21,8 +21,9 @@ from zkapex.simulation.evaluation.baselines.retrain import Retrain
 from zkapex.simulation.evaluation.baselines.salun import SalUn
 from zkapex.simulation.evaluation.baselines.scrub import Scrub
 from zkapex.simulation.evaluation.baselines.ssd import SelectiveSynapticDampening
+from zkapex.simulation.evaluation.baselines.targeted import Targeted, TargetedTuned
 
-__all__ = ["CLASSIFICATION", "METHODS", "Case", "Method", "methods_called"]
+__all__ = ["CLASSIFICATION", "METHODS", "TARGETED", "Case", "Method", "methods_called"]
 
 _ALL: tuple[Method, ...] = (
     Original(),
@@ -36,13 +37,17 @@ _ALL: tuple[Method, ...] = (
     MaskOnly(),
     GroupObs(),
     GuardedGroupObs(),
+    Targeted(),
+    TargetedTuned(),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
 """Every method, in the order of tables."""
 
-CLASSIFICATION = tuple(name for name in METHODS if name != "npo")
-"""Those that make sense for a classifier."""
+TARGETED = (Targeted.name, TargetedTuned.name)
+"""Those that need targets to be planned."""
+CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", *TARGETED))
+"""Those that make sense for a classifier, whatever is planned."""
 
 
 def methods_called(names: Sequence[str]) -> list[Method]:

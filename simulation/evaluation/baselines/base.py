@@ -36,6 +36,10 @@ class Case:
     deployment : Deployment
     seed : int
         Different for every client and seed.
+    wide : Deployment or None
+        With the layers that have targets, where the scenario plans any.
+    targets : StoredPlan or None
+        Directions and targets the provider chose for these.
     """
 
     before: nn.Module
@@ -46,6 +50,8 @@ class Case:
     plan: StoredPlan
     deployment: Deployment
     seed: int
+    wide: Deployment | None = None
+    targets: StoredPlan | None = None
 
 
 class Method(Protocol):

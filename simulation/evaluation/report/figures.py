@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_EMPHASIS = {"guarded-group-obs": "#2f6f8f", "retrain": "#3f3f46", "original": "#9aa5b1"}
+_EMPHASIS = {"targeted-tuned": "#2f6f8f", "retrain": "#3f3f46", "original": "#9aa5b1"}
 _COLOURS = ("#e0a458", "#b5651d", "#7a9e7e", "#8d6a9f", "#c05780", "#5b8e7d", "#a89f68", "#d17b6c")
 _MARKERS = "svD^Pp*Xo"
 _STYLES = ("-", "--", ":", "-.")
@@ -22,13 +22,9 @@ _STYLES = ("-", "--", ":", "-.")
 def plot_trade_off(results: Mapping[str, Any], path: Path) -> None:
     """Forget against personal accuracy, the mean over seeds of every method with a bar of one standard deviation."""
     figure, axes = _figure(f"{results['scenario']}: forget against personal accuracy")
-    spare = 0
+    colours = _colours(results)
     for index, (name, entry) in enumerate(results["methods"].items()):
         mean, std = entry["mean"], entry["std"]
-        if name in _EMPHASIS:
-            colour = _EMPHASIS[name]
-        else:
-            colour, spare = _COLOURS[spare % len(_COLOURS)], spare + 1
         axes.errorbar(
             100 * mean["forget_acc"],
             100 * mean["personal_acc"],
@@ -36,13 +32,95 @@ def plot_trade_off(results: Mapping[str, Any], path: Path) -> None:
             yerr=100 * (std["personal_acc"] or 0.0),
             fmt=_MARKERS[index % len(_MARKERS)],
             markersize=10 if name in _EMPHASIS else 7,
-            color=colour,
+            color=colours[name],
             elinewidth=0.8,
             label=entry["label"],
         )
     axes.set_xlabel("accuracy on what is to be forgotten, %")
     axes.set_ylabel("personal test accuracy, %")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def _colours(results: Mapping[str, Any]) -> dict[str, str]:
+    """A colour for each method."""
+    spare = [name for name in results["methods"] if name not in _EMPHASIS]
+    return {**_EMPHASIS, **{name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(spare)}}
+
+
+def plot_undone(results: Mapping[str, Any], path: Path) -> None:
+    """Forget accuracy as it is, and after the best attacks without data, of every method; the oracle's as lines."""
+    figure, axes = _figure(f"{results['scenario']}: what comes back without data")
+    shown = {
+        "forget_acc": ("as it is", "#9aa5b1"),
+        "undone_forget_acc": ("best attack, 2 points of retain accuracy lost", "#2f6f8f"),
+        "undone_forget_acc_5": ("best attack, 5 points lost", "#c05780"),
+    }
+    methods = {name: entry for name, entry in results["methods"].items() if "undone_forget_acc" in entry["mean"]}
+    width = 0.8 / len(shown)
+    for number, (metric, (label, colour)) in enumerate(shown.items()):
+        places = [place + (number - 1) * width for place in range(len(methods))]
+        heights = [100 * entry["mean"][metric] for entry in methods.values()]
+        errors = [100 * (entry["std"][metric] or 0.0) for entry in methods.values()]
+        axes.bar(places, heights, width * 0.92, yerr=errors, color=colour, label=label, error_kw={"elinewidth": 0.7})
+        if "retrain" in methods and number:
+            axes.axhline(100 * methods["retrain"]["mean"][metric], color=colour, linewidth=0.8, linestyle="--")
+    axes.set_xticks(
+        range(len(methods)), [entry["label"] for entry in methods.values()], fontsize=8, rotation=30, ha="right"
+    )
+    axes.set_ylabel("accuracy on what is to be forgotten, %\n(dashed: the oracle under the same attacks)")
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def plot_kshot(results: Mapping[str, Any], path: Path) -> None:
+    """Forget accuracy after training on a few examples of what was forgotten, a line per method."""
+    figure, axes = _figure(f"{results['scenario']}: relearning from a few examples")
+    colours = _colours(results)
+    for index, (name, entry) in enumerate(results["methods"].items()):
+        curve = entry["mean"].get("kshot_forget_acc")
+        if curve is None:
+            continue
+        shots = [int(shots) for shots in curve]
+        axes.plot(
+            shots,
+            [100 * value for value in curve.values()],
+            _STYLES[0] if name in _EMPHASIS else _STYLES[1 + index % 3],
+            marker=_MARKERS[index % len(_MARKERS)],
+            linewidth=2.2 if name in _EMPHASIS else 1.0,
+            color=colours[name],
+            label=entry["label"],
+        )
+        axes.set_xticks(shots)
+    axes.set_xlabel("examples of what was forgotten that the attacker holds")
+    axes.set_ylabel("accuracy on what is to be forgotten, %")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def plot_cost(results: Mapping[str, Any], path: Path) -> None:
+    """What relearning from five examples brings back, against the chunks that a client has to prove."""
+    figure, axes = _figure(f"{results['scenario']}: forgetting against the cost of its proof")
+    colours, plans = _colours(results), [seed["plan"] for seed in results["seeds"]]
+    masked = sum(plan["chosen"]["touched_chunks"] for plan in plans) / len(plans)
+    targets = [plan["targets"]["touched_chunks"] for plan in plans if plan.get("targets")]
+    chunks = dict.fromkeys(("mask-only", "group-obs", "guarded-group-obs"), masked)
+    if targets:
+        mean = sum(targets) / len(targets)
+        chunks |= {"targeted-group-obs": mean, "targeted-tuned": 2 * mean}
+    for index, (name, count) in enumerate(chunks.items()):
+        entry = results["methods"].get(name)
+        if entry is None or "kshot_forget_acc" not in entry["mean"]:
+            continue
+        y, spread = (100 * (entry[what]["kshot_forget_acc"]["5"] or 0.0) for what in ("mean", "std"))
+        style = _MARKERS[index % len(_MARKERS)]
+        axes.errorbar(count, y, yerr=spread, fmt=style, markersize=8, color=colours[name], label=entry["label"])
+    oracle = results["methods"]["retrain"]["mean"]["kshot_forget_acc"]["5"]
+    axes.axhline(100 * oracle, color=_EMPHASIS["retrain"], linewidth=0.8, linestyle="--", label="oracle")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("chunks that a client proves (trained on: those of the deletion and of the enrolment after it)")
+    axes.set_ylabel("forget accuracy after relearning from 5 examples, %")
+    axes.legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from zkapex.circuits.operators import declared
 from zkapex.errors import InputError
-from zkapex.proofs.receipts.sentences import percent
+from zkapex.proofs.receipts.sayings import percent
 from zkapex.simulation.federation.federation import DATA_SETS
 from zkapex.storage import load_json
 

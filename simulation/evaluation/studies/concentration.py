@@ -21,8 +21,9 @@ from zkapex.server.requests.plan import load_plan
 from zkapex.simulation.data.digits import Scenario
 from zkapex.simulation.evaluation.preparation import before_deletion, searched
 from zkapex.simulation.evaluation.shelf import Shelf
-from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.unlearning.planning.proxies import calibration
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from zkapex.server.requests.plan import StoredPlan, load_plan
 from zkapex.simulation.evaluation.preparation import before_deletion, searched
 from zkapex.simulation.evaluation.shelf import Shelf
 from zkapex.simulation.evaluation.studies.concentration import mean_accuracies
-from zkapex.simulation.models.training import calibration
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.unlearning.operators.group_obs import RangeExceededError
+from zkapex.unlearning.planning.proxies import calibration
 from zkapex.unlearning.planning.saliency import SCORERS
 
 

@@ -39,10 +39,11 @@ from zkapex.simulation.evaluation.metrics.membership import separation, signals
 from zkapex.simulation.evaluation.preparation import federated
 from zkapex.simulation.evaluation.shelf import Shelf
 from zkapex.simulation.models.tiny import target_layers
-from zkapex.simulation.models.training import accuracy, calibration
+from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.unlearning.personalise import FitSettings, personalise
+from zkapex.unlearning.planning.proxies import calibration
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Outcome, Plan, search
 
 BoolArray = npt.NDArray[np.bool_]

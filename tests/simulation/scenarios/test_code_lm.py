@@ -9,7 +9,7 @@ from tiny_language import TASK, TINY_CODE, save_code, save_model
 from zkapex.errors import InputError
 from zkapex.simulation.evaluation.baselines import METHODS
 from zkapex.simulation.evaluation.evaluate import evaluate
-from zkapex.simulation.evaluation.metrics import METRICS
+from zkapex.simulation.evaluation.metrics import CURVES, METRICS
 from zkapex.simulation.evaluation.preparation import prepare
 from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import Sources, scenario_config
@@ -46,8 +46,8 @@ def test_the_whole_scenario(sources: Sources, tmp_path: Path) -> None:
     assert list(results["methods"]) == [name for name in METHODS if name in TINY_CODE.methods]
     assert "npo" in results["methods"]
     for entry in results["methods"].values():
-        assert set(entry["mean"]) == set(METRICS)
-    assert any("90 %" in target["description"] for target in results["targets"])
+        assert set(entry["mean"]) == {*METRICS, *CURVES}
+    assert any("best attack" in target["description"] for target in results["targets"])
     found = results["seeds"][0]
     bench = TASK(0, sources)
     assert bench.build is not None

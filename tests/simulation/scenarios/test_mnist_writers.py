@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from limits import refuses
 from writers import arrays, writers
 
 from zkapex.errors import InputError
@@ -111,3 +112,26 @@ def test_digits_needs_no_file_and_forgets_another_digit_every_seed() -> None:
     benches = [scenario_config("digits").make(seed, Sources()) for seed in range(3)]
     assert [bench.world.forget_class for bench in benches] == [3, 8, 5]
     assert all(len(bench.world.clients) == 4 for bench in benches)
+
+
+def made(tmp_path: Path, seed: int = 0, **changes: Any) -> None:
+    np.savez(tmp_path / "w.npz", **{**arrays(), **changes})
+    mnist_writers.MNIST_WRITERS.make(seed, Sources(tmp_path / "w.npz"))
+
+
+def test_data_without_the_digit_to_forget_are_refused_before_training(tmp_path: Path) -> None:
+    labels = arrays()["y_train"]
+    error = refuses("writers-no-digit", lambda: made(tmp_path, y_train=np.where(labels == 3, 4, labels)))
+    assert "digit 3" in error.what
+    assert str(tmp_path / "w.npz") in error.what
+    made(tmp_path, seed=1, y_train=np.where(labels == 3, 4, labels))
+
+
+def test_a_client_with_nothing_but_that_digit_is_refused(tmp_path: Path) -> None:
+    labels = arrays()["y_train"]
+    refuses("writers-one-digit", lambda: made(tmp_path, y_train=np.full_like(labels, 3)))
+
+
+def test_labels_with_fractions_are_refused(tmp_path: Path) -> None:
+    labels = arrays()["y_train"]
+    refuses("writers-fractions", lambda: made(tmp_path, y_train=labels + 0.5))

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, Protocol
 
+import numpy as np
+
 from zkapex.circuits.operators import declared, named_object, operator_names
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import ProtocolError
+from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.chunk.public import BoolArray, IntArray
 from zkapex.proofs.messages import LayerSpec, ModelManifest
 from zkapex.unlearning.accelerator import CPU, torch_device
+from zkapex.unlearning.operators.held import Held, Targets
 
 Applied = tuple[dict[str, IntArray], dict[str, IntArray]]
 """New weights int64 [rows, cols] of every layer; multipliers int64 [blocks, rows, r] of those that have any."""
@@ -42,12 +46,16 @@ class Terms:
     steering : mapping of (str, int) to int64 [rows, r]
         By layer and column block: what the unmasked change must be along the guard, in the guard's units; zero in rows
         without a masked weight there. Blocks may be left out. For guarded-group-obs.
+    targets : mapping of (str, int) to int64 [rows, r]
+        By layer and column block: what every row of the result must be along the guard, in the guard's units. Blocks
+        may be left out, and stay as they are but for the mask. For targeted-group-obs and constraint-only.
     """
 
     masks: Mapping[str, BoolArray]
     guards: Mapping[str, Sequence[IntArray]] = field(default_factory=dict)
     factors: Mapping[str, IntArray] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
+    targets: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
     def unguarded(self) -> Terms:
         """The same masks for plain Group-OBS: guards of rank 0, and so no steering."""
@@ -57,12 +65,45 @@ class Terms:
     def of(cls, instance: Instance) -> Terms:
         """The terms of a request."""
         manifest = instance.manifest
+        named = {*instance.masks, *(name for name, _ in instance.steering)}
         guards = {
             layer.name: [instance.guard(layer.name, block) for block in range(manifest.blocks(layer))]
             for layer in manifest.layers
-            if layer.name in instance.masks
+            if layer.name in named
         }
-        return cls(instance.masks, guards, instance.dampening, instance.steering)
+        masks = {layer.name: instance.mask(layer.name) for layer in manifest.layers if layer.name in named}
+        if manifest.statement.constrains_result:
+            return cls(masks, guards, targets=instance.steering)
+        return cls(masks, guards, instance.dampening, instance.steering)
+
+    @classmethod
+    def demanded(cls, manifest: ModelManifest, demands: Demands) -> Terms:
+        """What requests demand for good, as constraint-only takes it."""
+        masks, guards = dict(demands.zeros), {}
+        for layer in manifest.layers:
+            if any(name == layer.name for name, _ in demands.along):
+                masks.setdefault(layer.name, np.zeros((layer.rows, layer.cols), np.bool_))
+                empty = np.zeros((manifest.block_width, 0), np.int64)
+                blocks = (demands.along.get((layer.name, block)) for block in range(manifest.blocks(layer)))
+                guards[layer.name] = [empty if one is None else one.directions for one in blocks]
+        return cls(masks, guards, targets={key: one.targets for key, one in demands.along.items()})
+
+    def held(self, exponents: Mapping[str, int]) -> Held:
+        """What masks and targets leave fixed in a model that is trained on.
+
+        Parameters
+        ----------
+        exponents : mapping of str to int
+            log2 of each layer's scale.
+        """
+        found: dict[str, tuple[Targets, ...]] = {}
+        for (name, block), values in self.targets.items():
+            v = self.guards[name][block]
+            start = block * len(v)
+            cut = v[: self.masks[name].shape[1] - start].astype(np.float64)
+            one = Targets(start, cut, np.asarray(values * 2.0 ** -exponents[name], np.float64))
+            found[name] = (*found.get(name, ()), one)
+        return Held({name: mask for name, mask in self.masks.items() if mask.any()}, found)
 
 
 class Committed(Protocol):

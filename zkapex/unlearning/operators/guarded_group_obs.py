@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from zkapex.circuits.operators.tolerances import GUARD_BITS, tolerances
 from zkapex.circuits.statement import StatementSpec
 from zkapex.proofs.chunk.public import IntArray
 from zkapex.unlearning.accelerator import CPU
 from zkapex.unlearning.curvature.factor import KAPPA
 from zkapex.unlearning.operators import Applied, Curvature, Operator, Terms
-from zkapex.unlearning.operators.group_obs import GUARD_BITS, solve_layer, tolerances
+from zkapex.unlearning.operators.group_obs import solve_layer
 
 
 @dataclass(frozen=True)

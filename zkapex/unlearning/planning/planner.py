@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from zkapex.circuits.operators import declared, named_object
+from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, no_step
 from zkapex.unlearning.planning.trials import BoolArray, Contrast, Examples, FixedPoint, Plan, Trial
 
@@ -37,6 +38,8 @@ class Question:
         Where the forget set is to be answered like examples that were never seen.
     on_step : callable
         Told where the search is.
+    standing : Standing
+        What earlier requests have left, of which planners with targets keep all targets.
     """
 
     trials: Sequence[Trial]
@@ -47,6 +50,7 @@ class Question:
     earlier: Mapping[str, BoolArray] | None = None
     contrast: Contrast | None = None
     on_step: OnStep = no_step
+    standing: Standing = field(default_factory=Standing)
 
 
 class Planner(ABC):

@@ -32,8 +32,10 @@ from zkapex.unlearning.operators.group_obs import RangeExceededError
 from zkapex.unlearning.planning.dampening import ALPHAS, STRENGTHS
 from zkapex.unlearning.planning.guard import gradient_gram, guard_blocks
 from zkapex.unlearning.planning.mask import concentrated
+from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.planner import Planner, Question, planner
 from zkapex.unlearning.planning.saliency import score, statistics
+from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steering import STEER, Steer, fit_steering
 from zkapex.unlearning.planning.steps import OnStep, Step, counted, no_step
 from zkapex.unlearning.planning.trials import (
@@ -92,6 +94,9 @@ class SearchSpace:
         products are checked at a challenge.
     cost_first : bool
         If no mask forgets within the cost: whether to stay within it and forget as much as that allows.
+    opponents : tuple of Opponent
+        For operators with targets, instead of scorers, ranks and fractions: what they are planned against, the
+        cheapest first.
     """
 
     scorers: tuple[str, ...] | None = None
@@ -107,6 +112,7 @@ class SearchSpace:
     concentration: float = 0.0
     steer: Steer | None = STEER
     cost_first: bool = False
+    opponents: tuple[Opponent, ...] = (Opponent(),)
 
     def __post_init__(self) -> None:
         if self.scorers == () or self.guard_ranks == () or not self.fractions:
@@ -125,6 +131,11 @@ class SearchSpace:
         """What counts as success."""
         return Target(self.forget_target, self.retain_cost, self.margin)
 
+    def for_statement(self, statement: StatementSpec) -> SearchSpace:
+        """The space without what a statement has no use for, and with no larger margin than its planner holds."""
+        space = replace(self, margin=min(self.margin, planner(statement.kind).largest_margin))
+        return replace(space, scorers=None, guard_ranks=None) if statement.curvature == "none" else space
+
     def combinations(self, statement: StatementSpec) -> list[tuple[str, int]]:
         """The scorers and guard ranks to grow a mask by, in order."""
         scorers = self.scorers or (("taylor",) if statement.curvature == "none" else ("taylor", "aware"))
@@ -140,6 +151,7 @@ def search(
     earlier: Mapping[str, BoolArray] | None = None,
     contrast: Contrast | None = None,
     on_step: OnStep = no_step,
+    standing: Standing | None = None,
 ) -> Plan:
     """Try deletions of growing size until every copy has forgotten; choose the smallest that does at acceptable cost.
 
@@ -163,6 +175,8 @@ def search(
         `zkapex.unlearning.planning.steering`.
     on_step : callable, optional
         Told where the search is; not of dampening, which looks at the examples once.
+    standing : Standing, optional
+        Scales that clients have enrolled under, and targets that the plan keeps.
 
     Raises
     ------
@@ -178,12 +192,13 @@ def search(
     chooser = planner(encoding.statement.kind)
     if not copies or not names:
         raise InputError("a search needs at least one copy, one target layer and one example to forget")
-    chooser.check(Question((), names, forget_set, encoding, space, earlier, contrast, on_step))
-    trials = trials_of(copies, names, encoding)
+    question = Question((), names, forget_set, encoding, space, earlier, contrast, on_step, standing or Standing())
+    chooser.check(question)
+    trials = trials_of(copies, names, encoding, question.standing.exponents)
     found: list[Plan] = []
     failure: RangeExceededError | None = None
     try:
-        for plan in chooser.plans(Question(trials, names, forget_set, encoding, space, earlier, contrast, on_step)):
+        for plan in chooser.plans(replace(question, trials=trials)):
             found.append(plan)
     except RangeExceededError as error:
         failure = error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Stage = Literal["saliency", "steering"]
+Stage = Literal["saliency", "steering", "targets"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Step:
     fraction : float
         Size of the mask that is being made.
     stage : str
-        What is under way for it: per-example gradients, counted in examples, or the fit of the steering, in steps.
+        What is under way for it: per-example gradients, counted in examples, or the fit of the steering or of
+        targets, in steps.
     done, total : int
         Of that stage.
     """
@@ -35,6 +36,8 @@ class Step:
 
     def words(self) -> str:
         """For a person, in one line."""
+        if self.stage == "targets":
+            return f"targets of rank {self.guard_rank}: step {self.done} of {self.total}"
         return f"mask of {100 * self.fraction:.3g} % by {self.scorer}: {self.stage} {self.done} of {self.total}"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from zkapex.circuits.encoding import exponent_for, quantise
+from zkapex.circuits.operators.tolerances import GUARD_BITS
 from zkapex.circuits.statement import StatementSpec
 from zkapex.errors import InputError
 from zkapex.unlearning.curvature.factor import KAPPA, CurvatureEncoding, EncodedCurvature, curvature_of
 from zkapex.unlearning.operators import Terms, operator
-from zkapex.unlearning.operators.group_obs import GUARD_BITS
 from zkapex.unlearning.planning.mask import ChunkShape
 from zkapex.unlearning.planning.saliency import margins
 from zkapex.unlearning.weights import put_weight, weight_of
@@ -201,6 +201,8 @@ class Plan:
         For dampening, in units of ``1 / FACTOR_UNIT``, one (`FACTOR_UNIT`) where unmasked; else empty.
     steering : mapping of (str, int) to int64 array [out, r]
         By layer and column block, see `zkapex.unlearning.operators.Terms`.
+    targets : mapping of (str, int) to int64 array [out, r]
+        Likewise.
     """
 
     chosen: Outcome
@@ -209,11 +211,12 @@ class Plan:
     curve: tuple[Outcome, ...]
     factors: Mapping[str, IntArray] = field(default_factory=dict)
     steering: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
+    targets: Mapping[tuple[str, int], IntArray] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
         """The plan as operators take it."""
-        return Terms(self.masks, self.guards, self.factors, self.steering)
+        return Terms(self.masks, self.guards, self.factors, self.steering, self.targets)
 
 
 _WORSE_THAN_REMEMBERING = 2.0
@@ -265,8 +268,19 @@ class Trial:
         return model
 
 
-def trials_of(copies: Sequence[Copy], names: Sequence[str], encoding: FixedPoint) -> list[Trial]:
-    """Every copy as the operator sees it; the first, the global model, decides the layers' scales.
+def trials_of(
+    copies: Sequence[Copy], names: Sequence[str], encoding: FixedPoint, exponents: Mapping[str, int] | None = None
+) -> list[Trial]:
+    """Every copy as the operator sees it.
+
+    Parameters
+    ----------
+    copies : sequence of Copy
+    names : sequence of str
+        Target layers.
+    encoding : FixedPoint
+    exponents : mapping of str to int, optional
+        log2 of layers' scales; the first copy, the global model, decides those of the others.
 
     Raises
     ------
@@ -275,8 +289,12 @@ def trials_of(copies: Sequence[Copy], names: Sequence[str], encoding: FixedPoint
     """
     if not copies or not names:
         raise InputError("a search needs at least one copy, one target layer and one example to forget")
-    exponents = {name: exponent_for(weight_of(copies[0].model, name), encoding.weight_limit) for name in names}
-    return [Trial(c, names, exponents, encoding) for c in copies]
+    given = exponents or {}
+    scales = {
+        name: given[name] if name in given else exponent_for(weight_of(copies[0].model, name), encoding.weight_limit)
+        for name in names
+    }
+    return [Trial(c, names, scales, encoding) for c in copies]
 
 
 def judge(
@@ -326,7 +344,7 @@ def choose(found: Sequence[Plan], cost_first: bool = False) -> Plan:
     Each of `found` carries its own outcome only; the choice carries all of them as its curve.
     """
     best = min(found, key=lambda plan: _preference(plan.chosen, cost_first))
-    return Plan(best.chosen, best.masks, best.guards, tuple(plan.chosen for plan in found), best.factors, best.steering)
+    return replace(best, curve=tuple(plan.chosen for plan in found))
 
 
 def _preference(outcome: Outcome, cost_first: bool) -> tuple[bool, bool, float, float]:

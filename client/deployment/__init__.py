@@ -1,0 +1,1 @@
+"""A device that an engineer installs: its folder, checks, processes, and its agent over encrypted state."""

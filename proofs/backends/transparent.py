@@ -1,0 +1,251 @@
+"""The transparent backend: proofs of whole layers from codes and hashes, without a reference string."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import zkapex.errors
+from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.transparent.compliance import Compliance
+from zkapex.circuits.transparent.merkle import DIGEST
+from zkapex.circuits.transparent.prove import verify_change
+from zkapex.errors import CommitmentError, Error, ProofError, ProverError, ReceiptError, ResourceError, SaltsSpentError
+from zkapex.proofs.backends.interface import (
+    Backend,
+    Before,
+    Changed,
+    Earlier,
+    Engine,
+    Fields,
+    OnStart,
+    Openings,
+    Secrets,
+    Vectors,
+)
+from zkapex.proofs.chunk.demands import Demands
+from zkapex.proofs.chunk.instance import Instance
+from zkapex.proofs.jobs.claim import Claim
+from zkapex.proofs.jobs.worker import finished
+from zkapex.proofs.layer.job import write_layer_job
+from zkapex.proofs.layer.state import prove_held_state, prove_same, prove_state, roots, verify_continued, verify_state
+from zkapex.proofs.layer.terms import change_context, parameters_digest, terms_of
+from zkapex.proofs.messages import (
+    Continuation,
+    Demand,
+    Enrolment,
+    Held,
+    HeldProof,
+    LayerSpec,
+    ModelManifest,
+    SameStates,
+)
+from zkapex.proofs.records.record import encode_parts
+
+
+class LayerVerifier:
+    """Checks the proofs of one request against the states before and after.
+
+    The states before have to be states: by the enrolment's proofs, and those of every request since.
+
+    Parameters
+    ----------
+    instance : Instance
+    pre, post : sequence of str
+        Roots of all layers (hex) before and after.
+    """
+
+    def __init__(self, instance: Instance, pre: Sequence[str], post: Sequence[str]) -> None:
+        self._instance, self._pre, self._post = instance, tuple(pre), tuple(post)
+
+    def verify(self, chunk: int, proof: bytes) -> float:
+        """Return only if `proof` proves the layer; the CPU seconds that took.
+
+        Raises
+        ------
+        CommitmentError, ProofError
+            Otherwise.
+        InputError
+            The request asks for what cannot be proved.
+        """
+        start = time.process_time()
+        terms = terms_of(self._instance, chunk)
+        before, after = bytes.fromhex(self._pre[chunk]), bytes.fromhex(self._post[chunk])
+        try:
+            verify_change(terms, before, after, change_context(self._instance, chunk), proof)
+        except ProofError as e:
+            rejected = self._instance.manifest.statement.statement.rejected
+            raise ProofError(rejected, why=f"{e.what}: {e.why}" if e.why else e.what) from e
+        return time.process_time() - start
+
+
+class TransparentEngine(Engine):
+    """See `Engine`."""
+
+    def __init__(self, manifest: ModelManifest) -> None:
+        self.manifest = manifest
+
+    def commit(self, secrets: Secrets, units: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """See `Engine`."""
+        return roots(secrets, units)
+
+    def prove_states(
+        self, secrets: Secrets, theta: Sequence[str], client_id: str, nonce: str, openings: Openings
+    ) -> tuple[bytes, ...]:
+        """See `Engine`."""
+        proofs = []
+        for unit in range(self.manifest.n_chunks):
+            openings.spend(_vector(secrets, unit), _statement("state", client_id, nonce, theta[unit]))
+            proofs.append(prove_state(secrets, unit, client_id, nonce))
+        return tuple(proofs)
+
+    def continuation(
+        self,
+        secrets: Secrets,
+        theta: tuple[str, ...],
+        curvature: tuple[str, ...],
+        demand: Demand,
+        same: Earlier | None,
+        kept: Earlier | None,
+        context: str,
+        openings: Openings,
+    ) -> Continuation:
+        """See `Engine`."""
+        equal = held = unchanged = None
+        units = range(self.manifest.n_chunks)
+        both = [] if same is None else [
+            {"before": same.secrets.salts[f"theta/{unit}"], "after": secrets.salts[f"theta/{unit}"]} for unit in units
+        ]  # fmt: skip
+        if same is not None:
+            whats = [_statement("same", context, same.theta[unit], theta[unit]) for unit in units]
+            try:
+                openings.require(both, whats)
+            except SaltsSpentError:
+                same = None  # zeros where they have to be can be shown of the new states alone
+        if same is not None:
+            proofs = []
+            for unit in units:
+                openings.spend(both[unit], whats[unit])
+                proofs.append(prove_same(secrets, same.secrets, unit, kept is not None, context))
+            equal = SameStates(proofs=tuple(proofs))
+            unchanged = None if kept is None else SameStates(proofs=())
+        else:
+            demands = Demands.unpacked(self.manifest, demand.mask, demand.guards)
+            shown = []
+            for unit in demands.touched(self.manifest):
+                openings.spend(_vector(secrets, unit), _statement("held", context, theta[unit]))
+                shown.append(HeldProof(chunk=unit, proof=prove_held_state(secrets, unit, demands, context)))
+            held = Held(mask=demand.mask, guards=demand.guards, proofs=tuple(shown))
+        return Continuation(previous=demand.previous, root=demand.root, theta=equal, held=held, curvature=unchanged)
+
+    def write_job(self, folder: Path, instance: Instance, secrets: Secrets, change: Changed, unit: int) -> None:
+        """See `Engine`."""
+        terms, context = terms_of(instance, unit), change_context(instance, unit)
+        write_layer_job(folder, terms, self.manifest.statement, secrets, change, unit, context)
+
+    def prove_jobs(self, folders: Sequence[Path], workers: int | None, on_start: OnStart) -> None:
+        """See `Engine`; a process for each, one after the other, or several at a time if that is asked for."""
+        waiting = [folder for folder in folders if finished(folder) is None]
+
+        def one(folder: Path) -> None:
+            on_start(folder)
+            _run(folder)
+
+        with ThreadPoolExecutor(max_workers=workers or 1) as pool:
+            list(pool.map(one, waiting))
+
+    def opened_by(self, instance: Instance, secrets: Secrets, change: Changed, unit: int) -> tuple[Vectors, bytes]:
+        """See `Engine`."""
+        name = f"theta/{unit}"
+        opened = {f"{name} before": secrets.salts[name], f"{name} after": change.salts[name]}
+        if isinstance(terms_of(instance, unit), Compliance):
+            del opened[f"{name} before"]
+        return opened, _statement("change", change_context(instance, unit).hex())
+
+    def check_commitment(self, text: str) -> None:
+        """See `Engine`."""
+        if len(text) != 2 * DIGEST:
+            raise CommitmentError(f"a root has {len(text)} hex digits, expected {2 * DIGEST}")
+
+    def verify_enrolment(self, enrolment: Enrolment, units: Sequence[int] | None = None) -> float:
+        """See `Engine`."""
+        start = time.process_time()
+        if enrolment.curvature or enrolment.curvature_proofs:
+            raise CommitmentError("an enrolment comes with commitments or proofs of another backend")
+        for unit in range(self.manifest.n_chunks) if units is None else units:
+            verify_state(self.manifest, enrolment, unit)
+        return time.process_time() - start
+
+    def verify_continuation(self, enrolment: Enrolment, before: Before) -> None:
+        """See `Engine`."""
+        verify_continued(self.manifest, enrolment, before)
+
+    def verifier(self, claim: Claim) -> LayerVerifier:
+        """See `Engine`."""
+        return LayerVerifier(Instance(claim.manifest, claim.request), claim.pre, claim.post)
+
+
+class Transparent(Backend):
+    """See `Backend`."""
+
+    name = "transparent"
+
+    def require_buildable(self, statement: StatementSpec) -> None:
+        """See `Backend`: nothing has to be built."""
+
+    def manifest_fields(
+        self, statement: StatementSpec, layers: Sequence[LayerSpec], kappa: int, srs: str, check: StatementSpec | None
+    ) -> Fields:
+        """See `Backend`."""
+        shapes = [(layer.rows, layer.cols) for layer in layers]
+        return {"circuit_digest": parameters_digest(statement, shapes, kappa), "backend": self.name}
+
+    def open(self, manifest: ModelManifest, parcel: Mapping[str, bytes]) -> TransparentEngine:
+        """See `Backend`."""
+        shapes = [(layer.rows, layer.cols) for layer in manifest.layers]
+        ours = parameters_digest(manifest.statement, shapes, manifest.curvature_bits)
+        if ours != manifest.circuit_digest:
+            raise ReceiptError(
+                "the manifest's parameters are not those its statement has",
+                why=f"made here: {ours[:16]}..., claimed: {manifest.circuit_digest[:16]}...",
+                fix="whoever made it used other parameters or another release; do not accept it",
+            )
+        return TransparentEngine(manifest)
+
+
+def _vector(secrets: Secrets, unit: int) -> Vectors:
+    return {f"theta/{unit}": secrets.salts[f"theta/{unit}"]}
+
+
+def _statement(what: str, *parts: str) -> bytes:
+    return encode_parts("zkapex:opened:v1", what, *parts)
+
+
+def _run(folder: Path) -> None:
+    """Prove a job in a process of its own."""
+    command = [sys.executable, "-m", "zkapex.proofs.layer.job", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
+    if done.returncode == 0:
+        return
+    try:
+        kind, what, why, fix = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        if done.returncode < 0:
+            raise ResourceError(
+                f"a prover was killed by signal {-done.returncode}",
+                why="most likely by the kernel, because memory ran out",
+                fix="free memory; finished layers are kept",
+            ) from None
+        raise ProverError("a prover ended unexpectedly", why=done.stderr.strip()[-500:]) from None
+    of: type[Error] = getattr(zkapex.errors, kind, ProverError)
+    raise of(what, why=why, fix=fix)
+
+
+BACKEND = Transparent()

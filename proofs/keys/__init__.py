@@ -1,0 +1,1 @@
+"""Whose signatures count: keysets signed by an offline root, and keys that are trusted by themselves."""

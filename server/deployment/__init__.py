@@ -1,0 +1,1 @@
+"""A server that an operator installs and runs: its folder, certificates, gate, processes and campaigns."""

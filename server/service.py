@@ -1,0 +1,653 @@
+"""A federation, as the thing that lives: steps that can be called one by one, again and again, request after request.
+
+What is finished is on disk in the work folder, and a step that finds it there does not do it again::
+
+    provider/key.pem, key.pub     signs requests and receipts
+    provider/registry.sqlite      clients, commitments, requests, proofs, receipts
+    provider/run.json             what must not change as long as the federation lives
+    provider/roster.json          who may be a client, see `zkapex.server.federation.admission`
+    provider/manifest.json        what is proved about which model
+    provider/global.npz           the model after federated training
+    result.json                   what came of the last request, and of all, for people and machines
+
+and, for every request, what `zkapex.server.requests.folder` lists. One process at a time works in it.
+
+`Federation.carry_out` takes one request from training to receipts. `Federation.tick` is for a federation that lives for
+months: it asks whoever is there for whatever is due, and ends; nothing is lost if it is killed, nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.serverapp import Grid
+from torch import nn
+
+from zkapex.errors import Error, InputError, ProtocolError
+from zkapex.proofs.backends import about
+from zkapex.proofs.backends.interface import Engine
+from zkapex.proofs.chunk.demands import Demands
+from zkapex.proofs.ledger.log import Log
+from zkapex.proofs.messages import EvaluateReply, ModelManifest, TuneReply
+from zkapex.proofs.receipts.chain import ENROLMENTS
+from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
+from zkapex.server.events import EventLog
+from zkapex.server.federation.admission import Admission
+from zkapex.server.federation.claim import claim
+from zkapex.server.federation.identity import Identity, identify
+from zkapex.server.federation.lock import one_writer
+from zkapex.server.federation.provider import Continuing, Delegating, ManyRequests, Orders, Provider
+from zkapex.server.federation.roster import Roster
+from zkapex.server.federation.settings import RunSettings
+from zkapex.server.federation.setup import check_provider, load_manifest, prepare
+from zkapex.server.federation.training import train
+from zkapex.server.protocol.states import ClientStatus
+from zkapex.server.requests.coordinator import Coordinator
+from zkapex.server.requests.costs import CostBook
+from zkapex.server.requests.delegation import delegated_plan, proposal_facts
+from zkapex.server.requests.deletion import Deletion
+from zkapex.server.requests.due import Due, due
+from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
+from zkapex.server.requests.keeping import Keeper
+from zkapex.server.requests.plan import StoredPlan, keep_plan, load_plan, save_plan, unlearn_global
+from zkapex.server.requests.result import client_result
+from zkapex.server.store.registry import Registry, utc_now
+from zkapex.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.transport.peers import Peers
+from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
+from zkapex.unlearning.operators import Terms, operator
+from zkapex.unlearning.operators.held import Held
+from zkapex.unlearning.planning.keep import keep
+from zkapex.unlearning.planning.standing import Standing
+from zkapex.unlearning.planning.steps import OnStep, no_step, seldom
+from zkapex.unlearning.planning.trials import Plan
+
+SCORES, TUNES, TUNED, REGISTRY = "scores.json", "tune.json", "tuned.json", "registry.sqlite"
+
+
+class Federation:
+    """The provider's side of one federation.
+
+    Parameters
+    ----------
+    provider : Provider
+    settings : RunSettings
+    work_dir : Path
+        Where all its state is.
+    events : EventLog
+    clock : callable
+        Gives the time in UTC.
+    registry : str
+        URL of a PostgreSQL database; empty: the registry is a file in the folder.
+    orders : Orders, optional
+        What operators ordered: by when, and of which earlier request it is a repetition.
+
+    As a context manager it is the only one that works in its folder.
+
+    Raises
+    ------
+    ProtocolError
+        From ``with``: another process works in the folder.
+    InputError
+        From ``with``: the folder holds another federation.
+    StorageError
+        From everything: the folder cannot be written, or is damaged.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        settings: RunSettings,
+        work_dir: Path,
+        events: EventLog,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        registry: str = "",
+        orders: Orders | None = None,
+    ) -> None:
+        self.provider = provider
+        self.settings = settings
+        self.work_dir = work_dir
+        self.order = Order(work_dir)
+        self.admission = Admission(work_dir / "provider" / "roster.json", settings.admission)
+        self._events = events
+        self._orders = orders
+        self._clock = clock
+        self._location = registry or work_dir / "provider" / REGISTRY
+        self._stack = ExitStack()
+        self._registry: Registry | None = None
+        self._engine: Engine | None = None
+        self._session: tuple[Grid, Coordinator] | None = None
+
+    def __enter__(self) -> Self:
+        folder = self.work_dir / "provider"
+        with ExitStack() as stack:
+            stack.enter_context(one_writer(folder))
+            claim(folder / "run.json", self.provider, self.settings)
+            self._key = load_or_create_private_key(folder / "key.pem")
+            if not (self.work_dir / "key.pub").exists():
+                save_public_key(self._key.public_key(), self.work_dir / "key.pub")
+            registry = Registry(self._location, self.provider.federation, clock=self._clock)
+            self._registry = stack.enter_context(registry)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+        self._stack.close()
+
+    @property
+    def registry(self) -> Registry:
+        """Its memory."""
+        if self._registry is None:
+            raise InputError("a federation is used outside of its `with` block")
+        return self._registry
+
+    # -- one step at a time -------------------------------------------------------------------------------------------
+
+    def train(self, grid: Grid, request_id: str | None = None) -> nn.Module:
+        """Train the global model, once; with a request, go on training it before that request, if settings say so.
+
+        Clients in quarantine, and those that wait for an operator, take no part.
+        """
+        settings = self.settings
+        first = self.work_dir / "provider" / "global.npz"
+        emit = self._events.emit
+        if not first.exists():
+            check_provider(self.provider, settings)
+            train(
+                grid, self.provider, first, settings.rounds, settings.timeout_s, settings.seed, emit,
+                barred=self._barred(grid),
+            )  # fmt: skip
+        elif request_id is not None and self._between(request_id) and settings.rounds_between:
+            folder = self.order.folder(request_id)
+            state = self._state_before(request_id)
+            train(
+                grid, self._about(request_id), folder.trained, settings.rounds_between, settings.timeout_s,
+                settings.seed, emit, start=state, held=self._held(request_id), barred=self._barred(grid),
+            )  # fmt: skip
+        return self.model(request_id)
+
+    def join(self, grid: Grid) -> Roster:
+        """Learn which nodes are which clients, anew."""
+        if self._engine is None:
+            self._events.emit("keys.started", profile=self.settings.profile)
+            manifest = self.work_dir / "provider" / "manifest.json"
+            self._engine = prepare(self.provider, self.settings, self._initial(), manifest)
+            built = self._engine.circuit
+            if built is None:
+                self._events.emit("keys.done")
+            else:
+                self._events.emit("keys.done", rows=built.rows, log2_rows=built.spec.log2_rows)
+        engine = self._engine
+        roster = Roster(
+            Peers(grid, self.settings.timeout_s), self.registry, self._key, engine, self._events.emit, self.admission,
+        )  # fmt: skip
+        roster.recognise()
+        self._session = (
+            grid,
+            Coordinator(roster, self.settings.batch, self.settings.verify_workers, keeper=self._keeper()),
+        )
+        return roster
+
+    def _keeper(self) -> Keeper:
+        """What keeps the log, stamps and openings, in the provider's folder."""
+        folder = self.work_dir / "provider"
+        return Keeper(
+            folder,
+            Log.create(folder / "ledger", f"zkapex.example/{self.provider.federation}"),
+            self.settings.tsa,
+            lambda what, why: self._events.emit("evidence.missing", what=what, reason=why),
+        )
+
+    def personalise(self, grid: Grid, request_id: str | None = None) -> None:
+        """Have devices make the global model their own: new ones, and all before a later request if settings say so."""
+        roster, settings = self._coordinator(grid).roster, self.settings
+        again: set[str] = set()
+        if request_id is not None and settings.personalise_between and self._between(request_id):
+            folder = self.order.folder(request_id)
+            again = {client.client_id for client in self.registry.clients()} - (folder.clients(PERSONALISED) or set())
+        self._events.emit("personalise.started", clients=len(roster.strangers()) + len(again))
+        weights = {name: value.numpy(force=True) for name, value in self.model(request_id).state_dict().items()}
+        done = roster.personalise(weights, settings.personal_epochs, settings.personal_lr, settings.seed, again)
+        if done and request_id is not None:
+            folder = self.order.folder(request_id)
+            folder.keep_clients(PERSONALISED, (folder.clients(PERSONALISED) or set()) | done)
+
+    def enrol(self, grid: Grid) -> None:
+        """Have whoever must commit to its weights and curvature do so.
+
+        Raises
+        ------
+        ProtocolError
+            Nobody is a client after that.
+        """
+        self._events.emit("enrol.started")
+        self._coordinator(grid).roster.enrol()
+
+    def plan(self, grid: Grid, request_id: str) -> StoredPlan:
+        """Choose mask, guard, steering and factors of a request, once; from here on it is one of the federation's."""
+        coordinator = self._coordinator(grid)
+        roster, folder, provider = coordinator.roster, self.order.folder(request_id), self._about(request_id)
+        self.order.add(request_id)
+        roster.emit("search.started", request=request_id)
+        plan = load_plan(folder.own)
+        if plan is None and (again := self._orders and self._orders.repeats(request_id)):
+            plan = self._repeat(folder, *again)
+        if plan is None:
+            model, statement = self.model(request_id), roster.manifest.statement
+            demands = self._demands(request_id)
+            delegation = provider.delegate(model, statement) if isinstance(provider, Delegating) else None
+            if delegation is None:
+                on_step = seldom(lambda step: roster.emit("search.step", doing=step.words()))
+                found = _planned(provider, model, roster.manifest, demands, on_step)
+            else:
+                found = delegated_plan(coordinator, delegation, model, request_id, folder.own)
+            plan = save_plan(folder.own, keep(found, demands, roster.manifest))
+        if folder.clients(ADDRESSED) is None:
+            folder.keep_clients(ADDRESSED, {client.client_id for client in self.registry.clients()})
+        roster.emit("search.done", **plan.chosen)
+        return plan
+
+    def _repeat(self, folder: RequestFolder, earlier: str, clients: frozenset[str]) -> StoredPlan:
+        """The plan of an earlier request again, for clients that did not prove that one.
+
+        The global model has been through it, and stays as it is.
+        """
+        plan = cast("Plan", self._plan_of(earlier))  # it has all that `keep` looks at, under the same names
+        plan = keep(plan, self._demands(folder.request_id), self._manifest())
+        folder.keep_clients(ADDRESSED, set(clients))
+        save_arrays(folder.unlearned, self._state_before(folder.request_id))
+        return keep_plan(folder.own, cast("StoredPlan", plan))
+
+    def preview(self, request_id: str) -> tuple[ModelManifest, Plan]:
+        """What a request that was not made yet would ask for; nothing of it is kept, and nobody is asked.
+
+        Raises
+        ------
+        InputError
+            A client would choose the mask.
+        """
+        manifest = load_manifest(self.work_dir / "provider" / "manifest.json")
+        provider, model = self._about(request_id), self.model(request_id)
+        if isinstance(provider, Delegating) and provider.delegate(model, manifest.statement) is not None:
+            raise InputError("what this request costs is not known before", why="a client would choose the mask")
+        demands = self._demands(request_id)
+        return manifest, keep(_planned(provider, model, manifest, demands), demands, manifest)
+
+    def open(self, grid: Grid, request_id: str) -> None:
+        """Sign the request to every client it is addressed to that has none yet, is here, and may be asked."""
+        folder = self.order.folder(request_id)
+        self._coordinator(grid).open(self._deletion(request_id), folder.clients(ADDRESSED))
+
+    def distribute(self, grid: Grid, request_id: str) -> None:
+        """Send the request to whoever has not answered it, and take the signed responses."""
+        coordinator = self._coordinator(grid)
+        coordinator.miss_absent(request_id)
+        coordinator.distribute(request_id)
+
+    def prove(self, grid: Grid, request_id: str) -> None:
+        """Ask for proofs, verify them, and settle the requests of all whose proofs hold."""
+        self._coordinator(grid).prove(request_id, self._costs(request_id))
+
+    def evaluate(self, grid: Grid, request_id: str) -> dict[str, EvaluateReply]:
+        """Clients' own tallies before and after a request, asked for once; by client id."""
+        path = self.order.folder(request_id).own / SCORES
+        known = self._scores(request_id)
+        known |= self._coordinator(grid).evaluate(request_id, known)
+        if known:
+            text = {client_id: json.loads(reply.to_bytes()) for client_id, reply in known.items()}
+            save_text(path, json.dumps(text))
+        return known
+
+    def conclude(self, grid: Grid, request_id: str) -> dict[str, Path]:
+        """Issue the receipts of all whose part is over and deliver them; their folders by client id."""
+        coordinator, folder = self._coordinator(grid), self.order.folder(request_id)
+        written = coordinator.conclude(request_id, folder.receipts)
+        self._publish_enrolments(written)
+        delivered = folder.clients(DELIVERED) or set()
+        taken = coordinator.deliver({one: path for one, path in written.items() if one not in delivered})
+        if taken:
+            folder.keep_clients(DELIVERED, delivered | taken)
+        return written
+
+    def tune(self, grid: Grid, request_id: str) -> None:
+        """Have clients that proved a request train on with what was deleted held, once, and enrol what comes of it.
+
+        Only after requests that prescribe what the result is along directions, and if settings say so.
+        """
+        settings, roster = self.settings, self._coordinator(grid).roster
+        folder, known, due = self.order.folder(request_id), self._tuned(request_id), self._to_tune(request_id)
+        if not due:
+            return
+        self._events.emit("tune.started", clients=len(due), request=request_id)
+        path = folder.own / TUNES
+        nonces: dict[str, str] = load_json(path) if path.exists() else {}
+        nonces |= {client_id: secrets.token_hex(32) for client_id in sorted(due - nonces.keys())}
+        save_text(path, json.dumps(nonces))
+        wanted = {client_id: nonces[client_id] for client_id in due}
+        known |= roster.tune(request_id, wanted, settings.tune_epochs, settings.tune_lr, settings.seed)
+        text = {client_id: json.loads(reply.to_bytes()) for client_id, reply in known.items()}
+        save_text(folder.own / TUNED, json.dumps(text))
+        self.enrol(grid)
+        self._publish_enrolments(known)
+
+    def _to_tune(self, request_id: str) -> set[str]:
+        """Clients that are still to be asked to train on after a request."""
+        if not self.settings.tune_epochs or not self._manifest().statement.constrains_result:
+            return set()
+        folder, known = self.order.folder(request_id), self._tuned(request_id)
+        delivered = (folder.clients(DELIVERED) or set()) - known.keys()
+        requests = self.registry.requests(request_id)
+        return {one.client_id for one in requests if one.verdict == "proved" and one.client_id in delivered}
+
+    # -- many steps -------------------------------------------------------------------------------------------------
+
+    def carry_out(self, grid: Grid, request_id: str) -> dict[str, Any]:
+        """One request from training to receipts, with whoever is there; earlier ones that wait for somebody go on too.
+
+        Returns
+        -------
+        dict
+            As `result`.
+        """
+        self.train(grid, request_id)
+        roster = self.join(grid)
+        self._coordinator(grid).expire()
+        earlier = [one for one in self.order.ids() if one != request_id]
+        if earlier:
+            self._settle_earlier(grid, earlier)
+        self.personalise(grid, request_id)
+        self.enrol(grid)
+        self._settle_earlier(grid, [one for one in self._unopened() if one != request_id])
+        self.plan(grid, request_id)
+        self.open(grid, request_id)
+        self._events.emit("unlearn.started", clients=len(roster.clients), request=request_id)
+        self.distribute(grid, request_id)
+        chunks = sum(len(request.touched) for request in self.registry.requests(request_id))
+        self._events.emit("prove.started", chunks=chunks)
+        self.prove(grid, request_id)
+        self._events.emit("receipts.started")
+        self._finish(grid, request_id)
+        return self.result(request_id)
+
+    def tick(self, grid: Grid) -> list[Due]:
+        """Ask whoever is there for whatever is due, of all requests that were planned; returns what is left.
+
+        A first call for a new federation trains it. A new request is made by `plan`, or by `carry_out`.
+        """
+        self.train(grid)
+        self.join(grid)
+        self._coordinator(grid).expire()
+        ids = list(self.order.ids())
+        self._settle_earlier(grid, ids)
+        self.personalise(grid)
+        self.enrol(grid)
+        self._settle_earlier(grid, self._unopened())
+        return self.due()
+
+    def due(self) -> list[Due]:
+        """What clients are still to be asked for, as far as the registry knows; nothing if all is done."""
+        return due(self.registry, self.order)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def model(self, request_id: str | None = None) -> nn.Module:
+        """The global model: as a request starts from it, or, without one, as all requests have left it."""
+        return self._loaded(self._state_before(request_id))
+
+    def not_enrolled(self) -> dict[int, str]:
+        """Nodes that are here and are no clients, and why; nothing before anybody has joined."""
+        return {} if self._session is None else self._session[1].roster.not_enrolled()
+
+    def result(self, request_id: str) -> dict[str, Any]:
+        """What came of a request, as it was written when it was last worked on."""
+        found: dict[str, Any] = load_json(self.order.folder(request_id).result)
+        return found
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _coordinator(self, grid: Grid) -> Coordinator:
+        if self._session is None or self._session[0] is not grid:
+            self.join(grid)
+        if self._session is None:
+            raise ProtocolError("nobody has joined")
+        return self._session[1]
+
+    def _unopened(self) -> list[str]:
+        """Requests that wait for a client to enrol, which it may have done now; the others were just gone on with."""
+        opened = {one.request_id for one in self.due() if one.what == "open"}
+        return [one for one in self.order.ids() if one in opened]
+
+    def _settle_earlier(self, grid: Grid, ids: list[str]) -> None:
+        waiting = {one.request_id for one in self.due()}
+        for request_id in ids:
+            folder = self.order.folder(request_id)
+            unfinished = request_id in waiting or not folder.result.exists() or self._to_tune(request_id)
+            if unfinished and load_plan(folder.own) is not None:
+                self._go_on(grid, request_id)
+
+    def _go_on(self, grid: Grid, request_id: str) -> None:
+        """Whatever of a request can be done now."""
+        self.open(grid, request_id)
+        self.distribute(grid, request_id)
+        self.prove(grid, request_id)
+        self._finish(grid, request_id)
+
+    def _finish(self, grid: Grid, request_id: str) -> None:
+        """Scores, receipts, the global model and the result."""
+        scores = self.evaluate(grid, request_id)
+        receipts = self.conclude(grid, request_id)
+        self.tune(grid, request_id)
+        folder, provider = self.order.folder(request_id), self._about(request_id)
+        before = self.model(request_id)
+        if not folder.unlearned.exists():
+            plan, manifest = self._plan_of(request_id), self._coordinator(grid).roster.manifest
+            matrices = self._curvature(provider, before, grid)
+            save_arrays(folder.unlearned, unlearn_global(before, manifest, matrices.__getitem__, plan))
+        after = self._loaded(load_arrays(folder.unlearned))
+        self._write_result(grid, folder, provider, (before, after), scores, receipts)
+
+    def _write_result(
+        self,
+        grid: Grid,
+        folder: RequestFolder,
+        provider: Provider,
+        models: tuple[nn.Module, nn.Module],
+        scores: dict[str, EvaluateReply],
+        receipts: dict[str, Path],
+    ) -> None:
+        plan, costs = self._plan_of(folder.request_id), self._costs(folder.request_id)
+        tuned = self._tuned(folder.request_id)
+        roster = self._coordinator(grid).roster
+        requests = sorted(self.registry.requests(folder.request_id), key=lambda request: request.client_id)
+        result = {
+            "request_id": folder.request_id,
+            "forget_commitment": self._keeper().commitment(folder.request_id, provider.forget_description()),
+            "manifest": json.loads(roster.manifest.to_bytes()),
+            "plan": plan.chosen,
+            "curve": plan.curve,
+            "proposal": proposal_facts(folder.own),
+            "global": {
+                name: dict(provider.evaluate(model)) for name, model in zip(("before", "after"), models, strict=True)
+            },
+            "clients": [
+                client_result(
+                    roster.client(one.client_id),
+                    one,
+                    costs,
+                    [table[one.client_id] for table in (scores, tuned) if one.client_id in table],
+                    receipts.get(one.client_id),
+                    self.work_dir,
+                )
+                for one in requests
+            ],
+            "not_enrolled": [{"node": str(node), "reason": reason} for node, reason in roster.not_enrolled().items()],
+        }
+        folder.result.parent.mkdir(exist_ok=True)
+        save_text(folder.result, json.dumps(result, indent=1))
+        ids = [one for one in self.order.ids() if self.order.folder(one).result.exists()]
+        last = self.result(ids[-1])
+        save_text(
+            self.work_dir / "result.json", json.dumps({**last, "requests": [self.result(one) for one in ids]}, indent=1)
+        )
+
+    def _publish_enrolments(self, clients: Collection[str]) -> None:
+        """Put clients' enrolments beside their receipts: those that no receipt rests on are links of the chain too."""
+        for client_id in clients:
+            folder = self.work_dir / "receipts" / ENROLMENTS / client_id[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+            for revision, envelope in self.registry.enrolments(client_id).items():
+                path = folder / f"{revision}.json"
+                if not path.exists():
+                    save_text(path, envelope.decode())
+
+    def _about(self, request_id: str) -> Provider:
+        return self.provider.for_request(request_id) if isinstance(self.provider, ManyRequests) else self.provider
+
+    def _between(self, request_id: str) -> bool:
+        """Whether there are earlier requests, and this one is not planned yet."""
+        return bool(self.order.before(request_id)) and load_plan(self.order.folder(request_id).own) is None
+
+    def _initial(self) -> nn.Module:
+        return self._loaded(load_arrays(self.work_dir / "provider" / "global.npz"))
+
+    def _loaded(self, state: dict[str, npt.NDArray[np.generic]]) -> nn.Module:
+        model = self.provider.initial_model()
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        return model.eval()
+
+    def _state_before(self, request_id: str | None) -> dict[str, npt.NDArray[np.generic]]:
+        """The last of: the trained model, what earlier requests have left, what was trained on before this one."""
+        paths = [self.work_dir / "provider" / "global.npz"]
+        ids = self.order.ids() if request_id is None else self.order.before(request_id)
+        for one in ids:
+            paths += [self.order.folder(one).trained, self.order.folder(one).unlearned]
+        if request_id is not None:
+            paths.append(self.order.folder(request_id).trained)
+        return load_arrays([path for path in paths if path.exists()][-1])
+
+    def _demands(self, request_id: str) -> Demands:
+        """What earlier requests demand of weights for good."""
+        found, path = Demands(), self.work_dir / "provider" / "manifest.json"
+        for one in self.order.before(request_id):
+            plan = load_plan(self.order.folder(one).own)
+            if plan is not None:
+                found = found.joined(plan.demands(load_manifest(path)))
+        return found
+
+    def _held(self, request_id: str) -> Held:
+        """Likewise, as a model that is trained on holds it."""
+        demands = self._demands(request_id)
+        if not demands:
+            return Held()
+        manifest = load_manifest(self.work_dir / "provider" / "manifest.json")
+        return Terms.demanded(manifest, demands).held({layer.name: layer.exponent for layer in manifest.layers})
+
+    def _plan_of(self, request_id: str) -> StoredPlan:
+        plan = load_plan(self.order.folder(request_id).own)
+        if plan is None:
+            raise ProtocolError(f"request {request_id} is not planned yet")
+        return plan
+
+    def _deletion(self, request_id: str) -> Deletion:
+        plan, settings = self._plan_of(request_id), self.settings
+        manifest = self._manifest()
+        statement = manifest.statement
+        stated = about(manifest.backend).tolerances_stated  # else they follow from the mask
+        tau_s, tau_g = operator(statement.kind).tolerances(statement) if stated else (0, 0)
+        return Deletion(
+            request_id=request_id,
+            masks=plan.masks,
+            guards=plan.guard_map(),
+            operator=statement.kind,
+            tau_s=tau_s,
+            tau_g=tau_g,
+            forget_digest=self._keeper().commitment(request_id, self._about(request_id).forget_description()),
+            lifetime=self._lifetime(request_id),
+            cheating=settings.audit_cheating if settings.audit == "sampled" else None,
+            detect=settings.audit_detect,
+            factors=plan.factors or None,
+            steering=plan.steering_map(statement.guard_limit),
+        )
+
+    def _lifetime(self, request_id: str) -> timedelta:
+        """How long clients may take: until the deadline, but never less than the settings give them."""
+        least = timedelta(days=self.settings.lifetime_days)
+        deadline = None if self._orders is None else self._orders.deadline(request_id)
+        return least if deadline is None else max(least, deadline - self._clock())
+
+    def _manifest(self) -> ModelManifest:
+        if self._engine is None:
+            raise ProtocolError("nobody has joined")
+        return self._engine.manifest
+
+    def _costs(self, request_id: str) -> CostBook:
+        return CostBook(self.order.folder(request_id).own / "costs.json")
+
+    def _scores(self, request_id: str) -> dict[str, EvaluateReply]:
+        path = self.order.folder(request_id).own / SCORES
+        found = load_json(path) if path.exists() else {}
+        return {one: EvaluateReply.model_validate_json(json.dumps(reply)) for one, reply in found.items()}
+
+    def _tuned(self, request_id: str) -> dict[str, TuneReply]:
+        path = self.order.folder(request_id).own / TUNED
+        found = load_json(path) if path.exists() else {}
+        return {one: TuneReply.model_validate_json(json.dumps(reply)) for one, reply in found.items()}
+
+    def _curvature(self, provider: Provider, model: nn.Module, grid: Grid) -> dict[str, list[npt.NDArray[np.int64]]]:
+        """The curvature matrices of the provider's own model, by layer; empty if the operator looks at none."""
+        manifest = self._coordinator(grid).roster.manifest
+        if manifest.statement.curvature == "none":
+            return {}
+        names = [layer.name for layer in manifest.layers]
+        encoded = curvature_of(model, names, provider.curvature_inputs(), CurvatureEncoding.of(manifest.statement))
+        return {name: [block.matrix for block in blocks] for name, blocks in encoded.items()}
+
+    def _barred(self, grid: Grid) -> set[int]:
+        """Nodes that take no part in training: clients in quarantine, and devices that wait for an operator."""
+        quarantined = {c.client_id for c in self.registry.clients() if c.status is ClientStatus.QUARANTINED}
+        if not quarantined and self.settings.admission == "open":
+            return set()
+        barred = self.admission.barred(quarantined)
+        for node, found in identify(Peers(grid, self.settings.timeout_s)).items():
+            if not isinstance(found, Identity):
+                continue
+            if found.client_id in quarantined:
+                barred.add(node)
+            try:
+                self.admission.check(found.client_id, node)
+            except Error as e:
+                self._events.emit("client.waiting", node=str(node), client=found.client_id, reason=e.what)
+                barred.add(node)
+        return barred
+
+
+def _planned(
+    provider: Provider, model: nn.Module, manifest: ModelManifest, demands: Demands, on_step: OnStep = no_step
+) -> Plan:
+    """What a provider plans, with regard to what earlier requests have left if it has any."""
+    if isinstance(provider, Continuing):
+        return provider.plan_after(model, manifest.statement, Standing.of(manifest, demands), on_step)
+    return provider.plan(model, manifest.statement, on_step)
+
+
+def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:
+    """Carry out all requests of a run from beginning to end, or go on with them; the content of ``result.json``."""
+    with Federation(provider, settings, work_dir, events) as federation:
+        for request_id in settings.request_ids:
+            federation.carry_out(grid, request_id)
+    found: dict[str, Any] = load_json(work_dir / "result.json")
+    return found

@@ -1,0 +1,95 @@
+"""Disks that are full, on either side: what was there stays, what was asked is done when there is space again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faults import SECOND, THIRD, Site, check
+
+from zkapex.errors import StorageError
+
+KIB = 1024
+
+
+def can_mount() -> bool:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    probe = Path(f"/tmp/zkapex-mount-{os.getpid()}")
+    probe.mkdir()
+    try:
+        if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", probe], capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", probe], check=True)
+        return True
+    finally:
+        probe.rmdir()
+
+
+pytestmark = pytest.mark.skipif(not can_mount(), reason="a file system can be mounted by root only")
+
+
+@contextmanager
+def full(folder: Path, left_kib: int) -> Iterator[None]:
+    """The folder on a file system of its own that has only so much space left."""
+    aside = folder.with_name(f"{folder.name}.aside")
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
+    size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={size + 16384 * KIB}", "tmpfs", folder], check=True)
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        filler = folder / "filler"
+        free = shutil.disk_usage(folder).free
+        filler.write_bytes(bytes(max(0, free - left_kib * KIB)))
+        yield
+        filler.unlink()
+        shutil.rmtree(aside)
+        shutil.copytree(folder, aside)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
+        aside.rename(folder)
+
+
+def go_on(site: Site) -> None:
+    site.campaign(SECOND)
+    assert site.campaign() == []
+    check(site, over=True)
+    site.campaign(THIRD)
+    check(site, over=True)
+
+
+@pytest.mark.parametrize("left", [8, *(pytest.param(kib, marks=pytest.mark.slow) for kib in (0, 40, 80, 160, 320))])
+def test_a_device_whose_disk_is_full_is_asked_again(site: Site, left: int) -> None:
+    with full(site.state(0), left):
+        site.campaign(SECOND)
+        check(site, over=False)
+        with site.registry() as registry:
+            (client,) = (one for one in registry.clients() if one.client_id == site.client_id(0))
+            assert client.status == "unreachable"
+    go_on(site)
+
+
+@pytest.mark.parametrize(
+    "left", [40, *(pytest.param(kib, marks=pytest.mark.slow) for kib in (0, 8, 80, 160, 320, 640))]
+)
+def test_a_server_whose_disk_is_full_goes_on_later(site: Site, left: int) -> None:
+    """Everything of the server but the devices: its registry, its log, receipts and models."""
+    devices = site.folder / "devices"
+    aside = site.folder.with_name("devices")
+    devices.rename(aside)
+    with full(site.folder, left):
+        (site.folder / "devices").symlink_to(aside)
+        with pytest.raises(StorageError) as caught:
+            site.campaign(SECOND)
+        assert "full" in caught.value.explain() or "space" in caught.value.explain(), caught.value.explain()
+        (site.folder / "devices").unlink()
+    aside.rename(devices)
+    check(site, over=False)
+    go_on(site)
