@@ -16,7 +16,7 @@ from zkapex.simulation.scenarios import Sources, scenario_config
 from zkapex.simulation.scenarios.code_lm import CodeTask
 
 
-@pytest.fixture(scope="module", params=["llama", "opt"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("opt", marks=pytest.mark.slow)])
 def sources(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sources:
     folder = tmp_path_factory.mktemp("sources")
     return Sources(save_code(folder / "code"), str(save_model(folder / "model", request.param)))
