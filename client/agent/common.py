@@ -1,9 +1,9 @@
-"""What the steps of the protocol have in common on a device: opening messages, answering, and what proves."""
+"""What the steps of the protocol have in common on a device: opening messages, answering, training, and what proves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flwr.app import RecordDict
 
@@ -12,6 +12,12 @@ from zkapex.proofs.backends.interface import Engine
 from zkapex.proofs.messages import Delivery, ModelManifest
 from zkapex.proofs.records.record import Record
 from zkapex.transport.wire import pack, unpack
+from zkapex.unlearning.operators.held import Held
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zkapex.client.agent.agent import DeviceAgent
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 RECEIPT, SCORES, ARCHIVE = "receipt.json", "scores.json", "receipt.zip"
@@ -32,6 +38,21 @@ def opened(content: RecordDict, kind: type[R]) -> tuple[R, dict[str, bytes]]:
 def deliver(envelope: bytes) -> RecordDict:
     """A signed envelope as an answer."""
     return pack(Delivery(), {"envelope": envelope})
+
+
+def fit_held(device: DeviceAgent, model: nn.Module, epochs: int, learning_rate: float, seed: int) -> int:
+    """Train a model in place on data that are still there, keeping what requests have deleted, whatever the task does.
+
+    Returns
+    -------
+    int
+        The number of examples used.
+    """
+    zero, targets = device.held_zero(), device.memory.held_targets()
+    used = device.present_task.fit_personal(model, epochs, learning_rate, seed, zero, targets)
+    for holder in Held({name: mask.numpy() for name, mask in zero.items()}, targets).in_place(model):
+        holder.hold()
+    return used
 
 
 def engine_for(manifest: ModelManifest, blobs: Mapping[str, bytes]) -> Engine:

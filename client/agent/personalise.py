@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
-from zkapex.client.agent.common import opened
+from zkapex.client.agent.common import fit_held, opened
 from zkapex.client.task import tallies
 from zkapex.proofs.messages import Delivery, PersonaliseReply, PersonaliseRequest
 from zkapex.transport.wire import pack
 from zkapex.unlearning.boundary import check_state
-from zkapex.unlearning.operators.held import Held
 
 if TYPE_CHECKING:
     from zkapex.client.agent.agent import DeviceAgent
 
 
 def personalise(device: DeviceAgent, content: RecordDict) -> RecordDict:
-    """Fine-tune the global model on private data, and keep the result. What was deleted stays zero."""
+    """Fine-tune the global model on private data, and keep the result. What was deleted stays so."""
     _, blobs = opened(content, Delivery)
     request = device.trust.introduced(PersonaliseRequest, blobs)
     answered = device.vault.inner("answered")
@@ -28,10 +27,7 @@ def personalise(device: DeviceAgent, content: RecordDict) -> RecordDict:
     check_state(model)
     start = device.clock()
     before = tallies(device.task, model).get("personal")
-    zero, targets = device.held_zero(), device.memory.held_targets()
-    used = device.present_task.fit_personal(model, request.epochs, request.learning_rate, request.seed, zero, targets)
-    for holder in Held({name: mask.numpy() for name, mask in zero.items()}, targets).in_place(model):
-        holder.hold()  # whatever the task made of it
+    used = fit_held(device, model, request.epochs, request.learning_rate, request.seed)
     after = tallies(device.task, model).get("personal")
     device.memory.retrain(model)
     reply = PersonaliseReply(

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
-from zkapex.client.agent.common import opened
+from zkapex.client.agent.common import fit_held, opened
 from zkapex.client.task import tallies
 from zkapex.errors import ProtocolError
 from zkapex.proofs.messages import Delivery, Score, TuneReply, TuneRequest
 from zkapex.proofs.records.sealed import unseal
 from zkapex.transport.wire import pack
 from zkapex.unlearning.boundary import check_state
-from zkapex.unlearning.operators.held import Held
 
 if TYPE_CHECKING:
     from zkapex.client.agent.agent import DeviceAgent
@@ -37,12 +36,7 @@ def tune(device: DeviceAgent, content: RecordDict) -> RecordDict:
         raise ProtocolError(f"request {request.request_id} is not settled yet", fix="deliver its receipt first")
     model = device.memory.load_model()
     check_state(model)
-    zero, targets = device.held_zero(), device.memory.held_targets()
-    used = device.present_task.fit_personal(
-        model, request.epochs, request.learning_rate, request.seed, zero, targets
-    )  # fmt: skip
-    for holder in Held({name: mask.numpy() for name, mask in zero.items()}, targets).in_place(model):
-        holder.hold()  # whatever the task made of it
+    used = fit_held(device, model, request.epochs, request.learning_rate, request.seed)
     device.memory.retrain(model)
     task = device.task_of(request.request_id)
     reply = TuneReply(

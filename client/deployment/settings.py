@@ -14,16 +14,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from zkapex.errors import InputError
-from zkapex.host.files import write_private
+from zkapex.host.configuration import checked_configuration, load_configuration, save_configuration
 
 CONFIGURATION: Final = "device.toml"
 FOLDER_VARIABLE: Final = "ZKAPEX_DEVICE"
@@ -137,14 +135,8 @@ def load(root: Path) -> DeviceSettings:
     InputError
         There is none, or it says something that is unknown, missing or out of range.
     """
-    path = Place(root).configuration
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{root} is no device's folder", fix=f"zkapex device init {root}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read", why=str(error)) from None
-    return checked(values, str(path))
+    missing = InputError(f"{root} is no device's folder", fix=f"zkapex device init {root}")
+    return load_configuration(Place(root).configuration, DeviceSettings, missing)
 
 
 def checked(values: dict[str, Any], where: str) -> DeviceSettings:
@@ -155,13 +147,9 @@ def checked(values: dict[str, Any], where: str) -> DeviceSettings:
     InputError
         As `load`.
     """
-    try:
-        return DeviceSettings.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"{where} says something that is not understood", why=problems[:1000]) from None
+    return checked_configuration(values, DeviceSettings, where)
 
 
 def save(root: Path, settings: DeviceSettings) -> None:
     """Write the configuration."""
-    write_private(Place(root).configuration, tomli_w.dumps(settings.model_dump(mode="json")).encode())
+    save_configuration(Place(root).configuration, settings)

@@ -13,16 +13,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zkapex.errors import InputError
-from zkapex.host.files import write_private
+from zkapex.host.configuration import checked_configuration, load_configuration, save_configuration
 
 CONFIGURATION: Final = "zkapex.toml"
 MEBIBYTE: Final = 2**20
@@ -215,14 +213,8 @@ def load(root: Path) -> ServerSettings:
     InputError
         There is none, or it says something that is unknown, missing or out of range.
     """
-    path = Place(root).configuration
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{root} is no server's folder", fix=f"zkapex server init {root}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read", why=str(error)) from None
-    return checked(values, str(path))
+    missing = InputError(f"{root} is no server's folder", fix=f"zkapex server init {root}")
+    return load_configuration(Place(root).configuration, ServerSettings, missing)
 
 
 def checked(values: dict[str, Any], where: str) -> ServerSettings:
@@ -233,14 +225,9 @@ def checked(values: dict[str, Any], where: str) -> ServerSettings:
     InputError
         As `load`.
     """
-    try:
-        return ServerSettings.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"{where} says something that is not understood", why=problems[:1000]) from None
+    return checked_configuration(values, ServerSettings, where)
 
 
 def save(root: Path, settings: ServerSettings) -> None:
     """Write the configuration."""
-    text = tomli_w.dumps(settings.model_dump(mode="json"))
-    write_private(Place(root).configuration, text.encode())
+    save_configuration(Place(root).configuration, settings)
