@@ -113,38 +113,6 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class RestsOn:
-    """What a verified receipt rests on; whoever checks several as a chain compares these.
-
-    Attributes
-    ----------
-    request_id, client_id : str
-    payload_digest : str
-        SHA-256 of what is signed in the receipt; this is what names it.
-    manifest_digest : str
-    enrolment_digest : str
-        SHA-256 of the signed enrolment.
-    enrolment_revision : int
-    pre, post : tuple of str
-        Commitments to all chunks before and after (hex points).
-    pre_root : str
-    post_root : str or None
-        None if the client never answered.
-    """
-
-    request_id: str
-    client_id: str
-    payload_digest: str
-    manifest_digest: str
-    enrolment_digest: str
-    enrolment_revision: int
-    pre: tuple[str, ...]
-    post: tuple[str, ...]
-    pre_root: str
-    post_root: str | None
-
-
-@dataclass(frozen=True)
 class Verified:
     """A receipt that passed every check there was something to check it by.
 
@@ -165,24 +133,6 @@ class Verified:
     cpu_s: float
     depths: tuple[Depth, ...] = ()
     srs: Srs | None = None
-
-    @property
-    def rests_on(self) -> RestsOn:
-        """What it rests on."""
-        dossier = self.bundle.dossier
-        facts = dossier.facts
-        return RestsOn(
-            request_id=facts.request_id,
-            client_id=facts.client_id,
-            payload_digest=self.bundle.receipt.payload_digest,
-            manifest_digest=facts.manifest_digest,
-            enrolment_digest=facts.enrolment_digest,
-            enrolment_revision=facts.enrolment_revision,
-            pre=dossier.pre,
-            post=dossier.post,
-            pre_root=facts.pre_root,
-            post_root=facts.post_root,
-        )
 
     def require_pinned(self) -> None:
         """Raise NotPinnedError unless the receipt is signed by a key the verifier had named."""

@@ -162,10 +162,6 @@ class Program:
         """Name public values ``[rows, slots or fewer]``, zero beyond; of any type that is small."""
         self._tables[name] = values
 
-    def constant_table(self, table: str, coefficients: Array) -> None:
-        """V gains ``sum_g coefficients[g] table[g]``, without any row."""
-        self._of("").public.append((table, coefficients))
-
     def evaluate(self, symbols: Symbols, points: int, spread: Spread) -> tuple[Array, Array]:
         """S and V at some points, ``[3, points]`` each, without their masks."""
         s, v = np.zeros((3, points), np.uint64), np.zeros((3, points), np.uint64)

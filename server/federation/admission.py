@@ -118,10 +118,6 @@ class Admission:
         """Nodes that are clients of these ids."""
         return {int(node) for node, client_id in self.entries().nodes.items() if client_id in quarantined}
 
-    def client_at(self, node: int) -> str | None:
-        """The client a node is tied to."""
-        return self.entries().nodes.get(str(node))
-
     def _locked(self) -> FileLock:
         """Whoever changes the file: an operator may admit somebody while a campaign goes on."""
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ judged on it, and callers can keep it, as if it were the tuple or the mapping th
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
@@ -52,7 +53,7 @@ class Reader(Protocol):
         ...
 
 
-class _View(Sequence[T]):
+class _View(Sequence[T], ABC):
     """A tuple that is still in the database."""
 
     def __init__(self, read: Reader, length: int) -> None:
@@ -60,8 +61,9 @@ class _View(Sequence[T]):
         self._length = length
         self._whole: tuple[T, ...] | None = None if length else ()
 
+    @abstractmethod
     def _load(self, connection: Connection) -> tuple[T, ...]:
-        raise NotImplementedError
+        """Read all of it."""
 
     def _all(self) -> tuple[T, ...]:
         if self._whole is None:
