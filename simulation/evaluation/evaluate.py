@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation.data.hub import HubData
@@ -28,6 +27,7 @@ from zkapex.simulation.evaluation.metrics import CURVES, METRICS, measure
 from zkapex.simulation.evaluation.preparation import Prepared, prepare
 from zkapex.simulation.evaluation.provenance import digest_of, source_commit
 from zkapex.simulation.evaluation.report.report import assemble, write_report
+from zkapex.simulation.evaluation.seeds import OnEvent, run_seeds
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.storage import load_json, save_text
 
@@ -42,7 +42,8 @@ def evaluate(
     *,
     sources: Sources = Sources(),  # noqa: B008 - frozen
     methods: Sequence[str] = (),
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    jobs: int = 1,
+    on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Evaluate on seeds 0 to ``seeds - 1``, write the report, and return the contents of ``results.json``.
 
@@ -56,6 +57,8 @@ def evaluate(
     methods : sequence of str
         Names of methods, all of the scenario's by default. The original model and the oracle always take part: the
         others are measured against them.
+    jobs : int, optional
+        Seeds at a time, each in a process of its own.
     on_event : callable
         Told of every stage and result.
 
@@ -66,6 +69,8 @@ def evaluate(
     StorageError
         `out` cannot be written, or a file in it is damaged.
     """
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}", fix="choose at least 1")
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
     chosen = methods_called([*methods, "original", "retrain"] if methods else config.methods)
@@ -76,31 +81,48 @@ def evaluate(
     sources = replace(sources, on_stage=lambda stage: on_event({"event": "stage", "stage": stage, "seed": 0}))
     config.make(0, sources)  # what is wrong with the data is said before anything is written
     _claim(config, sources, out)
-    torch.set_num_threads(1)
     commit = source_commit()
     on_event({"event": "start", "seeds": seeds, "methods": len(chosen)})
-    for seed in range(seeds):
-        folder = out / "seeds" / str(seed)
-        todo = [method for method in chosen if not _result_path(folder, method.name).exists()]
-        for _ in range(len(chosen) - len(todo)):
-            on_event({"event": "kept", "seed": seed})
-        if not todo:
-            continue
-        bench = config.make(seed, sources)
-        prepared = prepare(config, bench, seed, folder, on_event)
-        for method in todo:
-            on_event({"event": "method", "method": method.name, "seed": seed})
-            result = run_method(method, prepared)
-            head = {"format": FORMAT, "scenario": config.name, "seed": seed, "method": method.name}
-            plan = {"plan": prepared.plan_facts(), "stages": dict(prepared.seconds), "note": bench.note}
-            whole = {**head, "commit": commit, **result, **plan}
-            path = _result_path(folder, method.name)
-            path.parent.mkdir(exist_ok=True)
-            save_text(path, json.dumps(whole, indent=1))
-            on_event({"event": "result", "method": method.name, "seed": seed, **result["metrics"]})
+    names = tuple(method.name for method in chosen)
+    one = partial(evaluate_seed, config, replace(sources, on_stage=_quiet), names, out, commit)
+    run_seeds(one, range(seeds), jobs, on_event)
     results = assemble(config.name, config.title, _load(config, seeds, out, chosen))
     write_report(results, out)
     return results
+
+
+def evaluate_seed(
+    config: ScenarioConfig,
+    sources: Sources,
+    methods: Sequence[str],
+    out: Path,
+    commit: str,
+    seed: int,
+    on_event: OnEvent,
+) -> None:
+    """One seed of `evaluate`, what is missing of it."""
+    folder = out / "seeds" / str(seed)
+    todo = [name for name in methods if not _result_path(folder, name).exists()]
+    for _ in range(len(methods) - len(todo)):
+        on_event({"event": "kept", "seed": seed})
+    if not todo:
+        return
+    bench = config.make(seed, sources)
+    prepared = prepare(config, bench, seed, folder, on_event)
+    for name in todo:
+        on_event({"event": "method", "method": name, "seed": seed})
+        result = run_method(METHODS[name], prepared)
+        head = {"format": FORMAT, "scenario": config.name, "seed": seed, "method": name}
+        plan = {"plan": prepared.plan_facts(), "stages": dict(prepared.seconds), "note": bench.note}
+        whole = {**head, "commit": commit, **result, **plan}
+        path = _result_path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        save_text(path, json.dumps(whole, indent=1))
+        on_event({"event": "result", "method": name, "seed": seed, **result["metrics"]})
+
+
+def _quiet(stage: str) -> None:
+    """Of what all seeds share there is nothing to tell: it was made before the first of them."""
 
 
 def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:

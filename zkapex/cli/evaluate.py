@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,9 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="Names of methods, separated by commas; original and retrain always take part.")
     ] = "all",
+    jobs: Annotated[
+        int | None, typer.Option(help="Seeds at a time, each in a process; one more than processors by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
 ) -> None:
     """Measure forgetting and what it costs, against a retrained oracle, on the quantised weights that would be proved.
@@ -94,15 +98,19 @@ def evaluate(
             raise InputError(f"{scenario} has no images to choose", fix="leave --classes and --pixels out")
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description:<52}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    # One more than processors: the last of them would otherwise have all but one idle.
+    at_a_time = (os.cpu_count() or 1) + 1 if jobs is None else jobs
     names = [] if methods == "all" else [name.strip() for name in methods.split(",")]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         follower = Follower(progress, console)
         if isinstance(config, ScenarioConfig):
             brought = parse_data(data) if data is not None and config.needs_data else None
             sources = Sources(brought, model if config.needs_model else None, classes=classes, pixels=pixels)
-            results = run(config, seeds, out, sources=sources, methods=names, on_event=follower.on_event)
+            results = run(
+                config, seeds, out, sources=sources, methods=names, jobs=at_a_time, on_event=follower.on_event
+            )
         else:
-            results = run_study(config, seeds, out, follower.on_event)
+            results = run_study(config, seeds, out, follower.on_event, at_a_time)
     if as_json:
         print(json.dumps(results))
     else:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
 
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.scenarios.base import FewShot
@@ -34,44 +37,67 @@ BLOCK = re.compile(r"(^|\.)(blocks|layers|layer|h)\.\d+$")
 
 
 def relearned_from(
-    model: nn.Module, forget: Examples, retain: Examples, shots: int, seed: int, rate: float, steps: int
-) -> nn.Module:
-    """A copy of a model after Adam on a few examples of what was forgotten, in every batch, beside retain examples.
+    model: nn.Module, forget: Examples, retain: Examples, shots: Sequence[int], seed: int, rate: float, steps: int
+) -> list[nn.Module]:
+    """Copies of a model, each after Adam on a few examples of what was forgotten, in every batch, beside retain ones.
 
     Parameters
     ----------
     model : nn.Module
     forget, retain : Examples
-        The first `shots` of a random order of the former are what the attacker holds.
-    shots : int
+        The first examples of a random order of the former are what the attacker holds.
+    shots : sequence of int
+        How many they are, for each copy. Copies are trained side by side, which changes nothing but the time.
     seed : int
         Of the draws.
     rate : float
         Learning rate.
     steps : int
     """
-    generator = torch.Generator().manual_seed(seed)
-    held = forget.take(torch.randperm(len(forget.labels), generator=generator)[:shots])
-    trained = copy.deepcopy(model).train()
-    optimiser = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=rate)
+    base = copy.deepcopy(model).train()
+    draws = [torch.Generator().manual_seed(seed * 100 + count) for count in shots]
+    held = [torch.randperm(len(forget.labels), generator=draw)[:n] for n, draw in zip(shots, draws, strict=True)]
+    most, beside = max(len(index) for index in held), min(RETAIN_BATCH, len(retain.labels))
+    padded = torch.stack([torch.cat([index, index.new_zeros(most - len(index))]) for index in held])
+    counted = torch.stack([torch.arange(beside + most) < beside + len(index) for index in held]).float()
+    counted = counted / counted.sum(1, keepdim=True)
+    parameters = {
+        name: value.detach().expand(len(shots), *value.shape).clone().requires_grad_(True)
+        for name, value in base.named_parameters()
+        if value.requires_grad
+    }
+    optimiser = torch.optim.Adam(list(parameters.values()), lr=rate)
+    run = vmap(lambda own, inputs: functional_call(base, own, (inputs,)), randomness="different")
     for _ in range(steps):
-        beside = retain.take(torch.randperm(len(retain.labels), generator=generator)[:RETAIN_BATCH])
-        loss = cross_entropy(trained(torch.cat([beside.inputs, held.inputs])), torch.cat([beside.labels, held.labels]))
+        index = torch.stack([torch.randperm(len(retain.labels), generator=draw)[:beside] for draw in draws])
+        inputs, labels = (
+            torch.cat([kept[index], gone[padded]], 1) for kept, gone in zip(retain, forget, strict=True)
+        )  # fmt: skip
+        logits = run(parameters, inputs)
+        each = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+        loss = (each.reshape(len(shots), beside + most, -1).mean(2) * counted).sum()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return trained.eval()
+    trained = []
+    for place in range(len(shots)):
+        one = copy.deepcopy(model).eval()
+        one.load_state_dict({name: value[place].detach() for name, value in parameters.items()}, strict=False)
+        trained.append(one)
+    return trained
 
 
 def kshot(model: nn.Module, forget: Examples, retain: Examples, seed: int, how: FewShot) -> dict[str, float]:
     """Forget accuracy after relearning from each of `SHOTS`, at the better of two learning rates."""
-    return {
-        str(shots): max(
-            _accuracy(relearned_from(model, forget, retain, shots, seed * 100 + shots, rate, how.steps), forget)
-            for rate in (how.rate, how.faster * how.rate)
-        )
-        for shots in SHOTS
-    }
+    # Logits of tokens are large: there one copy at a time.
+    groups = [SHOTS] if forget.labels.ndim == 1 else [(shots,) for shots in SHOTS]
+    best = dict.fromkeys(map(str, SHOTS), 0.0)
+    for group in groups:
+        for rate in (how.rate, how.faster * how.rate):
+            trained = relearned_from(model, forget, retain, group, seed, rate, how.steps)
+            for shots, one in zip(group, trained, strict=True):
+                best[str(shots)] = max(best[str(shots)], _accuracy(one, forget))
+    return best
 
 
 def kshot_head(model: nn.Module, forget: Examples, retain: Examples, seed: int, how: FewShot) -> dict[str, float]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from zkapex.simulation.data.digits import Examples
 from zkapex.unlearning.operators import Terms
@@ -147,8 +148,7 @@ def undo(
     """
     found = []
     for name, group, changed in ((("nothing", "model", {})), *_attempts(model, others, public, label)):
-        tried = _changed(model, changed)
-        logits = _logits(tried, forget.inputs), _logits(tried, retain.inputs)
+        logits = _logits(model, forget.inputs, changed), _logits(model, retain.inputs, changed)
         found.append(Attempt(name, group, _accuracy(logits[0], forget.labels), _accuracy(logits[1], retain.labels)))
         if not changed and label is not None:
             raised = _raised(logits[0], logits[1], forget, retain, label)
@@ -341,8 +341,9 @@ def _changed(model: nn.Module, changed: Mapping[str, torch.Tensor]) -> nn.Module
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.cat([model(part) for part in torch.split(inputs, 256)])
+def _logits(model: nn.Module, inputs: torch.Tensor, changed: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of a model with some parameters replaced."""
+    return torch.cat([functional_call(model, dict(changed), (part,)) for part in torch.split(inputs, 256)])
 
 
 def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:

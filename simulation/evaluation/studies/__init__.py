@@ -11,19 +11,19 @@ A study measures one seed at a time. The folder::
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
-
-import torch
 
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation import scenarios
 from zkapex.simulation.evaluation.evaluate import MAX_SEEDS, claim
 from zkapex.simulation.evaluation.provenance import source_commit
 from zkapex.simulation.evaluation.report.study import FORMAT, write_study
+from zkapex.simulation.evaluation.seeds import OnEvent, run_seeds
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import SequenceStudy
@@ -31,8 +31,6 @@ from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.storage import load_json, save_text
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 
 class Study(Protocol):
@@ -108,8 +106,19 @@ def what_is_called(name: str) -> ScenarioConfig | Study:
     return known[name]
 
 
-def run_study(study: Study, seeds: int, out: Path, on_event: OnEvent = lambda event: None) -> dict[str, Any]:
+def run_study(
+    study: Study, seeds: int, out: Path, on_event: OnEvent = lambda event: None, jobs: int = 1
+) -> dict[str, Any]:
     """Run a study on seeds 0 to ``seeds - 1``, write the report, and return the contents of ``results.json``.
+
+    Parameters
+    ----------
+    study : Study
+    seeds : int
+    out : Path
+    on_event : callable
+    jobs : int, optional
+        Seeds at a time, each in a process of its own.
 
     Raises
     ------
@@ -118,26 +127,16 @@ def run_study(study: Study, seeds: int, out: Path, on_event: OnEvent = lambda ev
     StorageError
         `out` cannot be written, or a file in it is damaged.
     """
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}", fix="choose at least 1")
     if not 1 <= seeds <= MAX_SEEDS:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
     claim(out, {"format": FORMAT, "study": study.name, "settings": _settings(study)})
-    torch.set_num_threads(1)
-    commit = source_commit()
     on_event({"event": "start", "seeds": seeds, "methods": 1})
+    run_seeds(partial(study_seed, study, out, source_commit()), range(seeds), jobs, on_event)
     runs = []
     for seed in range(seeds):
-        folder = out / "seeds" / str(seed)
-        path = folder / "result.json"
-        if path.exists():
-            on_event({"event": "kept", "seed": seed})
-        else:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
-            measured = study.run(seed, folder, on_event)
-            save_text(path, json.dumps({"study": study.name, "seed": seed, "commit": commit, **measured}, indent=1))
-            on_event({"event": "seed", "seed": seed})
+        path = _result_path(out, seed)
         run = load_json(path)
         if not isinstance(run, dict) or run.get("study") != study.name or run.get("seed") != seed:
             raise StorageError(f"{path} is damaged", fix="delete it and run again")
@@ -148,6 +147,25 @@ def run_study(study: Study, seeds: int, out: Path, on_event: OnEvent = lambda ev
     }  # fmt: skip
     write_study(results, out)
     return results
+
+
+def study_seed(study: Study, out: Path, commit: str, seed: int, on_event: OnEvent) -> None:
+    """One seed of `run_study`, if it is not done."""
+    path = _result_path(out, seed)
+    if path.exists():
+        on_event({"event": "kept", "seed": seed})
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"cannot use {path.parent}", why=str(e), fix="choose another --out") from e
+    measured = study.run(seed, path.parent, on_event)
+    save_text(path, json.dumps({"study": study.name, "seed": seed, "commit": commit, **measured}, indent=1))
+    on_event({"event": "seed", "seed": seed})
+
+
+def _result_path(out: Path, seed: int) -> Path:
+    return out / "seeds" / str(seed) / "result.json"
 
 
 def _settings(study: Study) -> Mapping[str, Any]:

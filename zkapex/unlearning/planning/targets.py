@@ -11,6 +11,10 @@ through it, on the provider's copies. What is asked of every copy that results:
   from some, and the margin is asked for with the weights shifted by as much;
 * weights and multipliers stay well within the range of the circuit.
 
+Where examples like those to forget stay, these are not to be answered wrongly, but like ones that were never seen: with
+a `Contrast`, each label's margin is fitted to its own level, from both sides, and scaled targets are not to give more
+away than that. There is no class then that could be relearned or found to be a cluster.
+
 V starts from the forget gradients' directions, T from what the copies have along them on average.
 """
 
@@ -35,7 +39,16 @@ from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.planner import Planner, Question
 from zkapex.unlearning.planning.saliency import margins, statistics
 from zkapex.unlearning.planning.steps import OnCount, Step, counted, no_count
-from zkapex.unlearning.planning.trials import Examples, FixedPoint, Plan, Setting, Trial, judge
+from zkapex.unlearning.planning.trials import (
+    Contrast,
+    Examples,
+    FixedPoint,
+    Plan,
+    Setting,
+    Trial,
+    judge,
+    margins_of,
+)
 
 IntArray = npt.NDArray[np.int64]
 Key = tuple[str, int]
@@ -76,6 +89,7 @@ def fit_targets(
     settings: Opponent,
     on_fitted: OnCount = no_count,
     earlier: Mapping[Key, Along] | None = None,
+    contrast: Contrast | None = None,
 ) -> Planned:
     """Directions and targets for these layers, beside those of earlier requests. Deterministic.
 
@@ -92,6 +106,8 @@ def fit_targets(
         Told of every step.
     earlier : mapping of (str, int) to Along, optional
         What is prescribed already, and stays. New directions are fitted where there is room for any.
+    contrast : Contrast, optional
+        Each copy's margins on the forget set are to change as its two models' differ, instead of reaching one margin.
 
     Raises
     ------
@@ -100,7 +116,7 @@ def fit_targets(
     """
     if encoding.statement.curvature != "kfac":
         raise InputError("targets are planned with kfac curvature", fix="choose curvature kfac")
-    fit = _Fit(trials, names, forget_set, encoding, settings, earlier or {})
+    fit = _Fit(trials, names, forget_set, encoding, settings, earlier or {}, contrast)
     optimiser = torch.optim.Adam([
         {"params": list(fit.targets.values()), "lr": settings.step_size},
         {"params": list(fit.directions.values()), "lr": settings.direction_step_size},
@@ -129,9 +145,11 @@ class _Fit:
         encoding: FixedPoint,
         settings: Opponent,
         earlier: Mapping[Key, Along],
+        contrast: Contrast | None,
     ) -> None:
         self._earlier = {key: one for key, one in earlier.items() if key[0] in names}
         self._trials, self._forget, self._how, self._encoding = trials, forget_set, settings, encoding
+        self._asked = _Asked.of(trials, forget_set, settings.margin, contrast)
         self._kept = [trial.source.kept() for trial in trials]
         self._base = copy.deepcopy(trials[0].deployed).eval()
         self._names = tuple(names)
@@ -244,17 +262,19 @@ class _Fit:
                 one[..., gone] = _NEVER
         now, before = (x.log_softmax(-1).flatten(0, -2) for x in (logits[:, n:], former))
         loss = how.retain_weight * functional.kl_div(now, before, log_target=True, reduction="batchmean")
-        loss = loss + self._missing(logits[:, :n], labels) + 10.0 * excess
+        loss = loss + self._asked.missing(logits[:, :n], labels, f) + 10.0 * excess
         if how.prototypes and features is not None:
             loss = loss + how.prototypes * _prototypes(features, kept_labels, n, logits.shape[-1])
         if self._shift is not None:
             times = len(how.shots)
             shifted = {name: v.repeat_interleave(times, 0) + self._shift[name] for name, v in state.items()}
             again, _ = self._run(shifted, forgotten.repeat_interleave(times, 0))
-            loss = loss + how.rehearsal_weight * self._missing(again, labels.repeat_interleave(times, 0))
+            loss = loss + how.rehearsal_weight * self._asked.shortfall(
+                again, labels.repeat_interleave(times, 0), [i for i in f for _ in range(times)]
+            )
         for scale in how.scales:
             scaled, _ = self._run(self.weights(scale)[0], forgotten)
-            loss = loss + self._missing(scaled, labels) / len(how.scales)
+            loss = loss + self._asked.shortfall(scaled, labels, f) / len(how.scales)
         return loss
 
     def rehearse(self) -> None:
@@ -316,9 +336,6 @@ class _Fit:
             targets[name, block][:, :count] = one.targets
         return Planned({name: tuple(blocks) for name, blocks in guards.items()}, targets)
 
-    def _missing(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return functional.relu(self._how.margin - margins(logits, labels)).mean()
-
     def _run(self, state: State, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits [copies, n, ...] and, if there is a head, what goes into it."""
         if not self._head:
@@ -335,6 +352,43 @@ class _Fit:
 
         found: tuple[torch.Tensor, torch.Tensor] = vmap(both)(state, inputs)
         return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What forgetting means of every example: float32 [copies, *labels], by how much another label is to win.
+
+    Attributes
+    ----------
+    levels : tensor
+    both_sides : bool
+        Whether more is as wrong as less.
+    """
+
+    levels: torch.Tensor
+    both_sides: bool
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], forget_set: Examples, margin: float, contrast: Contrast | None) -> _Asked:
+        """One margin for all or, with a contrast, each example's own."""
+        if contrast is None:
+            return cls(torch.full((len(trials), *forget_set[1].shape), margin), both_sides=False)
+        change = contrast.change(forget_set)
+        return cls(torch.stack([margins_of(trial.deployed, forget_set) + change for trial in trials]), both_sides=True)
+
+    def missing(self, logits: torch.Tensor, labels: torch.Tensor, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
+        """How far a batch of each copy, examples `chosen` of the forget set, is from what is asked."""
+        if not self.both_sides:
+            return self.shortfall(logits, labels, chosen)
+        return functional.smooth_l1_loss(margins(logits, labels), self._of(chosen))
+
+    def shortfall(self, logits: torch.Tensor, labels: torch.Tensor, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
+        """By how much it gives away more than that."""
+        return functional.relu(self._of(chosen) - margins(logits, labels)).mean()
+
+    def _of(self, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
+        times = len(chosen) // len(self.levels)
+        return torch.stack([self.levels[index // times][i] for index, i in enumerate(chosen)])
 
 
 def _prototypes(features: torch.Tensor, labels: torch.Tensor, forgotten: int, classes: int) -> torch.Tensor:
@@ -376,7 +430,9 @@ class Targeting(Planner):
             step = Step("targets", opponent.rank, 0.0, "targets", 0, opponent.steps)
             on_fitted = counted(question.on_step, step)
             earlier = question.standing.demands.along
-            planned = fit_targets(trials, question.names, question.forget_set, encoding, opponent, on_fitted, earlier)
+            planned = fit_targets(
+                trials, question.names, question.forget_set, encoding, opponent, on_fitted, earlier, question.contrast
+            )
             terms = planned.terms(trials[0].weights)
             models = [trial.unlearn(terms) for trial in trials]
             setting = Setting("targets", 0.0, opponent.rank)

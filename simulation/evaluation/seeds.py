@@ -1,0 +1,99 @@
+"""Seeds of an evaluation in processes of their own, as many at a time as asked for; their events in one stream.
+
+A seed is a folder that one process writes, so that processes have nothing to agree on. What one of them raises is
+raised here, after the others have ended: what they finished is on disk, and is not done again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+OnEvent = Callable[[dict[str, Any]], None]
+OneSeed = Callable[[int, OnEvent], None]
+
+_POLL_S = 0.2
+_events: Any = None
+"""Of a worker process: where its events go."""
+
+
+def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent) -> None:
+    """Do every seed; in this process if there is one job.
+
+    Parameters
+    ----------
+    one : callable (seed, on_event)
+        Can be pickled.
+    seeds : sequence of int
+    jobs : int
+        Processes at a time, each of one thread.
+    on_event : callable
+        Told of what happens in any of them, in this process.
+
+    Raises
+    ------
+    Exception
+        What a seed raised, of the first of them.
+    """
+    if jobs == 1 or len(seeds) < 2:
+        torch.set_num_threads(1)
+        for seed in seeds:
+            one(seed, on_event)
+        return
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    count = min(jobs, len(seeds))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(events,)) as pool:
+        with _stopped(pool):
+            running = [pool.submit(partial(_tell, one), seed) for seed in seeds]
+            while wait(running, timeout=0).not_done:
+                _pass_on(events, on_event)
+                _fail_early(running)
+            _pass_on(events, on_event)
+        for future in running:
+            future.result()
+
+
+def _begin(events: Any) -> None:
+    global _events  # a process has no other place for what its initialiser is given
+    _events = events
+    torch.set_num_threads(1)
+
+
+def _tell(one: OneSeed, seed: int) -> None:
+    one(seed, _events.put)
+
+
+def _pass_on(events: Any, on_event: OnEvent) -> None:
+    """Every event there is, after a short wait for the first."""
+    try:
+        on_event(events.get(timeout=_POLL_S))
+        while True:
+            on_event(events.get_nowait())
+    except queue.Empty:
+        return
+
+
+def _fail_early(running: Sequence[Future[None]]) -> None:
+    """If a seed has failed, begin no other."""
+    if any(future.done() and not future.cancelled() and future.exception() for future in running):
+        for future in running:
+            future.cancel()
+
+
+@contextmanager
+def _stopped(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Whoever interrupts this process interrupts the seeds: what they have finished is on disk."""
+    try:
+        yield
+    except BaseException:
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
