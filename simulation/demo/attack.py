@@ -21,6 +21,7 @@ from zkapex.proofs.receipts.bundle import read_bundle
 from zkapex.simulation.data.digits import Examples, concatenate
 from zkapex.simulation.evaluation.metrics import deleted_label
 from zkapex.simulation.evaluation.metrics.kshot import SHOTS, kshot
+from zkapex.simulation.evaluation.metrics.leakage import guessed_labels
 from zkapex.simulation.evaluation.metrics.undo import LOSSES, Attempt, Public, best, carried_out, undo
 from zkapex.simulation.federation.federation import DATA_SETS, SimulatedFederation
 from zkapex.simulation.models.training import accuracy
@@ -33,30 +34,34 @@ _CAP = 500
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """What a demo left behind.
+    """What a demo left behind of one of its requests, after the last of them.
 
     Attributes
     ----------
+    request : str
+        Its id.
     public : Public
-        From a receipt.
+        From a receipt of the last request, which repeats what earlier ones prescribed.
     unlearned, oracle : tuple of nn.Module
         Of the clients that proved, in the same order.
     clients : tuple of int
         Their numbers.
-    federation : SimulatedFederation
-        Whose examples are judged by.
+    federation, asked : SimulatedFederation
+        Whose examples are judged by: as it is after the last request, and as this one found it.
     """
 
+    request: str
     public: Public
     unlearned: tuple[nn.Module, ...]
     oracle: tuple[nn.Module, ...]
     clients: tuple[int, ...]
     federation: SimulatedFederation
+    asked: SimulatedFederation
 
     @property
     def forget(self) -> Examples:
         """Examples of what was forgotten."""
-        return _first(self.federation.world.forget_set)
+        return _first(self.asked.world.forget_set)
 
     @property
     def retain(self) -> Examples:
@@ -74,8 +79,8 @@ def oracle_file(index: int) -> str:
     return f"oracle-{index:03d}.npz"
 
 
-def left_behind(out: Path, federation: SimulatedFederation, dishonest: int) -> LeftBehind:
-    """Read what a demo left in its folder: after the last of its requests, if there were several.
+def left_behind(out: Path, federation: SimulatedFederation, dishonest: int) -> tuple[LeftBehind, ...]:
+    """Read what a demo left in its folder after the last of its requests, of each of them.
 
     Raises
     ------
@@ -84,7 +89,8 @@ def left_behind(out: Path, federation: SimulatedFederation, dishonest: int) -> L
     """
     public = None
     first, last = federation.ids[0], federation.ids[-1]
-    federation = federation.for_request(last)
+    asked = {one: federation.for_request(one) for one in federation.ids}
+    federation = asked[last]
     models = out / "models"
     after = models if last == first else models / last
     for folder in sorted((out / "receipts" / last).glob("*")):
@@ -104,7 +110,9 @@ def left_behind(out: Path, federation: SimulatedFederation, dishonest: int) -> L
     build = lambda: federation.config.build(federation.bench, federation.seed)  # noqa: E731
     unlearned = [_model(build, _deployed(after, index)) for index in honest]
     oracle = [_model(build, models / oracle_file(index)) for index in honest]
-    return LeftBehind(public, tuple(unlearned), tuple(oracle), tuple(honest), federation)
+    return tuple(
+        LeftBehind(one, public, tuple(unlearned), tuple(oracle), tuple(honest), federation, asked[one]) for one in asked
+    )
 
 
 def _deployed(folder: Path, index: int) -> Path:
@@ -113,16 +121,28 @@ def _deployed(folder: Path, index: int) -> Path:
     return tuned if tuned.exists() else folder / f"client-{index:03d}-after.npz"
 
 
-def attack(left: LeftBehind, on_event: Callable[[dict[str, Any]], None] = lambda event: None) -> dict[str, Any]:
+def attack(
+    left: Sequence[LeftBehind], on_event: Callable[[dict[str, Any]], None] = lambda event: None
+) -> dict[str, Any]:
     """Every attack on every client's unlearned model and on its oracle: what `zkapex attack --json` ends with."""
     torch.set_num_threads(1)
-    rows = []
-    for place, client in enumerate(left.clients):
-        row: dict[str, Any] = {"client": client}
-        for prefix, models in (("", left.unlearned), ("oracle_", left.oracle)):
-            on_event({"event": "attack", "client": client, "oracle": bool(prefix)})
-            row |= {prefix + name: value for name, value in _attacked(left, models, place).items()}
-        rows.append(row)
+    rows, requests = [], []
+    for one in left:
+        found = []
+        for place, client in enumerate(one.clients):
+            row: dict[str, Any] = {"request": one.request, "client": client}
+            for prefix, models in (("", one.unlearned), ("oracle_", one.oracle)):
+                on_event({"event": "attack", "request": one.request, "client": client, "oracle": bool(prefix)})
+                row |= {prefix + name: value for name, value in _attacked(one, models, place).items()}
+            found.append(row)
+        rows += found
+        forgotten = one.asked.bench.forgotten
+        requests.append({"request": one.request, "forgotten": forgotten, "told": told(one), **_summed(found)})
+    return {"clients": rows, "requests": requests, **_summed(rows)}
+
+
+def _summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over rows, and the attack that brought back most."""
     mean: dict[str, Any] = {}
     for name, value in rows[0].items():
         if isinstance(value, float):
@@ -130,19 +150,32 @@ def attack(left: LeftBehind, on_event: Callable[[dict[str, Any]], None] = lambda
         elif name.endswith("kshot_forget_acc"):
             mean[name] = {str(shots): fmean(row[name][str(shots)] for row in rows) for shots in SHOTS}
     strongest = max(rows, key=lambda row: row["undone_forget_acc"])
-    return {"clients": rows, "mean": mean, "best_attack": strongest["undone_by"]}
+    return {"mean": mean, "best_attack": strongest["undone_by"]}
 
 
-def after_attack(left: LeftBehind) -> dict[str, float]:
+def told(left: LeftBehind) -> dict[str, int] | None:
+    """What the receipt alone says about which class was deleted: the place of the right one among so many guesses.
+
+    None if nothing can be guessed: no class was deleted, or nothing is prescribed of the head.
+    """
+    label = deleted_label(left.forget, left.retain)
+    guesses = guessed_labels(left.public)
+    if label is None or not guesses:
+        return None
+    return {"place": guesses.index(label) + 1, "of": len(guesses)}
+
+
+def after_attack(left: Sequence[LeftBehind]) -> dict[str, float]:
     """Mean accuracy after the best attempt without data at `LOSSES`[0], as a demo's table has it."""
     rows = []
-    for place, client in enumerate(left.clients):
-        others = [one for index, one in enumerate(left.unlearned) if index != place]
-        chosen = best(_tried(left, left.unlearned, place), LOSSES[0])
-        label = deleted_label(left.forget, left.retain)
-        model = carried_out(left.unlearned[place], others, left.public, label, chosen)
-        judged = left.federation.judged(client)
-        rows.append({name: accuracy(model, judged[name]) for name in DATA_SETS})
+    for one in left:
+        for place, client in enumerate(one.clients):
+            others = [model for index, model in enumerate(one.unlearned) if index != place]
+            chosen = best(_tried(one, one.unlearned, place), LOSSES[0])
+            label = deleted_label(one.forget, one.retain)
+            model = carried_out(one.unlearned[place], others, one.public, label, chosen)
+            judged = {**one.federation.judged(client), "forget": one.asked.judged(client)["forget"]}
+            rows.append({name: accuracy(model, judged[name]) for name in DATA_SETS})
     return {name: fmean(row[name] for row in rows) for name in DATA_SETS}
 
 

@@ -130,7 +130,7 @@ def attack_demo(out: Path, on_event: Callable[[dict[str, Any]], None] = lambda e
     return attack(_left_behind(settings, out), on_event)
 
 
-def _left_behind(settings: DemoSettings, out: Path) -> LeftBehind:
+def _left_behind(settings: DemoSettings, out: Path) -> tuple[LeftBehind, ...]:
     federation = federation_of(run_config_of(installed_app(), settings.run_config))
     return left_behind(out, federation, settings.dishonest)
 

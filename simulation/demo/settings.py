@@ -17,6 +17,7 @@ from zkapex.simulation.federation.federation import DIGITS, MAX_REQUESTS, VARIAB
 from zkapex.simulation.federation.held import Request
 from zkapex.simulation.scenarios import ScenarioConfig, scenario_config
 from zkapex.simulation.scenarios.files import Value, absolute, read_scenario
+from zkapex.unlearning.planning.opponent import Opponent
 
 _REQUEST = ("delete", "forget_class", "holder", "forget_samples")
 WITHOUT_TARGETS = "guarded-group-obs"
@@ -118,6 +119,9 @@ class DemoSettings:
         operator = mine.setdefault("operator", cls.operator if _targets(config, mine) else WITHOUT_TARGETS)
         if operator in operator_names() and "guards" not in declared(operator).terms:
             others.pop("guard-rank", None)  # it has none
+        elif (many := mine.get("requests", 1)) > 1 and _prescribes(operator):
+            least = profile(str(others.get("profile", "tiny"))).guard_rank
+            others.setdefault("guard-rank", max(least, Opponent().rank * many))
         return cls(**mine, others=others)
 
     def __post_init__(self) -> None:
@@ -192,7 +196,12 @@ class DemoSettings:
         return asdict(self) | {name: Path(v).name if Path(v).is_absolute() else v for name, v in names.items()}
 
 
+def _prescribes(operator: str) -> bool:
+    """Whether it takes directions for good."""
+    return operator in operator_names() and declared(operator).statement.constrains_result
+
+
 def _targets(config: ScenarioConfig, mine: Mapping[str, Any]) -> bool:
     """Whether targets can be planned for a demo: by the provider, for a class, in a scenario with layers for them."""
-    alone = mine.get("delete", "class") == "class" and mine.get("holder", -1) < 0 and mine.get("requests", 1) == 1
-    return bool(config.targeted) and alone and mine.get("curvature", "kfac") == "kfac"
+    by_provider = mine.get("delete", "class") == "class" and mine.get("holder", -1) < 0
+    return bool(config.targeted) and by_provider and mine.get("curvature", "kfac") == "kfac"

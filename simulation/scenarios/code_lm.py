@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from zkapex.errors import InputError
 from zkapex.simulation.data.corpus import Windows, read_windows, split_by_file
@@ -38,6 +39,7 @@ from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
 from zkapex.unlearning.lora import LoRA
 from zkapex.unlearning.personalise import FitSettings
 from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.trials import Contrast
 
 CLIENTS = 2
 
@@ -140,8 +142,11 @@ class CodeTask:
         def build(_: int) -> CausalTail:
             return copy.deepcopy(made.tail)
 
+        def aim(model: nn.Module) -> Aim:
+            return Aim(target, Contrast(taught=model, untaught=made.tail))
+
         forgotten = f"the language {self.forget}"
-        return Bench(world, test, unseen, note, forgotten, build, made.tail.targets, lambda _: Aim(target))
+        return Bench(world, test, unseen, note, forgotten, build, made.tail.targets, aim)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import here
@@ -18,16 +19,20 @@ from zkapex.simulation.evaluation.report.report import read_results, write_page
 from zkapex.simulation.evaluation.report.study import plot, table
 from zkapex.simulation.evaluation.studies import STUDIES, run_study, what_is_called
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
+from zkapex.simulation.evaluation.studies.directions import DirectionsStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import CHAINS, SequenceStudy, World
 from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios import SCENARIOS
 from zkapex.storage import load_arrays
 from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.opponent import Opponent
 
 SEQUENCE = SequenceStudy("digits-sequence", "Two requests", TINY, classes=1, between=FitSettings(1, 1e-3))
 WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, fractions=(0.02,)))
 CHUNKS = ConcentrationStudy("digits-chunks", "Fewer chunks", WIDE, (0.0, 1.0))
+SHORT = Opponent(rank=1, steps=2, shots=(), prototypes=0.0)
+DIRECTIONS = DirectionsStudy("digits-directions", "Two requests", TINY, 1, 25, SHORT, SHORT, FitSettings(1, 1e-3))
 SCORED = ScorerStudy("digits-scorers", "Two scorers", TINY, fraction=0.03, scorers=("taylor", "magnitude"))
 
 
@@ -41,6 +46,12 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def chunks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("chunks") / "out"
     return out, run_study(CHUNKS, 1, out)
+
+
+@pytest.fixture(scope="module")
+def directions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("directions") / "out"
+    return out, run_study(DIRECTIONS, 1, out)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +154,32 @@ def test_a_repair_that_leaves_the_range_is_shown_as_such(scored: tuple[Path, dic
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("which", ["sequence", "chunks", "scored"])
+def test_what_one_request_prescribes_stands_in_all_later_ones(directions: tuple[Path, dict[str, Any]]) -> None:
+    out, results = directions
+    (seed,) = results["seeds"]
+    assert [step["step"] for step in seed["steps"]] == [0, 1, 2]
+    first, second = (load_plan(out / "seeds" / "0" / f"step-0{number}") for number in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.targets.keys() == second.targets.keys()
+    models = load_arrays(out / "seeds" / "0" / "step-02-models.npz")
+    for (name, block), values in first.targets.items():
+        v = first.guards[name][block]
+        assert v[:, 0].any()
+        assert not v[:, 1].any()
+        assert np.array_equal(second.guards[name][block][:, 0], v[:, 0])
+        assert np.array_equal(second.targets[name, block][:, 0], values[:, 0])
+        weight = models[f"0/{name}.weight"].astype(np.float64)
+        exponent = next(e for e in range(40) if not np.modf(weight * 2.0**e)[0].any())  # of the integers enrolled
+        own = weight[:, block * len(v) : (block + 1) * len(v)] * 2.0**exponent
+        along = own @ v[: own.shape[1], 0]
+        assert np.abs(along - values[:, 0]).max() <= np.abs(v[:, 0]).sum()  # half a unit of each weight, twice rounded
+    attacked = seed["attacked"]
+    assert [row["digit"] for row in attacked["unlearned"]] == [row["digit"] for row in attacked["oracle"]]
+    assert all(row["undone_5"] >= row["undone"] >= row["forget"] for rows in attacked.values() for row in rows)
+
+
+@pytest.mark.parametrize("which", ["sequence", "directions", "chunks", "scored"])
 def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     out, first = request.getfixturevalue(which)
     results = json.loads((out / "results.json").read_text())

@@ -28,11 +28,11 @@ def attack(
 
     console = Console(stderr=True, highlight=False)
 
-    def told(event: dict[str, Any]) -> None:
+    def attacking(event: dict[str, Any]) -> None:
         whose = "the oracle of client" if event["oracle"] else "the model of client"
-        console.print(f"attacking {whose} {event['client']} ...")
+        console.print(f"{event['request']}: attacking {whose} {event['client']} ...")
 
-    found = attack_demo(path, told)
+    found = attack_demo(path, attacking)
     if as_json:
         print(json.dumps(found))
     else:
@@ -40,11 +40,21 @@ def attack(
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the means over clients."""
-    console, mean = Console(highlight=False), found["mean"]
-    table = Table(title="Accuracy on what was forgotten, mean over clients that proved")
-    for title in ("", "unlearned", "oracle"):
-        table.add_column(title, justify="left" if not title else "right")
+    """Print the means over clients, of each request if there were several."""
+    console = Console(highlight=False)
+    for one in found["requests"]:
+        title = "Accuracy on what was forgotten, mean over clients that proved"
+        console.print(_table(f"{one['forgotten']}: {title}" if len(found["requests"]) > 1 else title, one["mean"]))
+        console.print(f"Best attack without data: {one['best_attack']}.", markup=False, soft_wrap=True)
+        if one["told"]:
+            place = f"guess {one['told']['place']}"
+            console.print(f"Guessing the class from a receipt alone: right at {place} of {one['told']['of']}.")
+
+
+def _table(title: str, mean: dict[str, Any]) -> Table:
+    table = Table(title=title)
+    for column in ("", "unlearned", "oracle"):
+        table.add_column(column, justify="left" if not column else "right")
     rows = {
         "no attack": ("forget_acc", None),
         "without data, 2 points of retain accuracy lost at most": ("undone_forget_acc", None),
@@ -55,5 +65,4 @@ def show(found: dict[str, Any]) -> None:
         values = [mean[prefix + name] for prefix in ("", "oracle_")]
         cells = [value if shots is None else value[shots] for value in values]
         table.add_row(label, *(f"{cell:.3f}" for cell in cells))
-    console.print(table)
-    console.print(f"Best attack without data: {found['best_attack']}.", markup=False, soft_wrap=True)
+    return table

@@ -75,7 +75,9 @@ def evaluate(
 
     In code-lm, too, where a language model forgets a programming language.
 
-    In digits-sequence ten deletion requests come in a row.
+    In digits-directions ten deletion requests come in a row by targets, and all are attacked at the end.
+
+    In digits-sequence ten come in a row by masks.
 
     In digits-chunks masks keep to fewer chunks, so that less has to be proved.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from zkapex.errors import StorageError
 from zkapex.simulation.evaluation.baselines import METHODS
+from zkapex.simulation.evaluation.report import directions
 from zkapex.simulation.evaluation.report.figures import plot_concentration, plot_scorers, plot_sequence
 from zkapex.storage import save_text
 
@@ -68,6 +69,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             plot_sequence(results, path)
         elif results["kind"] == "scorers":
             plot_scorers(results, path)
+        elif results["kind"] == "directions":
+            directions.plot(results, path)
         else:
             plot_concentration(results, path, PROVE_CPU_MS_PER_WEIGHT)
     except OSError as e:
@@ -76,7 +79,12 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
 
 def table(results: Mapping[str, Any]) -> str:
     """The study's one table, in markdown: mean ± standard deviation over seeds, accuracies in per cent."""
-    tables = {"sequence": _sequence, "concentration": _concentration, "scorers": _scorers}
+    tables = {
+        "sequence": _sequence,
+        "concentration": _concentration,
+        "scorers": _scorers,
+        "directions": directions.table,
+    }
     return tables[results["kind"]](results["seeds"])
 
 
@@ -87,6 +95,8 @@ def section(results: Mapping[str, Any]) -> str:
     legend = SEQUENCE_LEGEND
     if results["kind"] == "concentration":
         legend = CONCENTRATION_LEGEND.format(ms=PROVE_CPU_MS_PER_WEIGHT)
+    elif results["kind"] == "directions":
+        legend = directions.legend(results)
     elif results["kind"] == "scorers":
         (first, *_) = results["seeds"]
         legend = SCORERS_LEGEND.format(masked=first["rows"][0]["chosen"]["masked_weights"], weights=first["weights"])

@@ -25,6 +25,7 @@ from zkapex.simulation.evaluation.provenance import source_commit
 from zkapex.simulation.evaluation.report.study import FORMAT, write_study
 from zkapex.simulation.evaluation.seeds import OnEvent, run_seeds
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
+from zkapex.simulation.evaluation.studies.directions import DirectionsStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import SequenceStudy
 from zkapex.simulation.models.tiny import ViTConfig
@@ -48,7 +49,7 @@ class Study(Protocol):
 
     @property
     def kind(self) -> str:
-        """How results are shown: `sequence`, `concentration` or `scorers`."""
+        """How results are shown: `directions`, `sequence`, `concentration` or `scorers`."""
         ...
 
     def run(self, seed: int, folder: Path, on_event: OnEvent) -> dict[str, Any]:
@@ -86,8 +87,13 @@ DIGITS_SCORERS = ScorerStudy(
     base=DIGITS,
     fraction=DIGITS.space.least,
 )
+DIGITS_DIRECTIONS = DirectionsStudy(
+    name="digits-directions",
+    title="scikit-learn's handwritten digits: ten deletion requests in a row by targets, and attacks on all of them",
+    base=replace(DIGITS, proxies=2, search_retain=300),
+)
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (DIGITS_SEQUENCE, DIGITS_CHUNKS, DIGITS_SCORERS)}
+    {study.name: study for study in (DIGITS_DIRECTIONS, DIGITS_SEQUENCE, DIGITS_CHUNKS, DIGITS_SCORERS)}
 )
 """Every study."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,8 @@ class SequenceStudy:
         build = partial(self.base.build, bench)
         shelf = Shelf(build, seed, folder, on_event)
         (theta_0,) = shelf.models("train", lambda: [federated(self.base, bench, seed, world.train(0))])
-        own = shelf.models("personalise", lambda: self._personalised(world, theta_0, seed, 0))
-        proxies = shelf.models("proxies", lambda: self._proxies(world, theta_0, seed))
+        own = shelf.models("personalise", lambda: personalised(self, world, theta_0, seed, 0))
+        proxies = shelf.models("proxies", lambda: proxies_of(self, world, theta_0, seed))
         names = tuple(target_layers(theta_0))
         ranks = self.base.space.guard_ranks
         statement = profile(self.base.profile).statement(guard_rank=max(ranks) if ranks else None)
@@ -109,29 +109,51 @@ class SequenceStudy:
 
         def oracle() -> list[nn.Module]:
             model = federated(self.base, bench, seed, world.train(last))
-            return self._personalised(world, model, seed, last)
+            return personalised(self, world, model, seed, last)
 
         retrained = [deployment.deploy(m) for m in shelf.models("retrain", oracle)]
         note = f"digits {', '.join(str(c) for c in world.deleted)}, each followed by {self.images} images"
         return {"note": note, "steps": steps, "oracle": world.measure(retrained, last), "seconds": shelf.seconds}
 
-    def _personalised(self, world: World, model: nn.Module, seed: int, step: int) -> list[nn.Module]:
-        models = []
-        for index in range(len(world.clients)):
-            own = copy.deepcopy(model)
-            personal, train = world.personal(index, step), world.train(step)[index]
-            personalise(own, personal, train, seed * 100 + index, self.base.personal)
-            models.append(own)
-        return models
 
-    def _proxies(self, world: World, model: nn.Module, seed: int) -> list[nn.Module]:
-        models = []
-        for index in range(self.base.proxies):
-            own = copy.deepcopy(model)
-            personal, replay, _ = world.proxy(index, 0)
-            personalise(own, personal, replay, seed * 100 + index, self.base.personal)
-            models.append(own)
-        return models
+class InARow(Protocol):
+    """What a study of requests in a row says about them."""
+
+    @property
+    def base(self) -> ScenarioConfig:
+        """Model, training, personalisation, circuit, number of proxies."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many of the ten digits are deleted, each followed by a request for images."""
+        ...
+
+    @property
+    def images(self) -> int:
+        """How many images of the digits that stay a request deletes."""
+        ...
+
+
+def personalised(study: InARow, world: World, model: nn.Module, seed: int, step: int) -> list[nn.Module]:
+    """A model personalised on every client, on what is left after so many requests."""
+    models = []
+    for index in range(len(world.clients)):
+        own = copy.deepcopy(model)
+        personalise(own, world.personal(index, step), world.train(step)[index], seed * 100 + index, study.base.personal)
+        models.append(own)
+    return models
+
+
+def proxies_of(study: InARow, world: World, model: nn.Module, seed: int) -> list[nn.Module]:
+    """The provider's proxies before any request."""
+    models = []
+    for index in range(study.base.proxies):
+        own = copy.deepcopy(model)
+        personal, replay, _ = world.proxy(index, 0)
+        personalise(own, personal, replay, seed * 100 + index, study.base.personal)
+        models.append(own)
+    return models
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,7 @@ class World:
     orders: tuple[torch.Tensor, ...]
 
     @classmethod
-    def make(cls, study: SequenceStudy, seed: int) -> World:
+    def make(cls, study: InARow, seed: int) -> World:
         """The world of a seed: which classes and images are deleted, and when, depends on it."""
         scenario = digits_scenario(4, 0, seed)
         clients = tuple(client.train for client in scenario.clients)
