@@ -17,6 +17,7 @@ from zkapex.unlearning.personalise import FitSettings, fit
 from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, SearchSpace, search
 from zkapex.unlearning.planning.standing import Standing
+from zkapex.unlearning.planning.trials import Contrast, margins_of, trials_of
 from zkapex.unlearning.weights import weight_of
 
 STATEMENT = profile("tiny").statement("targeted-group-obs")
@@ -71,3 +72,29 @@ def test_targets_are_in_the_scales_of_the_manifest() -> None:
     halved = planned(Standing({name: exponent - 1 for name, exponent in own.items()}))
     for key, values in plan.targets.items():  # the fit takes a slightly other way on weights rounded otherwise
         assert 1.7 < np.abs(values).sum() / np.abs(halved.targets[key]).sum() < 2.3, key
+
+
+class Untaught(torch.nn.Module):
+    """A model whose logit of one class is lower than the trained one's."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = trained()(x)
+        return logits - self.by * (torch.arange(logits.shape[1]) == FORGET_CLASS)
+
+
+@pytest.mark.parametrize("by", [1.0, 4.0])
+def test_with_a_contrast_margins_move_as_far_as_training_had_moved_them(by: float) -> None:
+    """Neither less, which would give the examples away, nor more: others like them stay."""
+    forget, kept = only(share(900, 400), share(900, 400)[1] == FORGET_CLASS), share(900, 400)
+    copies = [Copy(trained(), kept[0], kept)]
+    space = SearchSpace(opponents=(Opponent(rank=2, steps=60, shots=(), prototypes=0.0, retain_weight=1.0),))
+    encoding = FixedPoint(STATEMENT)
+    contrast = Contrast(trained(), Untaught(by))
+    plan = search(copies, LAYERS, forget, encoding, space, contrast=contrast)
+    (trial,) = trials_of(copies, LAYERS, encoding)
+    moved = margins_of(trial.unlearn(plan.terms), forget) - margins_of(trial.deployed, forget)
+    assert float(moved.mean()) == pytest.approx(by, abs=0.7)
