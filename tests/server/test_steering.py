@@ -19,6 +19,7 @@ from zkapex.unlearning.operators import Terms
 from zkapex.unlearning.operators.group_obs import response, solve
 from zkapex.unlearning.personalise import FitSettings, fit
 from zkapex.unlearning.planning import steering as steering_module
+from zkapex.unlearning.planning.asked import deleted_labels
 from zkapex.unlearning.planning.guard import gradient_gram, guard_blocks
 from zkapex.unlearning.planning.mask import top_fraction
 from zkapex.unlearning.planning.saliency import score, statistics
@@ -107,7 +108,7 @@ def test_what_was_mistaken_for_a_deleted_class_is_not_to_be_any_longer(scene: Sc
     """Kept examples that a copy calls the class say nothing in favour of it: the divergence is from other answers."""
     (trial,) = scene.trials
     kept = trial.source.kept()
-    gone = steering_module._deleted(scene.forget[1], kept[1])
+    gone = deleted_labels(scene.forget[1], kept[1])
     assert gone.tolist() == scene.forget[1].unique().tolist()
     before = steering_module._former(trial, kept[0], gone)
     logits = trial.deployed(kept[0])
@@ -119,8 +120,8 @@ def test_what_was_mistaken_for_a_deleted_class_is_not_to_be_any_longer(scene: Sc
 
 def test_labels_that_something_kept_has_too_stay_in_the_answers() -> None:
     """A backdoor's target, or the digit of one image that goes, is nothing that has to go altogether."""
-    assert not len(steering_module._deleted(torch.tensor([0, 0, 7]), torch.tensor([1, 0, 2])))
-    assert steering_module._deleted(torch.tensor([[3, 8], [8, 3]]), torch.tensor([[1, 0], [2, 2]])).tolist() == [3, 8]
+    assert not len(deleted_labels(torch.tensor([0, 0, 7]), torch.tensor([1, 0, 2])))
+    assert deleted_labels(torch.tensor([[3, 8], [8, 3]]), torch.tensor([[1, 0], [2, 2]])).tolist() == [3, 8]
 
 
 def test_a_guard_whose_columns_are_masked_away_is_not_steered(scene: Scene) -> None:

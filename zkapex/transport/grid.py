@@ -1,6 +1,6 @@
 """An in-process Flower grid: the real ServerApp against the real ClientApp, without SuperLink, Ray or processes.
 
-Replies, missing replies and error replies are those of Flower 1.41 and 1.42: an exception in the ClientApp is error code 2 from
+Replies, missing replies and error replies are those of Flower 1.42: an exception in the ClientApp is error code 2 from
 the node; a message the SuperLink does not know (any more) is code 3, a reply that expired is code 4 and a node that
 stopped answering is code 5, and those three come from the SuperLink's own node ID, so that only ``reply_to_message_id``
 tells which message they answer. Every message passes through Flower's serialisation, in both directions.

@@ -30,6 +30,7 @@ from torch.nn import functional
 from zkapex.errors import InputError
 from zkapex.unlearning.operators.group_obs import response
 from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.planning.asked import deleted_labels
 from zkapex.unlearning.planning.saliency import margins
 from zkapex.unlearning.planning.steps import OnCount, no_count
 from zkapex.unlearning.planning.trials import Contrast, Examples, FixedPoint, Trial, margins_of
@@ -124,7 +125,7 @@ def fit_steering(
     optimiser = torch.optim.Adam(list(values.values()), lr=unit)
     generator = torch.Generator().manual_seed(0)
     rehearsed = {int(share * settings.steps) for share in REHEARSED}
-    gone = [_deleted(forget_set[1], trial.source.kept()[1]) for trial in trials]
+    gone = [deleted_labels(forget_set[1], trial.source.kept()[1]) for trial in trials]
     for step in range(settings.steps):
         optimiser.param_groups[0]["lr"] = unit * (1 - step / settings.steps) ** 0.5
         optimiser.zero_grad()
@@ -146,13 +147,6 @@ def fit_steering(
         optimiser.step()
         on_fitted(1)
     return _encoded(values, copies[0], masks, encoding)
-
-
-def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """The labels that are to go altogether: all of the forget set's, or where others keep one of them, none."""
-    labels: torch.Tensor = torch.unique(forgotten)
-    shared = bool(torch.isin(labels, kept).any())
-    return labels[:0] if shared else labels
 
 
 @torch.no_grad()

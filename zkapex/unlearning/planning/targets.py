@@ -33,11 +33,12 @@ from torch.nn import functional
 from zkapex.errors import InputError
 from zkapex.proofs.chunk.demands import Along
 from zkapex.unlearning.operators import Terms
+from zkapex.unlearning.planning.asked import Asked, deleted_labels, prototypes
 from zkapex.unlearning.planning.guard import gradient_gram
 from zkapex.unlearning.planning.keep import room, stacked
 from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.planner import Planner, Question
-from zkapex.unlearning.planning.saliency import margins, statistics
+from zkapex.unlearning.planning.saliency import statistics
 from zkapex.unlearning.planning.steps import OnCount, Step, counted, no_count
 from zkapex.unlearning.planning.trials import (
     Contrast,
@@ -47,7 +48,6 @@ from zkapex.unlearning.planning.trials import (
     Setting,
     Trial,
     judge,
-    margins_of,
 )
 
 IntArray = npt.NDArray[np.int64]
@@ -57,7 +57,6 @@ State = dict[str, torch.Tensor]
 _NEVER = -1e4
 _HEADROOM = 0.85
 """Share of the circuit's range that weights of the copies may use."""
-_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class _Fit:
     ) -> None:
         self._earlier = {key: one for key, one in earlier.items() if key[0] in names}
         self._trials, self._forget, self._how, self._encoding = trials, forget_set, settings, encoding
-        self._asked = _Asked.of(trials, forget_set, settings.margin, contrast)
+        self._asked = Asked.of(trials, forget_set, settings.margin, contrast)
         self._kept = [trial.source.kept() for trial in trials]
         self._base = copy.deepcopy(trials[0].deployed).eval()
         self._names = tuple(names)
@@ -173,7 +172,7 @@ class _Fit:
             for key, v in self.directions.items()
         }
         self._generator = torch.Generator().manual_seed(0)
-        self._gone = [_deleted(forget_set[1], kept[1]) for kept in self._kept]
+        self._gone = [deleted_labels(forget_set[1], kept[1]) for kept in self._kept]
         self._shift: State | None = None
         self._head = "head" in dict(self._base.named_modules()) and forget_set[1].ndim == 1
 
@@ -264,7 +263,7 @@ class _Fit:
         loss = how.retain_weight * functional.kl_div(now, before, log_target=True, reduction="batchmean")
         loss = loss + self._asked.missing(logits[:, :n], labels, f) + 10.0 * excess
         if how.prototypes and features is not None:
-            loss = loss + how.prototypes * _prototypes(features, kept_labels, n, logits.shape[-1])
+            loss = loss + how.prototypes * prototypes(features, kept_labels, n, logits.shape[-1])
         if self._shift is not None:
             times = len(how.shots)
             shifted = {name: v.repeat_interleave(times, 0) + self._shift[name] for name, v in state.items()}
@@ -352,65 +351,6 @@ class _Fit:
 
         found: tuple[torch.Tensor, torch.Tensor] = vmap(both)(state, inputs)
         return found
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What forgetting means of every example: float32 [copies, *labels], by how much another label is to win.
-
-    Attributes
-    ----------
-    levels : tensor
-    both_sides : bool
-        Whether more is as wrong as less.
-    """
-
-    levels: torch.Tensor
-    both_sides: bool
-
-    @classmethod
-    def of(cls, trials: Sequence[Trial], forget_set: Examples, margin: float, contrast: Contrast | None) -> _Asked:
-        """One margin for all or, with a contrast, each example's own."""
-        if contrast is None:
-            return cls(torch.full((len(trials), *forget_set[1].shape), margin), both_sides=False)
-        change = contrast.change(forget_set)
-        return cls(torch.stack([margins_of(trial.deployed, forget_set) + change for trial in trials]), both_sides=True)
-
-    def missing(self, logits: torch.Tensor, labels: torch.Tensor, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
-        """How far a batch of each copy, examples `chosen` of the forget set, is from what is asked."""
-        if not self.both_sides:
-            return self.shortfall(logits, labels, chosen)
-        return functional.smooth_l1_loss(margins(logits, labels), self._of(chosen))
-
-    def shortfall(self, logits: torch.Tensor, labels: torch.Tensor, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
-        """By how much it gives away more than that."""
-        return functional.relu(self._of(chosen) - margins(logits, labels)).mean()
-
-    def _of(self, chosen: Sequence[torch.Tensor]) -> torch.Tensor:
-        times = len(chosen) // len(self.levels)
-        return torch.stack([self.levels[index // times][i] for index, i in enumerate(chosen)])
-
-
-def _prototypes(features: torch.Tensor, labels: torch.Tensor, forgotten: int, classes: int) -> torch.Tensor:
-    """By how much the mean of a few of the deleted class is too good a prototype for the others of it."""
-    z = functional.normalize(features, dim=-1)
-    hot = functional.one_hot(labels, classes).float()
-    count = hot.sum(1)
-    kept = hot.mT @ z[:, forgotten:] / count.clamp(min=1)[..., None]
-    half = forgotten // 2
-    others = z[:, half:forgotten]
-    to_kept = torch.cdist(others, kept).square() / _TEMPERATURE + 1e6 * (count == 0)[:, None]
-    loss = torch.zeros(())
-    for shots in (min(3, half), half):
-        own = (others - z[:, :shots].mean(1, keepdim=True)).square().sum(-1) / _TEMPERATURE
-        loss = loss + functional.relu(2.0 - own - torch.logsumexp(-to_kept, -1)).mean() / 2
-    return loss
-
-
-def _deleted(forgotten: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """The labels that are to go altogether: all of the forget set's, or where others keep one of them, none."""
-    labels: torch.Tensor = torch.unique(forgotten)
-    return labels[:0] if bool(torch.isin(labels, kept).any()) else labels
 
 
 class Targeting(Planner):
