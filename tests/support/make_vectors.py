@@ -22,7 +22,6 @@ from transparent_examples import complying, dampening, example
 from transparent_vectors import ARRAYS, FOLDER, verify
 
 from zkapex import __version__
-from zkapex.circuits.transparent.compliance import Compliance
 from zkapex.circuits.transparent.enrol import Enrolled
 from zkapex.circuits.transparent.layout import Layout, commit
 from zkapex.circuits.transparent.params import TARGET, Parameters
@@ -105,32 +104,47 @@ CASES: Mapping[str, tuple[Callable[[Parameters], Case], Parameters]] = MappingPr
 )
 
 
+def states(case: Case) -> dict[str, dict[str, np.ndarray]]:
+    """What the states that a statement is about hold, by prefix."""
+    y = case.layout
+    parts = {} if case.curvature is None else {"H": y.flat(case.curvature)}
+    before, after = ({"theta": y.pack(x)} | parts for x in (case.before, case.after))
+    if case.terms is None:
+        return {"state.": before}
+    return ({"old.": before} if STATEMENTS[type(case.terms)].before else {}) | {"new.": after}
+
+
+def made_with(case: Case) -> dict[str, Any]:
+    """What is public of a case, as a vector's file says it; without roots, which proofs come with."""
+    statement, public = "enrolment", {}
+    if case.terms is not None:
+        statement = STATEMENTS[type(case.terms)].name
+        public = {one: getattr(case.terms, one).astype(np.int64).tolist() for one in ARRAYS[statement]}
+        public |= {one: getattr(case.terms, one) for one in ("curvature", "along") if hasattr(case.terms, one)}
+    return {
+        "statement": statement,
+        "layout": asdict(case.layout),
+        "public": public,
+        "context": CONTEXT.hex(),
+        "seeds": {one: seed.hex() for one, seed in SEEDS.items()},
+    }
+
+
 def made(name: str, full: bool = False) -> tuple[dict[str, Any], bytes]:
     """What a vector's file says, and its proof."""
     make, parameters = CASES[name]
     case, minimum = make(FULL if full else parameters), TARGET if full else 0.0
-    y, public, secret = case.layout, {}, SEEDS["proof"]
+    y, secret = case.layout, SEEDS["proof"]
     old, new = commit(y, case.before, case.curvature, SEEDS["old"]), commit(y, case.after, case.curvature, SEEDS["new"])
     if case.terms is None:
-        statement, roots = "enrolment", {"state": old.root.hex()}
+        roots = {"state": old.root.hex()}
         proof = prove_enrolment(y, old, case.witness, CONTEXT, secret, minimum)
     else:
-        of = STATEMENTS[type(case.terms)]
-        statement = of.name
-        roots = ({"old": old.root.hex()} if of.before else {}) | {"new": new.root.hex()}
-        proof = prove_change(case.terms, old if of.before else None, new, case.witness, CONTEXT, secret, minimum)
-        public = {one: getattr(case.terms, one).astype(np.int64).tolist() for one in ARRAYS[statement]}
-        if isinstance(case.terms, Same):
-            public["curvature"] = case.terms.curvature
-        if isinstance(case.terms, Compliance):
-            public["along"] = case.terms.along
-    about = {
-        "statement": statement,
-        "layout": asdict(y),
-        "public": public,
+        before = old if STATEMENTS[type(case.terms)].before else None
+        roots = ({"old": old.root.hex()} if before is not None else {}) | {"new": new.root.hex()}
+        proof = prove_change(case.terms, before, new, case.witness, CONTEXT, secret, minimum)
+    about = made_with(case) | {
         "roots": roots,
-        "context": CONTEXT.hex(),
-        "seeds": {one: seed.hex() for one, seed in SEEDS.items()},
         "proof_sha256": hashlib.sha256(proof).hexdigest(),
         "made_by": {"zkapex": __version__, "command": f"{COMMAND} {name}"},
     }

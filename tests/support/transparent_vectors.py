@@ -20,6 +20,7 @@ from zkapex.circuits.transparent.layout import Layout
 from zkapex.circuits.transparent.params import Parameters
 from zkapex.circuits.transparent.prove import verify_change, verify_enrolment
 from zkapex.circuits.transparent.same import Same
+from zkapex.errors import VerificationError
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "transparent"
 ARRAYS = {
@@ -89,3 +90,12 @@ def verify(about: dict[str, Any], proof: bytes, minimum: float = 0.0) -> None:
         verify_enrolment(layout(about), roots["state"], context, proof, minimum)
     else:
         verify_change(request(about), roots.get("old"), roots["new"], context, proof, minimum)
+
+
+def reason(about: dict[str, Any], proof: bytes) -> str:
+    """Why this release refuses a proof, or nothing if it accepts it."""
+    try:
+        verify(about, proof)
+    except VerificationError as e:
+        return e.why or e.what
+    return ""
