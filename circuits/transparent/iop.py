@@ -332,7 +332,9 @@ def padded(code: Code, parameters: Parameters, values: Values, secret: Secret) -
     out, slots = {}, parameters.slots
     for name, rows in values.items():
         message = np.zeros((len(rows), code.k), np.uint64)
-        message[:, : rows.shape[1]] = rows if rows.dtype == np.uint64 else residues(rows)
+        for start in range(0, len(rows), _CHUNK):  # no second copy of a layer
+            piece = rows[start : start + _CHUNK]
+            message[start : start + _CHUNK, : rows.shape[1]] = piece if rows.dtype == np.uint64 else residues(piece)
         message[:, slots:] = uniform((len(rows), code.k - slots), secret)
         out[name] = code.coefficients(message)
     return out

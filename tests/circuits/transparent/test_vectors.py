@@ -114,9 +114,8 @@ def test_the_second_verifier_shares_no_code_with_the_first() -> None:
 def test_both_verifiers_agree_on_every_mutation(name: str) -> None:
     vector = load(name)
     second_verifier.verify(vector.about, vector.proof)
-    for seed in range(3):
-        for i, (about, proof) in enumerate(mutations(vector.about, vector.proof, np.random.default_rng(seed))):
-            assert (first(about, proof), second(about, proof)) == (False, False), (seed, i)
+    for i, (about, proof) in enumerate(mutations(vector.about, vector.proof, np.random.default_rng(3))):
+        assert (first(about, proof), second(about, proof)) == (False, False), i
 
 
 @pytest.mark.slow
