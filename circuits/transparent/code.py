@@ -21,6 +21,8 @@ from zkapex.circuits.transparent.field import GENERATOR, Array, P, add, mul, pow
 BLOWUP = 4
 """n / k. The rate is 1/4."""
 _CACHED = 4096
+Columns = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
 
 
 @inlined
@@ -81,6 +83,47 @@ def _forward(x: Array, w: Array) -> None:
                 mul(sub(piece[j + 1], piece[j + 3]), i),
             )
             piece[j], piece[j + 1], piece[j + 2], piece[j + 3] = add(a, b), sub(a, b), add(c, d), sub(c, d)
+
+
+@inlined
+def _wanted_pass(x: Array, w: Array, h: int, before: Counts) -> None:
+    """As `_quarter_pass`, of the pieces of 4h values among which there is one that is wanted."""
+    far, near, odd = w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h]
+    for s in range(0, x.shape[0], 4 * h):
+        if before[s + 4 * h] == before[s]:
+            continue
+        p, q, r, t = x[s : s + h], x[s + h : s + 2 * h], x[s + 2 * h : s + 3 * h], x[s + 3 * h : s + 4 * h]
+        for j in range(h):
+            a, b = add(p[j], r[j]), add(q[j], t[j])
+            c, d = mul(sub(p[j], r[j]), far[j]), mul(sub(q[j], t[j]), odd[j])
+            p[j], q[j] = add(a, b), mul(sub(a, b), near[j])
+            r[j], t[j] = add(c, d), mul(sub(c, d), near[j])
+
+
+@kernel
+def _encode_at(coefficients: Array, shift: Array, w: Array, inside: Columns, before: Counts, out: Array) -> None:
+    """Each row's values at some places of the coset ``shift H``: what no such place depends on is left out.
+
+    ``before[i]`` is the number of places below i.
+    """
+    n = coefficients.shape[1]
+    x = np.empty(n, np.uint64)
+    for r in range(coefficients.shape[0]):
+        for i in range(n):
+            x[i] = mul(coefficients[r, i], shift[i])
+        h = n >> 2
+        if (n & 0x5555555555555555) == 0:  # an odd number of stages
+            half = n >> 1
+            a, b, t = x[:half], x[half:], w[half:n]
+            for j in range(half):
+                u, v = a[j], b[j]
+                a[j], b[j] = add(u, v), mul(sub(u, v), t[j])
+            h >>= 1
+        while h:
+            _wanted_pass(x, w, h, before)
+            h >>= 2
+        for j in range(inside.shape[0]):
+            out[r, j] = x[inside[j]]
 
 
 @kernel
@@ -233,16 +276,16 @@ class Code:
 
     def at(self, coefficients: Array, columns: npt.NDArray[np.int64]) -> Array:
         """Values ``[r, columns]`` at some points, given by their numbers in ascending order."""
-        out, buffer = np.empty((len(coefficients), len(columns)), np.uint64), np.empty((8, self.k), np.uint64)
+        out = np.empty((len(coefficients), len(columns)), np.uint64)
+        rows = np.ascontiguousarray(coefficients)
         for c in range(BLOWUP):
             here = np.flatnonzero(columns // self.k == c)
-            if not here.size:
-                continue
-            inside = columns[here] - c * self.k
-            for start in range(0, len(coefficients), len(buffer)):
-                piece = np.ascontiguousarray(coefficients[start : start + len(buffer)])
-                _encode(piece, self._shifts[c], self._w, buffer)
-                out[start : start + len(piece), here] = buffer[: len(piece), inside]
+            if here.size:
+                inside = columns[here] - c * self.k
+                before = np.searchsorted(inside, np.arange(self.k + 1))
+                piece = np.empty((len(rows), here.size), np.uint64)
+                _encode_at(rows, self._shifts[c], self._w, inside, before, piece)
+                out[:, here] = piece
         return out
 
     def from_half(self, values: Array) -> Array:

@@ -116,10 +116,17 @@ def _k_times_matrix(a: Array, m: Array, out: Array) -> None:
                 out[j, c] = add(out[j, c], mul(a[i, c], m[i, j]))
 
 
+def _alike(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both with the shape that they broadcast to; writable and contiguous, for which kernels are compiled."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    x, y = (one if one.shape == shape else np.broadcast_to(one, shape).copy() for one in (a, b))
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
 def _flat(call: Callable[..., None], a: Any, b: Any) -> Array:
-    a, b = np.broadcast_arrays(np.asarray(a, np.uint64), np.asarray(b, np.uint64))
-    out = np.empty(a.shape, np.uint64)
-    call(np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1), out.reshape(-1))
+    x, y = _alike(np.asarray(a, np.uint64), np.asarray(b, np.uint64))
+    out = np.empty(x.shape, np.uint64)
+    call(x.reshape(-1), y.reshape(-1), out.reshape(-1))
     return out
 
 
@@ -145,9 +152,9 @@ def times(a: Any, b: Any) -> Array:
 
 def prod(a: Array, b: Array) -> Array:
     """Elementwise product in K of arrays ``[..., 3]``, broadcast."""
-    a, b = np.broadcast_arrays(a, b)
-    out = np.empty(a.shape, np.uint64)
-    _k_mul(np.ascontiguousarray(a).reshape(-1, 3), np.ascontiguousarray(b).reshape(-1, 3), out.reshape(-1, 3))
+    x, y = _alike(a, b)
+    out = np.empty(x.shape, np.uint64)
+    _k_mul(x.reshape(-1, 3), y.reshape(-1, 3), out.reshape(-1, 3))
     return out
 
 

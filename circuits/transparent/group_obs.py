@@ -147,7 +147,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Witness:
-    """What a device knows, all int64.
+    """What a device knows, all int64; weights may be int32, which is half of the memory.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ class _Steps:
             n[cols] = through(self.a, residues(before * (mask | self.request.on_result[block])))
         flat = residues(w.curvature).reshape(-1, y.width)
         h = prod(np.repeat(self.beta, y.width, 0), through(self.b, np.ascontiguousarray(flat.T)))
-        theta = y.pack(w.after).astype(np.int64)
+        theta = y.pack(w.after)
         v = norms.project({"new.theta": theta, "mu": self.mu, "E": self.e, "L": self.of_guard})
         return {"d": y.vector(d), "n": y.vector(n), "h": y.vector(h), "v": y.flat(v)}
 
@@ -328,6 +328,7 @@ class _Steps:
             slack = np.array(taus, np.int64) - square_sums(rows)
             parts.append(self.side.to_bits(slack, width).reshape(-1))
             totals.append(self.side.to_bits(every - sum(taus) + int(slack.sum()), wide))
+        self.e = np.zeros((0, 0), np.int64)  # as large as the layer, and nothing asks for it any more
         return {"Dm": np.ascontiguousarray(dm.T), "bits": y.flat(np.concatenate([*parts, *totals, norms.bits()]))}
 
     def equations(self, program: Program) -> None:

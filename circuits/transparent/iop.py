@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from zkapex.circuits.transparent.code import Code, code_of, sparse_times
 from zkapex.circuits.transparent.field import BASIS, Array, Integers, P, minus, plus, residues, times, uniform
-from zkapex.circuits.transparent.merkle import DIGEST, Tree, opened
+from zkapex.circuits.transparent.merkle import DIGEST, Tree, largest_opening, opened
 from zkapex.circuits.transparent.params import TARGET, Parameters, soundness
 from zkapex.circuits.transparent.program import Program, accumulate, sum_over_slots
 from zkapex.circuits.transparent.transcript import Secret, Transcript
@@ -230,6 +230,14 @@ class Verifier(Side):
         root = self._take(DIGEST)
         self._attach("", label, dict(sizes) | MASKS if masks else sizes, root)
         self._roots.append(root)
+        self._require_length()
+
+    def _require_length(self) -> None:
+        """Refuse what cannot have the right length, before anything is laid out that grows with the rows."""
+        k, t = self.parameters.k, self.parameters.queries
+        left, salts = len(self._proof) - self._at, DIGEST * t * len(self._roots)
+        if left < 8 * (15 * k + t * self.rows) + salts:
+            raise ProofError("the proof is too short")
 
     def _take(self, size: int) -> bytes:
         piece = self._proof[self._at : self._at + size]
@@ -253,9 +261,12 @@ class Verifier(Side):
     def finish(self, program: Program) -> None:  # noqa: D102
         k, slots, t, code = self.parameters.k, self.parameters.slots, self.parameters.queries, self.code
         rho = self._combination()
-        # Nothing is computed for a proof that cannot have the right length.
-        if len(self._proof) - self._at < 8 * (15 * k + t * (self.rows + 4 * len(self._roots))):
-            raise ProofError("the proof is too short")
+        self._require_length()
+        most = 8 * 15 * k + sum(
+            largest_opening(sum(one.values()), self.parameters.n, t) for *_, one in self._commitments
+        )
+        if len(self._proof) - self._at > most:
+            raise ProofError("the proof is too long")
         p, s, v = self._receive("P", k), self._receive("S", 2 * k), self._receive("V", 2 * k)
         if (sum_over_slots(code.messages(fold(s[:, :k], s[:, k:], 0)), slots) != program.constant).any():
             self.fail("the sum over slots is wrong")
@@ -321,7 +332,9 @@ def padded(code: Code, parameters: Parameters, values: Values, secret: Secret) -
     out, slots = {}, parameters.slots
     for name, rows in values.items():
         message = np.zeros((len(rows), code.k), np.uint64)
-        message[:, : rows.shape[1]] = rows if rows.dtype == np.uint64 else residues(rows)
+        for start in range(0, len(rows), _CHUNK):  # no second copy of a layer
+            piece = rows[start : start + _CHUNK]
+            message[start : start + _CHUNK, : rows.shape[1]] = piece if rows.dtype == np.uint64 else residues(piece)
         message[:, slots:] = uniform((len(rows), code.k - slots), secret)
         out[name] = code.coefficients(message)
     return out

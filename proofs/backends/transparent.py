@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import zkapex.errors
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.transparent.compliance import Compliance
 from zkapex.circuits.transparent.merkle import DIGEST
 from zkapex.circuits.transparent.prove import verify_change
-from zkapex.errors import CommitmentError, Error, ProofError, ProverError, ReceiptError, ResourceError, SaltsSpentError
+from zkapex.errors import CommitmentError, ProofError, ReceiptError, SaltsSpentError
 from zkapex.proofs.backends.interface import (
     Backend,
     Before,
@@ -34,6 +28,7 @@ from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.jobs.worker import finished
 from zkapex.proofs.layer.job import write_layer_job
+from zkapex.proofs.layer.process import prove_layers
 from zkapex.proofs.layer.state import prove_held_state, prove_same, prove_state, roots, verify_continued, verify_state
 from zkapex.proofs.layer.terms import change_context, parameters_digest, terms_of
 from zkapex.proofs.messages import (
@@ -150,15 +145,8 @@ class TransparentEngine(Engine):
         write_layer_job(folder, terms, self.manifest.statement, secrets, change, unit, context)
 
     def prove_jobs(self, folders: Sequence[Path], workers: int | None, on_start: OnStart) -> None:
-        """See `Engine`; a process for each, one after the other, or several at a time if that is asked for."""
-        waiting = [folder for folder in folders if finished(folder) is None]
-
-        def one(folder: Path) -> None:
-            on_start(folder)
-            _run(folder)
-
-        with ThreadPoolExecutor(max_workers=workers or 1) as pool:
-            list(pool.map(one, waiting))
+        """See `Engine`; one process does all of them, or several if that is asked for."""
+        prove_layers([folder for folder in folders if finished(folder) is None], workers or 1, on_start)
 
     def opened_by(self, instance: Instance, secrets: Secrets, change: Changed, unit: int) -> tuple[Vectors, bytes]:
         """See `Engine`."""
@@ -225,27 +213,6 @@ def _vector(secrets: Secrets, unit: int) -> Vectors:
 
 def _statement(what: str, *parts: str) -> bytes:
     return encode_parts("zkapex:opened:v1", what, *parts)
-
-
-def _run(folder: Path) -> None:
-    """Prove a job in a process of its own."""
-    command = [sys.executable, "-m", "zkapex.proofs.layer.job", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
-    if done.returncode == 0:
-        return
-    try:
-        kind, what, why, fix = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        if done.returncode < 0:
-            raise ResourceError(
-                f"a prover was killed by signal {-done.returncode}",
-                why="most likely by the kernel, because memory ran out",
-                fix="free memory; finished layers are kept",
-            ) from None
-        raise ProverError("a prover ended unexpectedly", why=done.stderr.strip()[-500:]) from None
-    of: type[Error] = getattr(zkapex.errors, kind, ProverError)
-    raise of(what, why=why, fix=fix)
 
 
 BACKEND = Transparent()

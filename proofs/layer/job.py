@@ -1,8 +1,9 @@
 """The proof of one layer's change as a job on disk, and the process that does such jobs.
 
-    python -m zkapex.proofs.layer.job FOLDER...
+    python -m zkapex.proofs.layer.job
 
-A folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable by its owner only); the proof appears beside
+reads the folders of jobs from standard input, a line each, and answers each with a line of JSON: null, or an error. A
+folder holds ``job.npz`` and ``job.json`` (the witness, secret, readable by its owner only); the proof appears beside
 them as ``proof.bin`` with ``cost.json``, as `zkapex.proofs.jobs.worker` leaves it. It is a process of its own because
 peak memory matters on an edge device: it imports neither torch nor Flower, and its memory goes back with it.
 """
@@ -14,8 +15,10 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.transparent.compliance import Compliance, Held
@@ -26,6 +29,7 @@ from zkapex.circuits.transparent.layout import commit
 from zkapex.circuits.transparent.prove import Private, prove_change
 from zkapex.errors import Error, InputError
 from zkapex.proofs.backends.interface import Changed, Secrets
+from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.jobs.worker import Cost, leave_proof, peak_rss_mb, private_file
 from zkapex.proofs.layer.state import proof_seed, state_seed
 from zkapex.proofs.layer.terms import Terms, layout_for
@@ -51,7 +55,7 @@ def write_layer_job(
     """
     name, y = secrets.manifest.layers[unit].name, terms.layout
     arrays = {f"public/{f.name}": getattr(terms, f.name) for f in fields(terms) if f.name not in _NOT_AN_ARRAY}
-    arrays |= {"before": secrets.weights[name], "after": change.weights[name]}
+    arrays |= {"before": _narrow(secrets.weights[name]), "after": _narrow(change.weights[name])}
     if y.factor_rank:
         mu = change.mu.get(name, np.zeros((y.blocks, y.rows, y.rank), np.int64))
         arrays["mu"] = np.pad(mu, ((0, 0), (0, 0), (0, y.rank - mu.shape[2])))
@@ -72,6 +76,11 @@ def write_layer_job(
     private_file(folder / "job.json").write_text(json.dumps(scalars))
 
 
+def _narrow(weights: IntArray) -> npt.NDArray[np.signedinteger[Any]]:
+    """In 32 bits where they fit, as honest ones do: a layer's weights are much of a prover's memory."""
+    return weights.astype(np.int32) if np.abs(weights).max(initial=0) < 2**31 else weights
+
+
 def run_layer_job(folder: Path) -> Cost:
     """Prove one job and leave the result in its folder; the witness is deleted."""
     start = time.process_time()
@@ -81,7 +90,7 @@ def run_layer_job(folder: Path) -> Cost:
     y = layout_for(StatementSpec.model_validate_json(scalars["spec"]), *scalars["shape"])
     public = {name.removeprefix("public/"): a for name, a in arrays.items() if name.startswith("public/")}
     old_seed, new_seed = (bytes.fromhex(seed) for seed in scalars["seeds"])
-    before, after = arrays["before"], arrays["after"]
+    before, after = arrays.pop("before"), arrays.pop("after")
     terms: Terms
     witness: Private
     if scalars["kind"] == "group-obs":
@@ -105,13 +114,14 @@ def run_layer_job(folder: Path) -> Cost:
 
 
 def main() -> int:
-    """Do the jobs that the command line names; the first error ends it, as JSON on standard output."""
-    for folder in sys.argv[1:]:
+    """Do the jobs that standard input names, one after the other, until it ends."""
+    for line in sys.stdin:
+        answer = None
         try:
-            run_layer_job(Path(folder))
+            run_layer_job(Path(line.rstrip("\n")))
         except Error as e:
-            print(json.dumps([type(e).__name__, e.what, e.why, e.fix]))  # noqa: T201 - for whoever started it
-            return 1
+            answer = [type(e).__name__, e.what, e.why, e.fix]
+        print(json.dumps(answer), flush=True)  # noqa: T201 - for whoever started it
     return 0
 
 

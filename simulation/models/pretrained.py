@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 
 from zkapex.errors import InputError
 from zkapex.simulation.models.backbone import Backbone, BackboneConfig
@@ -66,6 +64,15 @@ def load_backbone(model: str | None) -> Backbone:
 def _from_onnx(path: Path) -> Backbone:
     if not path.is_file():
         raise InputError(f"there is no file {path}", fix="give another --model")
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as e:
+        raise InputError(
+            f"reading {path} needs onnx",
+            why=str(e),
+            fix="install onnx, or give a folder or a Hugging Face name",
+        ) from e
     try:
         graph = onnx.load(str(path)).graph
         tensors = {t.name: t for t in graph.initializer}

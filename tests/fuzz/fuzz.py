@@ -16,12 +16,16 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["zkapex", "mutate"]):
+KERNELS = [f"zkapex.circuits.transparent.{name}" for name in ("compiled", "field", "code", "program", "projection")]
+"""What numba compiles cannot be instrumented."""
+
+with atheris.instrument_imports(include=["zkapex", "mutate"], exclude=KERNELS):
     import mutate
     import targets
 
 HERE = Path(__file__).parent
-LIMITS = ("-timeout=60", "-rss_limit_mb=4096", "-max_len=32768", f"-artifact_prefix={HERE / 'findings'}/")
+LAYERS = [targets.transparent_vectors.load(name).proof for name in targets.transparent_vectors.names()]
+LIMITS = ("-timeout=60", "-rss_limit_mb=4096", "-max_len=65536", f"-artifact_prefix={HERE / 'findings'}/")
 
 
 class Fuzzer:
@@ -49,12 +53,17 @@ class Fuzzer:
 
         if not data:
             data = bytes([list(targets.TARGETS).index(rng.choice(self.names))])
-        head = 2 if self.name(data) in ("record", "evidence") else 1
+        head = 2 if self.name(data) in ("record", "evidence", "layer") else 1
         body = data[head:]
         if self.name(data) == "proof" and rng.random() < 0.3:  # libFuzzer prefers short inputs, which get nowhere
             body = targets.bundle().evidence.proofs[0]
+        if self.name(data) == "layer" and (len(data) < 2 or rng.random() < 0.3):
+            chosen = rng.randrange(len(LAYERS))
+            data, body = data[:1] + bytes([chosen]), LAYERS[chosen]
         if rng.random() < 0.1:
             body = raw(body)
+        elif self.name(data) == "layer":
+            body = mutate.layer(body, rng)
         elif self.name(data) in ("proof", "point"):
             body = mutate.proof(body, rng)
         elif self.name(data) in ("image", "text"):

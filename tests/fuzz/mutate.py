@@ -48,6 +48,27 @@ def _set(words: list[bytes], at: int, value: int) -> list[bytes]:
     return [*words[:at], (value % 2**256).to_bytes(WORD, "big"), *words[at + 1 :]]
 
 
+def layer(data: bytes, rng: random.Random) -> bytes:
+    """One change to the 8-byte words of a proof of the transparent backend, or to its length."""
+    order = 2**64 - 2**32 + 1
+    words = [data[i : i + 8] for i in range(0, len(data), 8)]
+    if not words:
+        return bytes(8)
+    at = rng.randrange(len(words))
+    value = int.from_bytes(words[at], "little")
+    new = rng.choice((0, 1, order - 1, order, 2**64 - 1, value ^ 1 << rng.randrange(64), (value + order) % 2**64))
+    cut = rng.randrange(0, 40)
+    choices: tuple[Callable[[], list[bytes]], ...] = (
+        lambda: [*words[:at], new.to_bytes(8, "little"), *words[at + 1 :]],
+        lambda: [*words[:at], rng.choice(words), *words[at + 1 :]],
+        lambda: [*words[:at], *words[at + 1 :]],
+        lambda: [*words[:at], bytes(8), *words[at:]],
+        lambda: words[: len(words) - cut],
+        lambda: [*words, *words[:cut]],
+    )
+    return b"".join(rng.choice(choices)())
+
+
 def document(data: bytes, rng: random.Random, raw: Bytes) -> bytes:
     """One change to a value of a JSON document, in the encoding of records; base64 is changed inside."""
     try:

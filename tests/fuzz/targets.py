@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import conformance
+import transparent_vectors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
@@ -118,6 +119,20 @@ def proof(data: bytes) -> None:
     verifier().verify(0, data)
     if data != bundle().evidence.proofs[0]:
         raise Accepted("a proof was altered and is still valid")
+
+
+def layer(data: bytes) -> None:
+    """The proof of a layer, by the transparent backend; the first byte says of which vector."""
+    names = transparent_vectors.names()
+    vector = _vector(names[data[0] % len(names)])
+    transparent_vectors.verify(vector.about, data[1:])
+    if data[1:] != vector.proof:
+        raise Accepted("a proof was altered and is still valid")
+
+
+@cache
+def _vector(name: str) -> transparent_vectors.Vector:
+    return transparent_vectors.load(name)
 
 
 def envelope(data: bytes) -> None:
@@ -224,14 +239,14 @@ def _shapes_of(data: bytes, name: str) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    f.__name__: f for f in (proof, point, envelope, record, evidence, image, text, foreign, safetensors)
+    f.__name__: f for f in (proof, point, envelope, record, evidence, image, text, foreign, safetensors, layer)
 }
 """In this order for ever: the first byte of what is in ``corpus/`` counts them."""
 
 
 def run(name: str, data: bytes) -> bool:
     """Whether a target accepted its input; raises what must not be raised."""
-    if name in ("record", "evidence") and not data:
+    if name in ("record", "evidence", "layer") and not data:
         return False
     try:
         TARGETS[name](data)
@@ -254,6 +269,7 @@ def honest() -> list[tuple[str, bytes]]:
         ("record", bytes([RECORDS.index(StatementV1)]) + statement),
         *(("evidence", bytes([number]) + part.to_bytes()) for number, part in enumerate(parts)),
         *(("image", data) for data in _images()),
+        *(("layer", bytes([i]) + _vector(name).proof) for i, name in enumerate(transparent_vectors.names())),
         ("text", "größe = 1\n".encode() * 30),
         ("foreign", b'{"model_type": "vit", "hidden_size": 16, "intermediate_size": 48, "num_hidden_layers": 2}'),
         ("safetensors", _checkpoint()),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FUZZER = Path(__file__).parent / "fuzz.py"
-SECONDS = {"proof": 5, "point,envelope,record,evidence": 5, "image,text,foreign,safetensors": 5}
+SECONDS = {"proof": 5, "layer": 20, "point,envelope,record,evidence": 5, "image,text,foreign,safetensors": 5}
 
 needs_atheris = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="atheris has wheels for this platform alone"
@@ -20,7 +20,9 @@ needs_atheris = pytest.mark.skipif(
 
 
 @needs_atheris
-@pytest.mark.parametrize("targets", SECONDS)
+@pytest.mark.parametrize(
+    "targets", [pytest.param(name, marks=pytest.mark.slow) if name == "layer" else name for name in SECONDS]
+)
 def test_the_decoders_raise_nothing_but_their_own_errors(targets: str) -> None:
     command = [sys.executable, str(FUZZER), f"--targets={targets}", f"-max_total_time={SECONDS[targets]}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

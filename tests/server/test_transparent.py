@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import CHEATERS, Federation, mixed, refused
+from federation import CHEATERS, Federation, ForgettingTask, SmallTask, honest, mixed, refused
 from life import MASKS, LivingProvider, committed, deployed, left
 
 from zkapex.client.agent.agent import DeviceAgent
+from zkapex.client.app import Agent
 from zkapex.client.state.place import MARK
 from zkapex.errors import InputError, ReceiptError, VerificationError
 from zkapex.proofs.backends import ABOUT, backend, check_backend
@@ -23,6 +24,7 @@ from zkapex.proofs.receipts.evidence import Evidence, derive
 from zkapex.proofs.records.sealed import unseal_enrolment
 from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import Policy, verify_receipt
+from zkapex.simulation.federation.adversaries import make_cheat
 
 SETTINGS = {"backend": "transparent"}
 
@@ -52,6 +54,27 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return federation
 
 
+TUNED = ("ignore", "half", "decoy")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """The default operator: targets, met and held while the honest device trains on. Not to be changed."""
+
+    def device(index: int, folder: Path, task: SmallTask) -> Agent:
+        return make_cheat(TUNED[index - 1], folder, task, workers=1) if index else honest(index, folder, task)
+
+    federation = Federation(
+        tmp_path_factory.mktemp("tuned") / "run",
+        clients=1 + len(TUNED),
+        device=device,
+        settings={**SETTINGS, "operator": "targeted-group-obs", "tune-epochs": 2, "tune-lr": 1e-3},
+        task=ForgettingTask,
+    )
+    federation.serve()
+    return federation
+
+
 @pytest.fixture(scope="module")
 def chained(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Two requests on one enrolment. Not to be changed."""
@@ -71,6 +94,42 @@ def test_the_honest_prove_and_every_cheat_is_caught(market: Federation) -> None:
     for index in range(2, 2 + len(CHEATERS)):
         row = market.row(result, index)
         assert row["verdict"] == "quarantined", CHEATERS[index - 2]
+
+
+def test_targets_are_proved_and_held_by_whoever_trains_on(tuned: Federation) -> None:
+    result = tuned.result()
+    row = tuned.row(result, 0)
+    assert row["verdict"] == "proved", row["reason"]
+    for index in range(1, 1 + len(TUNED)):
+        row = tuned.row(result, index)
+        assert row["verdict"] == "quarantined", TUNED[index - 1]
+    enrolment = enrolled(tuned)
+    assert enrolment.revision == 1
+    assert enrolment.continuation is not None
+    assert enrolment.continuation.theta is None  # not the same weights
+    assert enrolment.continuation.held is not None
+    assert enrolment.continuation.held.proofs
+    assert enrolment.continuation.held.guards
+
+
+def test_a_chain_is_verified_without_what_the_backend_does_not_need(tuned: Federation) -> None:
+    done = without_others("verify", str(tuned.folder / "receipts"), "--trust", str(tuned.folder / "key.pub"), "--chain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    assert "request-1 proved (experimental backend, not reviewed); 1 enrolments; 0 weights zero" in said
+    assert said.count("request-1 failed (experimental backend, not reviewed)") == len(TUNED)
+    assert done.stderr == ""
+
+
+def without_others(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command where ezkl, onnx, torch and Flower cannot be imported."""
+    program = (
+        "import sys\n"
+        "for name in ('ezkl', 'onnx', 'py_ecc', 'torch', 'flwr'): sys.modules[name] = None\n"
+        f"sys.argv = ['zkapex', *{list(arguments)!r}]\n"
+        "from zkapex.cli import main\nmain()\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
 def test_receipts_say_what_they_rest_on(market: Federation) -> None:
@@ -98,13 +157,7 @@ def test_receipts_of_failure_carry_the_proof_that_was_refused(market: Federation
 
 def test_a_receipt_is_verified_without_ezkl_onnx_or_a_reference_string(market: Federation) -> None:
     path = market.folder / market.row(market.result(), 0)["receipt"]
-    program = (
-        "import sys\n"
-        "for name in ('ezkl', 'onnx', 'py_ecc', 'torch', 'flwr'): sys.modules[name] = None\n"
-        f"sys.argv = ['zkapex', 'verify', {str(path)!r}, '--trust', {str(market.folder / 'key.pub')!r}]\n"
-        "from zkapex.cli import main\nmain()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = without_others("verify", str(path), "--trust", str(market.folder / "key.pub"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "proved (experimental backend, not reviewed)" in done.stdout
 

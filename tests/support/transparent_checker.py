@@ -201,3 +201,23 @@ def enrol_violated(
 def lying_bits(values: np.ndarray, width: int, strict: bool = True) -> np.ndarray:
     """What a cheating prover writes where an honest one stops: as many bits as there is room for."""
     return (np.asarray(values).astype(np.int64)[..., None] >> np.arange(width)) & 1
+
+
+def read_slots(program: Program, name: str) -> np.ndarray:
+    """Whether anything reads a slot, ``[rows, slots]``."""
+    out = np.zeros((program.counts[name], program.slots), bool)
+    terms = program._terms.get(name)
+    if terms is not None:
+        for by_row, by_slot in terms.outer:
+            out[:, : len(by_slot)] |= by_row.any(1)[:, None] & by_slot.any(1)[None]
+        for by_row in (*terms.squares, *terms.linear, *terms.booleans):
+            out |= by_row.any(1)[:, None]
+        if terms.entries is not None:
+            out |= terms.entries.any(1)
+        for table, by_row in terms.public:
+            values = program._tables[table]
+            out[:, : values.shape[1]] |= by_row.any(1)[:, None] & values.astype(bool)
+    for left, right, coefficient in program._products:
+        if name in (left, right) and coefficient.any():
+            out[:] = True
+    return out

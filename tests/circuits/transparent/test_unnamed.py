@@ -21,6 +21,7 @@ from transparent_checker import (
     comply_violated,
     dampen_violated,
     enrol_violated,
+    read_slots,
     unlearn_violated,
 )
 from transparent_examples import complying, dampening, example, small
@@ -47,26 +48,6 @@ class Reader(Checker):
         super().finish(program)
 
 
-def read(program: Program, name: str) -> np.ndarray:
-    """Whether anything reads a slot, ``[rows, slots]``."""
-    out = np.zeros((program.counts[name], program.slots), bool)
-    terms = program._terms.get(name)
-    if terms is not None:
-        for by_row, by_slot in terms.outer:
-            out[:, : len(by_slot)] |= by_row.any(1)[:, None] & by_slot.any(1)[None]
-        for by_row in (*terms.squares, *terms.linear, *terms.booleans):
-            out |= by_row.any(1)[:, None]
-        if terms.entries is not None:
-            out |= terms.entries.any(1)
-        for table, by_row in terms.public:
-            values = program._tables[table]
-            out[:, : values.shape[1]] |= by_row.any(1)[:, None] & values.astype(bool)
-    for left, right, coefficient in program._products:
-        if name in (left, right) and coefficient.any():
-            out[:] = True
-    return out
-
-
 def readers(
     y: Layout, name: str, equations: Mapping[str, tuple[str, int | None]], run: Callable[[Reader], None]
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -77,7 +58,7 @@ def readers(
         run(side)
         for rows in side.program.counts:
             if not rows.startswith("mask."):
-                out.setdefault(rows, {})[which] = read(side.program, rows)
+                out.setdefault(rows, {})[which] = read_slots(side.program, rows)
     return out
 
 
