@@ -130,6 +130,7 @@ def test_it_is_used_by_keyboard(console: Console, page: Page) -> None:
     assert after is not None
     assert after.readmitted
     page.get_by_role("link", name="Audit trail").click()
+    page.wait_for_url(f"{console.url}/trail")
     assert "its disk was exchanged" in page.inner_text("main")
 
 
@@ -158,6 +159,7 @@ def test_a_deletion_is_ordered_after_its_cost_was_seen(console: Console, page: P
     [order] = OrderBook(console.place.requests).all()
     assert dict(order.about) == {"forget-class": 5}
     page.get_by_role("link", name="Audit trail").click()
+    page.wait_for_url(f"{console.url}/trail")
     first = page.locator("tbody tr").first.inner_text()
     assert all(word in first for word in ("request.created", "ada, in the console", "r-2026-17"))
     page.goto(f"{console.url}/requests/r-2026-17")
