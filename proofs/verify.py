@@ -33,7 +33,6 @@ from zkapex.errors import (
 )
 from zkapex.proofs.backends import about, backend
 from zkapex.proofs.backends.interface import Engine
-from zkapex.proofs.jobs.batch import BatchVerifier
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.keys.trust import Trust
 from zkapex.proofs.ledger.note import VerifierKey
@@ -43,12 +42,12 @@ from zkapex.proofs.receipts.bundle import Bundle, check_files, open_signed, read
 from zkapex.proofs.receipts.evidence import Dossier
 from zkapex.proofs.receipts.receipt import Outcome, Receipt
 from zkapex.proofs.receipts.status import check_status
-from zkapex.proofs.receipts.timestamp import Authorities, check_imprint
 from zkapex.proofs.records.envelope import peek
 from zkapex.proofs.records.record import sha256_hex
 
 if TYPE_CHECKING:
     from zkapex.circuits.halo2.srs import Srs
+    from zkapex.proofs.receipts.timestamp import Authorities
 
 OnChunk = Callable[[int, int], None]
 """Called with (verified, total) after each proof."""
@@ -235,6 +234,8 @@ class _Verification:
         if stamp is None:
             return None
         if authorities is None:
+            from zkapex.proofs.receipts.timestamp import check_imprint
+
             check_imprint(stamp, peek(receipt.envelope))  # a stamp that is none is refused by whoever comes across it
             return None
         return authorities.check(stamp, peek(receipt.envelope))
@@ -448,6 +449,8 @@ def _one_by_one(engine: Engine, dossier: Dossier, proofs: Mapping[int, bytes], o
 def _together(engine: Engine, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk, workers: int) -> float:
     if engine.circuit is None:
         raise InputError("proofs of this backend are verified in this process")
+    from zkapex.proofs.jobs.batch import BatchVerifier
+
     with BatchVerifier(engine.circuit, _claim(dossier), workers) as verifier:
         verdicts = verifier.verify(proofs, lambda progress: on_chunk(progress.done, progress.total))
     for chunk in sorted(verdicts):
