@@ -45,7 +45,7 @@ class Console:
 
 @pytest.fixture(scope="module")
 def console(market: Federation, result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    settings = ServerSettings(host="localhost", provider="a.b:c")
+    settings = ServerSettings(host="localhost", provider="small_deployed:classes")
     place = create_server(tmp_path_factory.mktemp("console") / "server", settings)
     shutil.copytree(market.folder, place.federation, dirs_exist_ok=True)
     folder = FederationFolder.of(place.root)
@@ -125,7 +125,7 @@ def test_it_is_used_by_keyboard(console: Console, page: Page) -> None:
     page.get_by_label("Reason").focus()
     page.keyboard.type("its disk was exchanged")
     page.keyboard.press("Enter")
-    page.get_by_text("readmitted by ada: its disk was exchanged").wait_for()
+    page.get_by_text("by ada, in the console: its disk was exchanged").wait_for()
     after = console.registry.client(client.client_id)
     assert after is not None
     assert after.readmitted
