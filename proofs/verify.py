@@ -33,7 +33,6 @@ from zkapex.errors import (
 )
 from zkapex.proofs.backends import about, backend
 from zkapex.proofs.backends.interface import Engine
-from zkapex.proofs.jobs.batch import BatchVerifier
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.keys.trust import Trust
 from zkapex.proofs.ledger.note import VerifierKey
@@ -43,12 +42,12 @@ from zkapex.proofs.receipts.bundle import Bundle, check_files, open_signed, read
 from zkapex.proofs.receipts.evidence import Dossier
 from zkapex.proofs.receipts.receipt import Outcome, Receipt
 from zkapex.proofs.receipts.status import check_status
-from zkapex.proofs.receipts.timestamp import Authorities, check_imprint
 from zkapex.proofs.records.envelope import peek
 from zkapex.proofs.records.record import sha256_hex
 
 if TYPE_CHECKING:
     from zkapex.circuits.halo2.srs import Srs
+    from zkapex.proofs.receipts.timestamp import Authorities
 
 OnChunk = Callable[[int, int], None]
 """Called with (verified, total) after each proof."""
@@ -177,6 +176,29 @@ def verify_receipt(
     return _Verification(policy, on_chunk, workers or policy.workers, [] if depths is None else depths).run(directory)
 
 
+def read_trusted(path: Path, policy: Policy) -> Bundle:
+    """Read a receipt and check everything in it but the proofs, and that its signer's key counts, as `verify_receipt`.
+
+    Raises
+    ------
+    VerificationError
+        As `verify_receipt`; SignatureError if the policy names no key.
+    """
+    if not policy.trust.keys:
+        raise SignatureError("nobody was named whose signature would count", fix="name the provider's key with --trust")
+    return _Verification(policy, lambda done, total: None, 1, []).read(path).bundle
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A receipt whose signature and evidence were reached, and what says by when it existed."""
+
+    bundle: Bundle
+    files: Mapping[str, bytes]
+    stamped: datetime | None
+    logged: Logged | None
+
+
 class _Verification:
     """One receipt on its way through the depths."""
 
@@ -196,10 +218,9 @@ class _Verification:
         self._depths.sort(key=lambda depth: DEPTHS.index(depth.name))
         return Verified(verified.bundle, verified.chunks, verified.cpu_s, tuple(self._depths), verified.srs)
 
-    def _run(self, path: Path) -> Verified:
-        policy = self._policy
+    def read(self, path: Path) -> _Read:
         files = read_files(path)
-        receipt = open_signed(files, policy.trust.public or None)
+        receipt = open_signed(files, self._policy.trust.public or None)
         self._at = "time"
         stamped = self._stamped(receipt, files)
         self._at = "ledger"
@@ -211,13 +232,21 @@ class _Verification:
         self._at = "evidence"
         bundle = check_files(receipt, files)
         self._evidence(bundle)
+        return _Read(bundle, files, stamped, logged)
+
+    def _run(self, path: Path) -> Verified:
+        found = self.read(path)
+        bundle, receipt, files, logged = found.bundle, found.bundle.receipt, found.files, found.logged
         self._at = "proofs"
         chunks, cpu_s, srs = self._proofs(bundle)
         self._at = "time"
-        if stamped is not None:
-            self._reach("time", "reached", f"existed by {stamped:%Y-%m-%d %H:%M:%S} UTC, says a timestamping authority")
-        elif witnessed is not None:
-            self._reach("time", "reached", f"existed by {witnessed:%Y-%m-%d %H:%M:%S} UTC, say witnesses of the log")
+        if found.stamped is not None:
+            when = f"{found.stamped:%Y-%m-%d %H:%M:%S} UTC"
+            self._reach("time", "reached", f"existed by {when}, says a timestamping authority")
+        elif logged is not None and logged.witnessed is not None:
+            self._reach(
+                "time", "reached", f"existed by {logged.witnessed:%Y-%m-%d %H:%M:%S} UTC, say witnesses of the log"
+            )
         else:
             has = "receipt.tsr" in files
             self._reach("time", "not reached", "name its authority with --tsa" if has else "it has no timestamp")
@@ -235,6 +264,8 @@ class _Verification:
         if stamp is None:
             return None
         if authorities is None:
+            from zkapex.proofs.receipts.timestamp import check_imprint
+
             check_imprint(stamp, peek(receipt.envelope))  # a stamp that is none is refused by whoever comes across it
             return None
         return authorities.check(stamp, peek(receipt.envelope))
@@ -448,6 +479,8 @@ def _one_by_one(engine: Engine, dossier: Dossier, proofs: Mapping[int, bytes], o
 def _together(engine: Engine, dossier: Dossier, proofs: Mapping[int, bytes], on_chunk: OnChunk, workers: int) -> float:
     if engine.circuit is None:
         raise InputError("proofs of this backend are verified in this process")
+    from zkapex.proofs.jobs.batch import BatchVerifier
+
     with BatchVerifier(engine.circuit, _claim(dossier), workers) as verifier:
         verdicts = verifier.verify(proofs, lambda progress: on_chunk(progress.done, progress.total))
     for chunk in sorted(verdicts):

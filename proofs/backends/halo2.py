@@ -30,7 +30,6 @@ from zkapex.proofs.chunk.instance import Instance, place
 from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
 from zkapex.proofs.chunk.verifier import ChunkVerifier, check_circuit_of, circuit_of
 from zkapex.proofs.jobs.claim import Claim
-from zkapex.proofs.jobs.pool import prove_all
 from zkapex.proofs.jobs.worker import write_job
 from zkapex.proofs.messages import Continuation, CurvatureCheck, Demand, Enrolment, LayerSpec, ModelManifest
 
@@ -128,6 +127,8 @@ class Halo2Engine(Engine):
 
     def prove_jobs(self, folders: Sequence[Path], workers: int | None, on_start: OnStart) -> None:
         """See `Engine`."""
+        from zkapex.proofs.jobs.pool import prove_all
+
         prove_all(self._built, list(folders), workers, on_start=on_start)
 
     def opened_by(self, instance: Instance, secrets: Secrets, change: Changed, unit: int) -> tuple[Vectors, bytes]:

@@ -183,17 +183,19 @@ def open_report(data: bytes, trusted: Sequence[Ed25519PublicKey]) -> ReportPredi
     SignatureError
         None of them has.
     ReceiptError
-        It is no report.
+        It is no report, or names another key than one that has signed it.
     FormatVersionError
         It is of a version this release does not know.
     """
-    payload = open_envelope(data, PAYLOAD_TYPE, trusted).payload
+    opened = open_envelope(data, PAYLOAD_TYPE, trusted)
     try:
-        report = Report.from_bytes(payload)
+        report = Report.from_bytes(opened.payload)
     except ProtocolError as error:
         raise ReceiptError(f"the report is wrong: {error.what}", why=error.why) from error
     if [s.digest.sha256 for s in report.subject] != [line.receipt for line in report.predicate.receipts]:
         raise ReceiptError("the report is wrong", why="its subjects are not its receipts")
+    if report.predicate.server_key not in [public_key_hex(key) for key in opened.signers]:
+        raise ReceiptError("the report is wrong", why="it names another key than the one that has signed it")
     return report.predicate
 
 

@@ -22,10 +22,14 @@ from zkapex.proofs.records.signing import load_private_key, load_public_key
 from zkapex.proofs.verify import Policy, verify_receipt
 from zkapex.server.console.folder import FederationFolder
 from zkapex.server.console.views import Answer, ClientView, Draft, Entry, LedgerView, PlanView, RequestView
-from zkapex.server.deployment.acts import acts, record
+from zkapex.server.deployment.acts import acts, record, said
+from zkapex.server.deployment.decisions import readmit_in
 from zkapex.server.deployment.ordering import cancel as take_back
-from zkapex.server.deployment.requests import Order, utc_text
-from zkapex.server.protocol.states import Client, Readmitted, Request
+from zkapex.server.deployment.ordering import create as order_deletion
+from zkapex.server.deployment.ordering import understood
+from zkapex.server.deployment.requests import Order, OrderBook, utc_text
+from zkapex.server.deployment.settings import load
+from zkapex.server.protocol.states import Client, Request
 from zkapex.server.requests.plan import load_plan
 from zkapex.server.store.registry import Registry
 from zkapex.storage import load_json
@@ -121,33 +125,32 @@ class FolderSource:
     def readmit(self, client_id: str, reason: str, operator: str) -> None:
         """See `Source`."""
         with self._folder.registry() as registry:
-            registry.apply(Readmitted(client_id, f"readmitted by {operator}: {reason}"))
-        self._act(operator, "client.readmitted", client_id, reason)
+            readmit_in(registry, self._folder.place, client_id, reason, _by(operator))
 
     # -- orders -------------------------------------------------------------------------------------------------------
 
     def estimate(self, draft: Draft) -> Mapping[str, str | int | float] | None:
         """See `Source`."""
-        _order_of(draft, datetime.now(UTC))  # a mistake is said before anything is measured
+        order, place = _order_of(draft, datetime.now(UTC)), self._folder.place
+        if self._folder.deployed:  # a mistake is said before anything is measured
+            OrderBook(place.requests).check(order)
+            understood(place, load(place.root), order)
         if self._estimator is None or not self._folder.manifest.exists():
             return None
         return self._estimator(self._folder.manifest, _number(draft.density, "the share of weights"))
 
     def create(self, draft: Draft, operator: str) -> None:
         """See `Source`."""
-        orders = self._folder.orders
-        if orders is None:
+        if not self._folder.deployed:
             raise InputError("nobody orders deletions in a demo's folder", fix="zkapex demo --requests, or a server")
-        orders.create(_order_of(draft, datetime.now(UTC)))
-        what = f"{draft.legal_basis}, due in {draft.days} days: {' '.join(draft.about.split())}"
-        self._act(operator, "request.created", draft.request_id, what)
+        place = self._folder.place
+        order_deletion(place, load(place.root), _order_of(draft, datetime.now(UTC)), _by(operator))
 
     def cancel(self, request_id: str, operator: str) -> None:
         """See `Source`."""
         if not self._folder.deployed:
             raise InputError("nobody orders deletions in a demo's folder")
-        take_back(self._folder.place, request_id)
-        self._act(operator, "request.cancelled", request_id)
+        take_back(self._folder.place, request_id, "", _by(operator))
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class FolderSource:
         key = load_private_key(self._folder.work / "provider" / "key.pem")
         told = read_case(json.dumps(case).encode())
         put(self._receipts(request_id) / REPORT, make_report(bundles, told, key, datetime.now(UTC)))
-        self._act(operator, "request.reported", request_id, told.reference)
+        record(self._folder.place, "request.reported", request_id, said(_by(operator), told.reference))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -218,10 +221,6 @@ class FolderSource:
             return otherwise
         with self._folder.registry() as registry:
             return action(registry)
-
-    def _act(self, operator: str, what: str, subject: str, reason: str = "") -> None:
-        """Into the trail of what operators did; the console's user is that of the machine, so its operator is said."""
-        record(self._folder.place, what, subject, f"{operator}, in the console" + (f": {reason}" if reason else ""))
 
     def _orders(self) -> list[Order]:
         return [] if self._folder.orders is None else self._folder.orders.all()
@@ -260,6 +259,11 @@ class FolderSource:
     def _witnesses(self, log: Log) -> Sequence[str]:
         policy = log.folder / "policy"
         return LogPolicy.read(policy).check(log.note())[1] if policy.is_file() else ()
+
+
+def _by(operator: str) -> str:
+    """Who did something, in the trail of operators: the user of this machine is the console's own."""
+    return f"{operator}, in the console"
 
 
 def _order_of(draft: Draft, now: datetime) -> Order:

@@ -87,6 +87,11 @@ def record(place: Place, what: str, subject: str, reason: str = "", now: datetim
     return act
 
 
+def said(by: str, reason: str) -> str:
+    """A reason with who gives it, where that is not the user of this machine."""
+    return f"{by}: {reason}" if by and reason else by or reason
+
+
 def acts(place: Place) -> list[Act]:
     """Everything that operators did, oldest first.
 

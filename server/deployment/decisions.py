@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zkapex.errors import InputError
-from zkapex.server.deployment.acts import record
+from zkapex.server.deployment.acts import record, said
 from zkapex.server.deployment.link import SuperLink
 from zkapex.server.deployment.reading import nodes_by_client, registry_of
 from zkapex.server.deployment.settings import Place, ServerSettings
@@ -119,9 +119,20 @@ def readmit(place: Place, settings: ServerSettings, client: str, reason: str) ->
         It is not in quarantine.
     """
     with registry_of(place, settings) as registry:
-        found = client_called(registry, client)
-        registry.apply(Readmitted(found.client_id, f"by an operator: {reason}"))
-    record(place, "client.readmitted", found.client_id, reason)
+        return readmit_in(registry, place, client, reason)
+
+
+def readmit_in(registry: Registry, place: Place, client: str, reason: str, by: str = "") -> Decision:
+    """As `readmit`, in a registry that is open already.
+
+    Parameters
+    ----------
+    by : str
+        Who decides it, if that is not the user of this machine.
+    """
+    found = client_called(registry, client)
+    registry.apply(Readmitted(found.client_id, f"by {by or 'an operator'}: {reason}"))
+    record(place, "client.readmitted", found.client_id, said(by, reason))
     return Decision(found.client_id, _node(place, found.client_id))
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from zkapex.errors import IllegalTransitionError, InputError
 from zkapex.proofs.messages import ModelManifest
 from zkapex.proofs.records.packing import touched_chunks
+from zkapex.server.deployment.acts import record, said
 from zkapex.server.deployment.campaign import federation_at, provider_of
 from zkapex.server.deployment.outcomes import forget_setback
 from zkapex.server.deployment.reading import ClientFacts, snapshot
@@ -87,6 +88,27 @@ def understood(place: Place, settings: ServerSettings, order: Order) -> str:
     return provider.forget_description()
 
 
+def create(place: Place, settings: ServerSettings, order: Order, by: str = "") -> str:
+    """Order a deletion; what it forgets, in the provider's words.
+
+    Parameters
+    ----------
+    by : str
+        Who orders it, if that is not the user of this machine.
+
+    Raises
+    ------
+    InputError
+        The provider does not understand it, or there is one of this id.
+    """
+    book = OrderBook(place.requests)
+    book.check(order)
+    what = understood(place, settings, order)
+    book.create(order)
+    record(place, "request.created", order.request_id, said(by, f"{order.legal_basis}, due {order.due_at}: {what}"))
+    return what
+
+
 def preview(place: Place, settings: ServerSettings, order: Order) -> Preview:
     """Search for the mask of an order as a campaign would, and keep nothing of it; takes as long as the search.
 
@@ -116,8 +138,8 @@ def addressees(place: Place) -> list[tuple[ClientFacts, str]]:
     return found
 
 
-def cancel(place: Place, request_id: str) -> None:
-    """Take a request back that nobody was asked to follow yet.
+def cancel(place: Place, request_id: str, reason: str, by: str = "") -> None:
+    """Take a request back that nobody was asked to follow yet; `by` as in `create`.
 
     Raises
     ------
@@ -136,6 +158,7 @@ def cancel(place: Place, request_id: str) -> None:
             Folders(place.federation).withdraw(request_id)
         book.cancel(request_id, sent)
     forget_setback(place, f"request:{request_id}")
+    record(place, "request.cancelled", request_id, said(by, reason))
 
 
 def repetition(place: Place, request_id: str, clients: Sequence[str], now: str, due: str) -> Order:

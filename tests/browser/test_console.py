@@ -45,7 +45,7 @@ class Console:
 
 @pytest.fixture(scope="module")
 def console(market: Federation, result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    settings = ServerSettings(host="localhost", provider="a.b:c")
+    settings = ServerSettings(host="localhost", provider="small_deployed:classes")
     place = create_server(tmp_path_factory.mktemp("console") / "server", settings)
     shutil.copytree(market.folder, place.federation, dirs_exist_ok=True)
     folder = FederationFolder.of(place.root)
@@ -125,11 +125,12 @@ def test_it_is_used_by_keyboard(console: Console, page: Page) -> None:
     page.get_by_label("Reason").focus()
     page.keyboard.type("its disk was exchanged")
     page.keyboard.press("Enter")
-    page.get_by_text("readmitted by ada: its disk was exchanged").wait_for()
+    page.get_by_text("by ada, in the console: its disk was exchanged").wait_for()
     after = console.registry.client(client.client_id)
     assert after is not None
     assert after.readmitted
     page.get_by_role("link", name="Audit trail").click()
+    page.wait_for_url(f"{console.url}/trail")
     assert "its disk was exchanged" in page.inner_text("main")
 
 
@@ -158,6 +159,7 @@ def test_a_deletion_is_ordered_after_its_cost_was_seen(console: Console, page: P
     [order] = OrderBook(console.place.requests).all()
     assert dict(order.about) == {"forget-class": 5}
     page.get_by_role("link", name="Audit trail").click()
+    page.wait_for_url(f"{console.url}/trail")
     first = page.locator("tbody tr").first.inner_text()
     assert all(word in first for word in ("request.created", "ada, in the console", "r-2026-17"))
     page.goto(f"{console.url}/requests/r-2026-17")

@@ -6,17 +6,20 @@ import os
 import shutil
 from functools import cache
 from pathlib import Path
+from secrets import randbelow
 
 import ezkl
 import pytest
 from federation import refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from py_ecc.optimized_bn128 import FQ2, G1, G2, add, b2, field_modulus, multiply, normalize
+from py_ecc.optimized_bn128 import FQ2, FQ12, G1, G2, add, b2, field_modulus, final_exponentiate, multiply, normalize
 from tiny import SRS_FILE
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.halo2.ceremony import check_srs, evaluations, linear_combination
+from zkapex.circuits.halo2.ceremony import check_srs, evaluations, final_power
+from zkapex.circuits.halo2.points import linear_combination
+from zkapex.circuits.halo2.sums import KEY, SETTINGS, adder, linear_combinations
 from zkapex.errors import InputError, VerificationError
 
 LOG2_ROWS = SRS_FILE.read_bytes()[0]
@@ -226,3 +229,52 @@ def test_evaluations_are_those_of_the_polynomial(k: int, data: st.DataObject) ->
     root = pow(7, (MODULUS - 1) >> k, MODULUS)
     values = [sum(c * pow(root, i * j, MODULUS) for j, c in enumerate(coefficients)) % MODULUS for i in range(size)]
     assert evaluations(coefficients) == values
+
+
+def test_large_sums_are_those_of_small_ones(tmp_path: Path) -> None:
+    """By ezkl, as one commits; the last rows, which ezkl keeps for blinding, are added here."""
+    power = normalize(multiply(G1, SECRET))
+    x, y = (int(v) for v in power)
+    points = [(1, 2), (x, y)] * 256
+    tail = g2(1) + g2(SECRET)
+    vectors = [
+        [randbelow(MODULUS) for _ in points],
+        [0] * 511 + [5],
+        [0] * 512,
+        [1, MODULUS - 1] * 256,
+        [1, 0, MODULUS - 1, 0] * 128,
+    ]
+    found = linear_combinations(points, vectors, tail)
+    assert found == [linear_combination(points, vector) for vector in vectors]
+    assert found[1] is not None
+    assert found[2] is None
+    assert found[4] is None
+
+
+@pytest.mark.parametrize("place", [("power", 1), ("power", 200), ("power", 511), ("Lagrange", 0), ("Lagrange", 511)])
+def test_points_of_long_strings_that_do_not_belong_are_refused(
+    place: tuple[str, int], long_string: bytes, tmp_path: Path
+) -> None:
+    """Where ezkl adds them up: the first, one in the middle, and those at the end that ezkl keeps for blinding."""
+    kind, number = place
+    at = 4 + (512 * (kind == "Lagrange") + number) * 64
+    (tmp_path / "srs").write_bytes(put(at, g1(77), long_string))
+    error = refused(lambda: check_srs(tmp_path / "srs", 9), VerificationError)
+    assert ("Lagrange points do not belong" if kind == "Lagrange" else "not those of its trapdoor") in error.what
+
+
+@pytest.fixture(scope="module")
+def long_string(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("long") / "srs"
+    ezkl.gen_srs(str(path), 9)
+    check_srs(path, 9)
+    return path.read_bytes()
+
+
+def test_the_key_that_adds_is_what_ezkl_makes(tmp_path: Path) -> None:
+    assert adder(SRS_FILE, tmp_path) == (KEY.read_bytes(), SETTINGS.read_bytes())
+
+
+def test_the_final_power_is_py_eccs() -> None:
+    element = FQ12([randbelow(field_modulus) for _ in range(12)])
+    assert final_power(element) == final_exponentiate(element)

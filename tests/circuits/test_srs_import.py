@@ -41,20 +41,19 @@ def test_cut_down_it_is_what_the_library_makes_of_it(tmp_path: Path) -> None:
 
     from zkapex.circuits.field import MODULUS
     from zkapex.circuits.halo2 import ceremony as c
+    from zkapex.circuits.halo2.points import encoded
 
     secret, k = 987654321, 3
     n = 1 << k
     root = pow(c._ROOT, 1 << (c.MAX_LOG2_ROWS - k), MODULUS)
-    points = [
-        c._encoded(tuple(int(v.n) for v in normalize(multiply(G1, pow(secret, i, MODULUS))))) for i in range(2 * n)
-    ]
+    points = [encoded(tuple(int(v.n) for v in normalize(multiply(G1, pow(secret, i, MODULUS))))) for i in range(2 * n)]
     path = tmp_path / "long.srs"
     path.write_bytes((k + 1).to_bytes(4, "little") + b"".join(points) + bytes(2 * n * 64) + bytes(256))
     lagrange = truncated(path, k)[4 + n * 64 : 4 + 2 * n * 64]
     for i in range(n):
         w = pow(root, i, MODULUS)
         scalar = w * (pow(secret, n, MODULUS) - 1) * pow(n * (secret - w), -1, MODULUS) % MODULUS
-        assert lagrange[i * 64 : (i + 1) * 64] == c._encoded(tuple(int(v.n) for v in normalize(multiply(G1, scalar))))
+        assert lagrange[i * 64 : (i + 1) * 64] == encoded(tuple(int(v.n) for v in normalize(multiply(G1, scalar))))
 
 
 def test_import_keeps_what_is_sound_and_lists_it(ceremony: Path, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from zkapex.cli.verify import policy_of
 from zkapex.errors import Error, FormatVersionError, InputError, VerificationError
+from zkapex.proofs.receipts.report import Report
+from zkapex.proofs.records.envelope import peek
+from zkapex.proofs.records.intoto import PAYLOAD_TYPE
+from zkapex.proofs.records.signing import load_private_key, sign
 from zkapex.proofs.verify import Depth, verify_receipt
 
 SUITE = conformance.ROOT
@@ -206,6 +210,34 @@ def test_a_report_that_nobody_is_named_for(request_: Path) -> None:
     assert _report(request_, "--format", "pdf")[0] == 10, "which goes into a file"
     assert _report(request_, "--language", "xx")[0] == 10
     assert _report(request_ / "a")[0] == 10
+
+
+def test_a_report_under_a_keyset(request_: Path) -> None:
+    """As `zkapex verify`: a root's word for the provider's keys, and when their signatures count."""
+    trust = SUITE / "trust"
+
+    def told(*arguments: str | Path) -> tuple[int, str]:
+        code, _, err = output_of("report", request_, "--format", "json", *arguments)
+        return code, err
+
+    pinned = ("--root", trust / "root.pem", "--keyset")
+    assert told(*pinned, trust / "keyset.json") == (0, "")
+    code, err = told(*pinned, trust / "keyset-revoked.json")
+    assert (code, "was revoked" in err) == (21, True)
+    code, err = told(*pinned, trust / "keyset-later.json")
+    assert (code, "not valid yet" in err) == (21, True)
+    assert told("--root", SUITE / "provider.pem", "--keyset", trust / "keyset.json")[0] == 21
+    assert told("--keyset", trust / "keyset.json")[0] == 10
+
+
+def test_a_report_that_names_another_key(request_: Path, key: Path) -> None:
+    path = request_ / "report.json"
+    private = load_private_key(key)
+    report = Report.from_bytes(peek(path.read_bytes()))
+    other = report.predicate.model_copy(update={"server_key": "ab" * 32})
+    path.write_bytes(sign(report.model_copy(update={"predicate": other}).to_bytes(), PAYLOAD_TYPE, private).to_bytes())
+    code, _, err = _report(request_)
+    assert (code, "names another key" in err) == (24, True)
 
 
 def test_a_report_on_paper(request_: Path, tmp_path: Path) -> None:

@@ -11,12 +11,17 @@ import commands
 import databases
 import pytest
 from federation import step_of
-from here import Here
+from here import SETTINGS, Here
 
 from zkapex.errors import IllegalTransitionError, InputError, VerificationError
+from zkapex.server.console.folder import FederationFolder
+from zkapex.server.console.source import FolderSource
+from zkapex.server.console.views import Draft
 from zkapex.server.deployment.acts import acts, record
 from zkapex.server.deployment.backup import read_backup
+from zkapex.server.deployment.init import create_server
 from zkapex.server.deployment.keys import public_keys
+from zkapex.server.deployment.requests import OrderBook
 from zkapex.server.deployment.settings import checked
 from zkapex.transport.grid import Fate, reliable
 
@@ -124,6 +129,14 @@ def test_a_quarantine_a_readmission_and_another_key(tmp_path: Path, zkapex: Any)
     assert [(t["event"], t["detail"]) for t in shown["trail"] if t["event"] in ("Quarantined", "Readmitted")] == [
         ("Quarantined", "by an operator: it was lost"), ("Readmitted", "by an operator: it was found"),
     ]  # fmt: skip
+    zkapex("server", "clients", "quarantine", server, client[:6], "--reason", "it was lost again")
+    console = FolderSource(FederationFolder.of(server))
+    console.readmit(client, "it was found again", "ada")
+    found = console.client(client)
+    assert found is not None
+    assert (found.readmitted, found.reason) == (True, "by ada, in the console: it was found again")
+    [last] = acts(here.place)[-1:]
+    assert (last.what, last.subject, last.reason) == ("client.readmitted", client, found.reason.removeprefix("by "))
     zkapex("server", "clients", "show", server, "none", code=10)
     zkapex("server", "clients", "admit", server, "none", code=10)
 
@@ -229,6 +242,31 @@ def test_a_registry_in_postgresql_is_used_backed_up_and_restored(tmp_path: Path,
         assert [
             one["request"] for one in zkapex("server", "receipts", "list", here.place.root, "--json")["receipts"]
         ] == ["r-1"]
+
+
+def test_the_console_orders_what_the_command_line_does(tmp_path: Path, zkapex: Any) -> None:
+    """What the provider does not understand is refused; what it does understand goes into the trail of operators."""
+    place = create_server(tmp_path / "server", SETTINGS)
+    console = FolderSource(FederationFolder.of(place.root), lambda manifest, density: {})
+    wrong = Draft("r-1", "mask=none")
+    for attempt in (lambda: console.estimate(wrong), lambda: console.create(wrong, "ada")):
+        with pytest.raises(InputError, match="there is no mask none"):
+            attempt()
+    assert (acts(place), OrderBook(place.requests).all()) == ([], [])
+    draft = Draft("r-1", "mask=request-1")
+    assert console.estimate(draft) is None, "nobody has enrolled yet"
+    console.create(draft, "ada")
+    with pytest.raises(InputError, match="there is a request r-1 already"):
+        console.estimate(draft)
+    zkapex("server", "requests", "create", place.root, "r-2", "--about", "mask=request-1")
+    console.cancel("r-1", "ada")
+    zkapex("server", "requests", "cancel", place.root, "r-2", "--reason", "a mistake")
+    first, second = OrderBook(place.requests).all()
+    assert (first.about, first.open) == (second.about, second.open) == ({"mask": "request-1"}, False)
+    told = [act.reason for act in acts(place)]
+    by = "ada, in the console"
+    assert told[0] == f"{by}: gdpr-17-erasure, due {first.due_at}: what request-1 is about"
+    assert told[1:] == [f"gdpr-17-erasure, due {second.due_at}: what request-1 is about", by, "a mistake"]
 
 
 def test_a_password_does_not_belong_into_the_configuration() -> None:

@@ -32,3 +32,24 @@ class Provider(LivingProvider):
 def provider(options: Options, orders: Orders) -> Provider:
     torch.set_num_threads(1)
     return Provider(orders)
+
+
+class Classes(LivingProvider):
+    """Forgets what an order calls ``forget-class``."""
+
+    def __init__(self, orders: Orders, name: str = "") -> None:
+        super().__init__()
+        self._orders, self._name = orders, name
+
+    def for_request(self, request_id: str) -> LivingProvider:
+        about = self._orders.about(request_id)
+        if "forget-class" not in about:
+            raise InputError("nothing says which class", fix="forget-class=5")
+        return Classes(self._orders, str(about["forget-class"]))
+
+    def forget_description(self) -> str:
+        return f"class {self._name}"
+
+
+def classes(options: Options, orders: Orders) -> Classes:
+    return Classes(orders)

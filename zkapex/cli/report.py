@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zkapex.errors import InputError, NotPinnedError
+
+if TYPE_CHECKING:
+    from zkapex.proofs.verify import Policy
 
 
 def report(
@@ -20,6 +24,15 @@ def report(
     out: Annotated[Path | None, typer.Option(help="File to write; by default standard output (not for pdf).")] = None,
     trust: Annotated[
         list[Path] | None, typer.Option(help="The provider's public keys (PEM), as for `zkapex verify`.")
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public keys that sign the provider's keyset; with --keyset, instead of --trust."),
+    ] = None,
+    keyset: Annotated[Path | None, typer.Option(help="The provider's keyset, signed by a --root.")] = None,
+    tsa: Annotated[
+        list[Path] | None,
+        typer.Option(help="Root certificates (PEM) of timestamping authorities you trust, for keys that have ended."),
     ] = None,
     case: Annotated[
         Path | None,
@@ -38,31 +51,36 @@ def report(
     ] = None,
     ledger: Annotated[
         Path | None,
-        typer.Option(help="The log's key, or a policy: every --opened must have been logged there."),
+        typer.Option(
+            help="The log's key, or a policy of logs and witnesses: every --opened must have been logged there."
+        ),
     ] = None,
     language: Annotated[str, typer.Option(help="Of the page: a file in proofs/receipts/texts.")] = "en",
 ) -> None:
     """Write a report about a request, from its signed receipts and the signed report beside them."""
-    from zkapex.proofs.keys.trust import read_public_keys
+    from zkapex.cli.verify import policy_of
+    from zkapex.proofs.keys.trust import Trust
     from zkapex.proofs.ledger.files import put
-    from zkapex.proofs.receipts.bundle import read_bundle
     from zkapex.proofs.receipts.page import READERS, content, page, pdf
     from zkapex.proofs.receipts.report import check_report, make_report, open_report, read_case
-    from zkapex.proofs.records.signing import load_private_key
+    from zkapex.proofs.records.signing import key_id, load_private_key, public_key_from_hex
+    from zkapex.proofs.verify import read_trusted
 
     if reader not in READERS or format_ not in ("html", "pdf", "json"):
         raise InputError(f"there is no {format_} report for {reader!r}", fix="see `zkapex report --help`")
     signer = None if key is None else load_private_key(key)
-    keys = [one for path in trust or () for one in read_public_keys(path)]
-    keys += [] if signer is None else [signer.public_key()]
-    if not keys:
+    policy = policy_of(trust, root, keyset, ledger=ledger, tsa=tsa)
+    own = () if signer is None else Trust.of([signer.public_key()]).keys
+    policy = replace(policy, trust=Trust((*policy.trust.keys, *own)))
+    if not policy.trust.keys:
         raise NotPinnedError(
-            "nobody was named whose signatures the report could rest on", fix="name the provider's key with --trust"
+            "nobody was named whose signatures the report could rest on",
+            fix="name the provider's key with --trust, or --root and --keyset",
         )
     folders = sorted(path.parent for path in request.glob("*/receipt.json"))
     if not folders:
         raise InputError(f"there are no receipts in {request}", fix="name the folder of a request")
-    bundles = [read_bundle(folder, keys) for folder in folders]
+    bundles = [read_trusted(folder, policy) for folder in folders]
     signed = request / "report.json"
     if signer is not None:
         if case is None:
@@ -70,8 +88,9 @@ def report(
         put(signed, make_report(bundles, read_case(_bytes(case)), signer, datetime.now(UTC)))
     if not signed.is_file():
         raise InputError(f"{signed} does not exist", fix="the provider makes it, with --case and --key")
-    found = open_report(_bytes(signed), keys)
-    check_report(found, bundles, _opened(opened or [], ledger, keys, found.request_id))
+    found = open_report(_bytes(signed), policy.trust.public)
+    policy.trust.find(key_id(public_key_from_hex(found.server_key))).check(found.issued_at, None, policy.now)
+    check_report(found, bundles, _opened(opened or [], policy, found.request_id))
     values = content(found, bundles, reader, _opening(opening, found.request_id, bundles), language)
     if format_ == "json":
         _write(out, json.dumps(values, indent=1).encode() + b"\n")
@@ -83,24 +102,22 @@ def report(
         put(out, pdf(page(values, language)))
 
 
-def _opened(paths: list[Path], ledger: Path | None, keys: list[Any], request_id: str) -> dict[str, bytes]:
+def _opened(paths: list[Path], policy: Policy, request_id: str) -> dict[str, bytes]:
     """Signed requests of this id, each shown by the proof beside it to have been logged, if a log is relied on."""
-    from zkapex.proofs.ledger.policy import LogPolicy
     from zkapex.proofs.ledger.proof import LogProof
     from zkapex.proofs.messages import UnlearnRequest
     from zkapex.proofs.records.envelope import peek
     from zkapex.proofs.records.record import sha256_hex
     from zkapex.proofs.records.sealed import unseal
 
-    policy = None if ledger is None else LogPolicy.read(ledger)
     found = {}
     for path in paths:
         envelope = _bytes(path)
-        if unseal(UnlearnRequest, envelope, keys).record.request_id != request_id:
+        if unseal(UnlearnRequest, envelope, policy.trust.public).record.request_id != request_id:
             raise InputError(f"{path} is of another request than the report")
-        if policy is not None:
+        if policy.logs is not None:
             proof = LogProof.from_bytes(_bytes(path.with_name("opened.tlog-proof")))
-            proof.verify(sha256_hex(peek(envelope)), policy)
+            proof.verify(sha256_hex(peek(envelope)), policy.logs)
         found[str(path)] = envelope
     return found
 

@@ -43,8 +43,7 @@ def create(
     this machine.
     """
     from zkapex.host.values import parsed_options
-    from zkapex.server.deployment.acts import record
-    from zkapex.server.deployment.ordering import understood
+    from zkapex.server.deployment.ordering import create as order_deletion
     from zkapex.server.deployment.requests import Order, OrderBook, utc_text
     from zkapex.server.deployment.settings import Place, load
 
@@ -52,16 +51,13 @@ def create(
     order = Order(
         request_id, parsed_options(about), legal_basis, note, utc_text(now), utc_text(now + timedelta(days=days))
     )
-    book = OrderBook(place.requests)
-    book.check(order)
     if dry_run:
         from zkapex.cli.dryrun import show_costs
 
+        OrderBook(place.requests).check(order)
         show_costs(place, settings, order, as_json)
         return
-    what = understood(place, settings, order)
-    book.create(order)
-    record(place, "request.created", request_id, f"{legal_basis}, due {order.due_at}: {what}", now)
+    what = order_deletion(place, settings, order)
     if as_json:
         print(json.dumps({"request": request_id, "forgets": what, "due": order.due_at}))
     else:
@@ -117,14 +113,12 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Take a request back that no device was asked to follow yet."""
-    from zkapex.server.deployment.acts import record
     from zkapex.server.deployment.ordering import cancel as take_back
     from zkapex.server.deployment.settings import Place, load
 
     load(folder)
     place = Place(folder.resolve())
-    take_back(place, request_id)
-    record(place, "request.cancelled", request_id, reason)
+    take_back(place, request_id, reason)
     print(json.dumps({"request": request_id}) if as_json else f"Request {request_id} is cancelled.")
 
 
