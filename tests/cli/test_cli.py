@@ -167,3 +167,27 @@ def test_names_that_the_terminal_cannot_show_do_not_end_a_command() -> None:
     assert done.returncode == 10, done.stderr
     assert "there is no model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_for_a_shell_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("--show-completion", shell) == 0
+    assert "_ZKAPEX_COMPLETE=complete_" + shell in capsys.readouterr().out
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    """As bash does it, with the script that --install-completion leaves in the user's home."""
+    program = tmp_path / "zkapex"
+    program.write_text(f"#!{sys.executable}\nfrom zkapex.cli import main\nmain()\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": path, "SHELL": "/bin/bash"}
+    subprocess.run([program, "--install-completion", "bash"], env=env, check=True, capture_output=True)
+    for words, offered in (("server req", "requests"), ("server requests create --dr", "--dry-run")):
+        script = f"""
+            . {tmp_path}/.bash_completions/zkapex.sh
+            COMP_WORDS=(zkapex {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _zkapex_completion zkapex; echo "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(["bash", "-c", script], env=env, check=True, capture_output=True, text=True)
+        assert done.stdout.split() == [offered]
