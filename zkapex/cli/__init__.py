@@ -99,7 +99,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name or a line of a table is no reason to fail
 
     def run() -> object:
-        return commands(standalone_mode=False)
+        return commands(prog_name="zkapex", standalone_mode=False)
 
     sys.exit(guarded(run))
 
