@@ -24,6 +24,8 @@ from zkapex.server.events import FAILED, EventReader
 from zkapex.server.store.registry import utc_now
 
 POLL_S: Final = 1.0
+PATIENCE_S: Final = 120.0
+"""How long the SuperLink may not answer while a run is waited for: it is started again if it ends."""
 _LOCK: Final = ".tick.lock"
 
 
@@ -86,7 +88,7 @@ def tick(place: Place, settings: ServerSettings, link: SuperLink, clock: Callabl
 
 def _wait(link: SuperLink, run: int, settings: ServerSettings) -> RunState:
     end = time.monotonic() + 60 * settings.campaigns.longest_minutes
-    while not (state := link.state(run)).over:
+    while not (state := _state(link, run)).over:
         if time.monotonic() > end:
             link.stop(run)
             raise RuntimeFailure(
@@ -95,6 +97,17 @@ def _wait(link: SuperLink, run: int, settings: ServerSettings) -> RunState:
             )  # fmt: skip
         time.sleep(POLL_S)
     return state
+
+
+def _state(link: SuperLink, run: int) -> RunState:
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return link.state(run)
+        except RuntimeFailure:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(POLL_S)
 
 
 def _failure(run: int, state: RunState, events: EventReader) -> Error:

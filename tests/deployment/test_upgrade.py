@@ -96,7 +96,7 @@ def test_a_device_of_another_release_waits_and_is_blamed_for_nothing(tmp_path: P
     ]  # fmt: skip
 
 
-def test_a_device_that_was_upgraded_in_the_middle_of_a_request_is_asked_again(tmp_path: Path) -> None:
+def test_a_client_whose_device_is_of_another_release_is_asked_when_it_no_longer_is(tmp_path: Path) -> None:
     here = Mixed(tmp_path, reads=False)
     here.reads = None
     here.order("r-1", "request-1")
@@ -104,9 +104,9 @@ def test_a_device_that_was_upgraded_in_the_middle_of_a_request_is_asked_again(tm
     here.reads = False
     here.order("r-2", "request-2")
     outcome = here.campaign()
-    assert {one.request_id for one in outcome.left} == {"r-2"}
-    (row,) = [one for one in snapshot(here.place).requests if one.request_id == "r-2" and one.verdict is None]
-    assert "of the framing" in row.reason
+    assert [(one.request_id, one.what) for one in outcome.left] == [("r-2", "open")]
+    (problem,) = outcome.problems.values()
+    assert "of the framing" in problem
     here.upgrade()
     outcome = here.campaign()
     assert (outcome.left, outcome.problems) == ((), {})
