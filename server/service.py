@@ -56,7 +56,7 @@ from zkapex.server.requests.coordinator import Coordinator
 from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.delegation import delegated_plan, proposal_facts
 from zkapex.server.requests.deletion import Deletion
-from zkapex.server.requests.due import Due, due
+from zkapex.server.requests.due import TUNED, Due, due
 from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
 from zkapex.server.requests.keeping import Keeper
 from zkapex.server.requests.plan import StoredPlan, keep_plan, load_plan, save_plan, unlearn_global
@@ -72,7 +72,7 @@ from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, no_step, seldom
 from zkapex.unlearning.planning.trials import Plan
 
-SCORES, TUNES, TUNED, REGISTRY = "scores.json", "tune.json", "tuned.json", "registry.sqlite"
+SCORES, TUNES, REGISTRY = "scores.json", "tune.json", "registry.sqlite"
 
 
 class Federation:
@@ -346,12 +346,7 @@ class Federation:
 
     def _to_tune(self, request_id: str) -> set[str]:
         """Clients that are still to be asked to train on after a request."""
-        if not self.settings.tune_epochs or not self._manifest().statement.constrains_result:
-            return set()
-        folder, known = self.order.folder(request_id), self._tuned(request_id)
-        delivered = (folder.clients(DELIVERED) or set()) - known.keys()
-        requests = self.registry.requests(request_id)
-        return {one.client_id for one in requests if one.verdict == "proved" and one.client_id in delivered}
+        return {one.client_id for one in self.due() if (one.request_id, one.what) == (request_id, "tune")}
 
     # -- many steps -------------------------------------------------------------------------------------------------
 
@@ -400,7 +395,7 @@ class Federation:
 
     def due(self) -> list[Due]:
         """What clients are still to be asked for, as far as the registry knows; nothing if all is done."""
-        return due(self.registry, self.order)
+        return due(self.registry, self.order, tunes=self.settings.tune_epochs > 0)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -435,7 +430,7 @@ class Federation:
         waiting = {one.request_id for one in self.due()}
         for request_id in ids:
             folder = self.order.folder(request_id)
-            unfinished = request_id in waiting or not folder.result.exists() or self._to_tune(request_id)
+            unfinished = request_id in waiting or not folder.result.exists()
             if unfinished and load_plan(folder.own) is not None:
                 self._go_on(grid, request_id)
 

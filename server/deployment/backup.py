@@ -1,7 +1,8 @@
 """A backup of a server: one archive of everything but logs and what is made anew, as it was at one moment.
 
 It is taken between campaigns, with databases as their own programs copy them, and holds the SHA-256 of every file. It
-also holds every private key of the server: it is readable by its owner only, and wants to be kept encrypted.
+also holds every private key of the server: it is readable by its owner only, and encrypted if a passphrase is given
+(`zkapex.server.deployment.sealing`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 from sqlalchemy.engine import make_url
 
@@ -27,6 +28,7 @@ from zkapex import __version__
 from zkapex.errors import FormatVersionError, InputError, RuntimeFailure, StorageError, VerificationError
 from zkapex.server.deployment.acts import record
 from zkapex.server.deployment.reading import registry_of
+from zkapex.server.deployment.sealing import SealedReader, SealedWriter, sealed
 from zkapex.server.deployment.settings import Place, ServerSettings
 from zkapex.server.federation.lock import one_writer
 
@@ -39,7 +41,9 @@ _DATABASES: Final = (".sqlite", ".db")
 _PASSING: Final = (".lock", ".partial", ".sqlite-wal", ".sqlite-shm", ".db-wal", ".db-shm", ".db-journal")
 
 
-def back_up(place: Place, settings: ServerSettings, target: Path, wait_s: float = 600.0) -> dict[str, Any]:
+def back_up(
+    place: Place, settings: ServerSettings, target: Path, wait_s: float = 600.0, passphrase: bytes | None = None
+) -> dict[str, Any]:
     """Write a backup; what it says of itself.
 
     Parameters
@@ -48,6 +52,8 @@ def back_up(place: Place, settings: ServerSettings, target: Path, wait_s: float 
         The archive, which must not exist.
     wait_s : float
         How long to wait for a campaign that is under way.
+    passphrase : bytes, optional
+        What it is encrypted with; None: it is not.
 
     Raises
     ------
@@ -68,7 +74,10 @@ def back_up(place: Place, settings: ServerSettings, target: Path, wait_s: float 
             facts = _facts(place, settings)
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                with (
+                    nullcontext(file) if passphrase is None else SealedWriter(file, passphrase) as output,
+                    tarfile.open(fileobj=cast("BinaryIO", output), mode="w|", format=tarfile.PAX_FORMAT) as archive,
+                ):
                     facts["files"] = {name: _add(archive, name, path) for name, path in _files(place, Path(scratch))}
                     if settings.database:
                         facts["files"][DUMP] = _add(archive, DUMP, _dumped(settings.database, Path(scratch)))
@@ -85,31 +94,24 @@ def back_up(place: Place, settings: ServerSettings, target: Path, wait_s: float 
     return facts
 
 
-def read_backup(archive: Path, folder: Path) -> dict[str, Any]:
+def read_backup(archive: Path, folder: Path, passphrase: bytes | None = None) -> dict[str, Any]:
     """Unpack a backup into an empty folder, checking every file; what it says of itself.
 
     Raises
     ------
     InputError
-        It is no backup.
+        It is no backup, or is encrypted with another passphrase, or with none.
     FormatVersionError
         A newer release made it.
     VerificationError
         A file is missing, was altered, or has a name that it cannot have.
     """
     try:
-        with tarfile.open(archive, mode="r:") as tar:
-            facts, found = None, {}
-            for member in tar:
-                if not member.isfile() or not _plain(member.name):
-                    raise VerificationError(f"{archive} holds {member.name!r}, which is no file of a server")
-                stream = tar.extractfile(member)
-                if stream is None:
-                    raise VerificationError(f"{archive} is damaged", why=f"{member.name} cannot be read")
-                if member.name == CONTENTS:
-                    facts = json.loads(stream.read(_LARGEST_CONTENTS))
-                    continue
-                found[member.name] = _unpack(stream, folder / member.name, member.mode)
+        with archive.open("rb") as file:
+            source = _opened(archive, file, passphrase)
+            facts, found = _read(archive, source, folder)
+            if isinstance(source, SealedReader):
+                source.finish()
     except (tarfile.TarError, ValueError, EOFError, OSError) as error:
         raise InputError(f"{archive} is no backup of a server", why=str(error)[:300]) from None
     if not isinstance(facts, dict) or not isinstance(facts.get("files"), dict):
@@ -122,6 +124,36 @@ def read_backup(archive: Path, folder: Path) -> dict[str, Any]:
     if wrong:
         raise VerificationError(f"{archive} is damaged", why=f"{wrong[0]} is missing, or not what it was")
     return facts
+
+
+def _opened(archive: Path, file: BinaryIO, passphrase: bytes | None) -> BinaryIO | SealedReader:
+    """What to read the archive from; whoever gives a passphrase is given nothing that was not encrypted with it."""
+    if sealed(file):
+        if passphrase is None:
+            raise InputError(f"{archive} is encrypted", fix="give --passphrase-file")
+        return SealedReader(file, passphrase)
+    if passphrase is not None:
+        raise InputError(
+            f"{archive} is not encrypted", why="a passphrase was given", fix="leave it out, if you trust the archive"
+        )
+    return file
+
+
+def _read(archive: Path, source: BinaryIO | SealedReader, folder: Path) -> tuple[Any, dict[str, str]]:
+    """Unpack every file; what the archive says of itself, and the digests of what was found."""
+    facts, found = None, {}
+    with tarfile.open(fileobj=cast("BinaryIO", source), mode="r|") as tar:
+        for member in tar:
+            if not member.isfile() or not _plain(member.name):
+                raise VerificationError(f"{archive} holds {member.name!r}, which is no file of a server")
+            stream = tar.extractfile(member)
+            if stream is None:
+                raise VerificationError(f"{archive} is damaged", why=f"{member.name} cannot be read")
+            if member.name == CONTENTS:
+                facts = json.loads(stream.read(_LARGEST_CONTENTS))
+                continue
+            found[member.name] = _unpack(stream, folder / member.name, member.mode)
+    return facts, found
 
 
 def load_dump(database: str, dump: Path) -> None:

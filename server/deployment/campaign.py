@@ -18,31 +18,12 @@ from zkapex.errors import Error, InputError, StorageError
 from zkapex.server.deployment.outcomes import Outcome, keep, keep_setbacks, may_try, planned, setbacks
 from zkapex.server.deployment.requests import OrderBook, utc_text
 from zkapex.server.deployment.restored import refuse_unconfirmed
-from zkapex.server.deployment.settings import Place, ServerSettings
+from zkapex.server.deployment.settings import Place, ServerSettings, run_settings
 from zkapex.server.events import COMPLETED, EventLog
 from zkapex.server.federation.identity import sentence
 from zkapex.server.federation.provider import Orders, Provider, ProviderFactory
-from zkapex.server.federation.settings import RunSettings
 from zkapex.server.service import Federation
 from zkapex.server.store.registry import utc_now
-from zkapex.transport.app import installed_app, settings_of
-
-
-def run_settings(settings: ServerSettings) -> RunSettings:
-    """Settings of the federation: those of the configuration, and defaults.
-
-    Raises
-    ------
-    InputError
-        A setting is unknown, of another type, or out of range.
-    """
-    known = set(RunSettings.__dataclass_fields__) - {"request_id", "requests"}
-    if unknown := sorted(name for name in settings.run if name.replace("-", "_") not in known):
-        raise InputError(
-            f"the federation has no setting {', '.join(unknown)}",
-            fix=f"choose of {', '.join(sorted(name.replace('_', '-') for name in known))}",
-        )
-    return RunSettings.from_config({**settings_of(installed_app()), **settings.run})
 
 
 def provider_of(settings: ServerSettings, orders: Orders) -> Provider:

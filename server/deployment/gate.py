@@ -38,6 +38,7 @@ _FLEET: Final = re.compile(r"/v1/fleet/[a-z]+(-[a-z]+)*")
 _MAX_ADDRESSES: Final = 10_000
 _QUIET_S: Final = 60.0
 _UPSTREAM_TIMEOUT_S: Final = 120.0
+_KEPT_S: Final = 2.0
 _DROPPED: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "server", "date", "content-length"})
 _HOP: Final = frozenset(
     {"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "forwarded"}
@@ -106,7 +107,8 @@ def gate_app(settings: Gate, upstream: str, authority: Path | None) -> Starlette
     buckets, refusals = Buckets(settings.requests_per_minute), Refusals()
     largest = settings.largest_mb * MEBIBYTE
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(authority)) if authority else True
-    limits = httpx.Limits(max_connections=settings.connections, max_keepalive_connections=64)
+    # Shorter than the SuperLink keeps one, so that no message is sent on a connection that it is closing.
+    limits = httpx.Limits(max_connections=settings.connections, max_keepalive_connections=64, keepalive_expiry=_KEPT_S)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,6 +33,8 @@ from zkapex.host.bundle import bundle_bytes
 
 R = TypeVar("R")
 FINISHED, COMPLETED = "finished", "completed"
+_READS: Final = 3
+_PAUSE_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class SuperLink:
 
     def nodes(self) -> list[Node]:
         """All nodes that were registered and not retired, by id."""
-        found = _asked(lambda: self._client.ListNodes(ListNodesRequest())).nodes_info
+        found = _read(lambda: self._client.ListNodes(ListNodesRequest())).nodes_info
         return sorted(
             (
                 Node(
@@ -164,7 +167,7 @@ class SuperLink:
 
     def state(self, run_id: int) -> RunState:
         """How far a run is."""
-        runs = _asked(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id))).run_dict
+        runs = _read(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id))).run_dict
         if run_id not in runs:
             raise RuntimeFailure(f"the SuperLink knows no run {run_id}")
         status = runs[run_id].status
@@ -172,13 +175,28 @@ class SuperLink:
 
     def active(self) -> list[int]:
         """Numbers of the runs that have not ended, oldest first."""
-        runs = _asked(lambda: self._client.ListRuns(ListRunsRequest())).run_dict
+        runs = _read(lambda: self._client.ListRuns(ListRunsRequest())).run_dict
         found = [(run.pending_at, number) for number, run in runs.items() if run.status.status != FINISHED]
         return [int(number) for _, number in sorted(found)]
 
     def stop(self, run_id: int) -> None:
         """End a run."""
         _asked(lambda: self._client.StopRun(StopRunRequest(run_id=run_id)))
+
+
+def _read(call: Callable[[], R]) -> R:
+    """The same for what changes nothing, which is asked again if it was not answered.
+
+    A connection that was kept is closed by the SuperLink after some seconds, possibly just when it is used again.
+    """
+    for _ in range(_READS - 1):
+        try:
+            return call()
+        except httpx.TransportError:
+            time.sleep(_PAUSE_S)
+        except httpx.HTTPError:
+            break
+    return _asked(call)
 
 
 def _asked(call: Callable[[], R]) -> R:

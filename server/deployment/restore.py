@@ -67,7 +67,7 @@ class Restored:
     new_log: bool
 
 
-def restore(archive: Path, root: Path, replace: bool = False) -> Restored:
+def restore(archive: Path, root: Path, replace: bool = False, passphrase: bytes | None = None) -> Restored:
     """Put a backup in the place of a server; processes of that server must have ended.
 
     Parameters
@@ -76,6 +76,8 @@ def restore(archive: Path, root: Path, replace: bool = False) -> Restored:
         Folder of the server.
     replace : bool
         There may be one, which is set aside beside it.
+    passphrase : bytes, optional
+        What the archive is encrypted with.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def restore(archive: Path, root: Path, replace: bool = False) -> Restored:
     make_private(root.parent)
     fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.restoring-", dir=root.parent))
     try:
-        facts = read_backup(archive, fresh)
+        facts = read_backup(archive, fresh, passphrase)
         place, settings = Place(fresh), load(fresh)
         if settings.database:
             load_dump(settings.database, fresh / DUMP)

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zkapex.errors import InputError
 from zkapex.host.configuration import checked_configuration, load_configuration, save_configuration
+from zkapex.server.federation.settings import RunSettings
+from zkapex.transport.app import installed_app, settings_of
 
 CONFIGURATION: Final = "zkapex.toml"
 MEBIBYTE: Final = 2**20
@@ -215,6 +217,23 @@ def load(root: Path) -> ServerSettings:
     """
     missing = InputError(f"{root} is no server's folder", fix=f"zkapex server init {root}")
     return load_configuration(Place(root).configuration, ServerSettings, missing)
+
+
+def run_settings(settings: ServerSettings) -> RunSettings:
+    """Settings of the federation: those of the configuration, and defaults.
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, of another type, or out of range.
+    """
+    known = set(RunSettings.__dataclass_fields__) - {"request_id", "requests"}
+    if unknown := sorted(name for name in settings.run if name.replace("-", "_") not in known):
+        raise InputError(
+            f"the federation has no setting {', '.join(unknown)}",
+            fix=f"choose of {', '.join(sorted(name.replace('_', '-') for name in known))}",
+        )
+    return RunSettings.from_config({**settings_of(installed_app()), **settings.run})
 
 
 def checked(values: dict[str, Any], where: str) -> ServerSettings:

@@ -24,6 +24,10 @@ from zkapex.server.events import FAILED, EventReader
 from zkapex.server.store.registry import utc_now
 
 POLL_S: Final = 1.0
+LONGEST_POLL_S: Final = 5.0
+"""Every look costs the SuperLink something: a campaign that takes long is looked at less often."""
+PATIENCE_S: Final = 120.0
+"""How long the SuperLink may not answer while a run is waited for: it is started again if it ends."""
 _LOCK: Final = ".tick.lock"
 
 
@@ -85,16 +89,28 @@ def tick(place: Place, settings: ServerSettings, link: SuperLink, clock: Callabl
 
 
 def _wait(link: SuperLink, run: int, settings: ServerSettings) -> RunState:
-    end = time.monotonic() + 60 * settings.campaigns.longest_minutes
-    while not (state := link.state(run)).over:
+    begun = time.monotonic()
+    end = begun + 60 * settings.campaigns.longest_minutes
+    while not (state := _state(link, run)).over:
         if time.monotonic() > end:
             link.stop(run)
             raise RuntimeFailure(
                 f"campaign {run} was stopped", why=f"it took longer than {settings.campaigns.longest_minutes} minutes",
                 fix="the next one goes on where it was",
             )  # fmt: skip
-        time.sleep(POLL_S)
+        time.sleep(min(LONGEST_POLL_S, POLL_S + (time.monotonic() - begun) / 30))
     return state
+
+
+def _state(link: SuperLink, run: int) -> RunState:
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return link.state(run)
+        except RuntimeFailure:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(POLL_S)
 
 
 def _failure(run: int, state: RunState, events: EventReader) -> Error:

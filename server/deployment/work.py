@@ -10,7 +10,7 @@ from zkapex.errors import InputError
 from zkapex.server.deployment.outcomes import may_try, planned, setbacks
 from zkapex.server.deployment.reading import clients_by_node, nodes_by_client, registry_of
 from zkapex.server.deployment.requests import OrderBook
-from zkapex.server.deployment.settings import Place, ServerSettings
+from zkapex.server.deployment.settings import Place, ServerSettings, run_settings
 from zkapex.server.protocol.states import UNDER_WAY
 from zkapex.server.requests.due import Due, due
 from zkapex.server.requests.folder import Order
@@ -56,7 +56,8 @@ def work(place: Place, settings: ServerSettings, online: Collection[int], now: d
     clients = nodes_by_client(place)
     try:
         with registry_of(place, settings) as registry:
-            found += [_of_client(one, clients, online) for one in due(registry, Order(place.federation))]
+            left = due(registry, Order(place.federation), tunes=run_settings(settings).tune_epochs > 0)
+            found += [_of_client(one, clients, online) for one in left]
             found += _expired(registry, now)
     except InputError:
         pass  # nobody has enrolled yet

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from zkapex.errors import Error, ProtocolError, VerificationError
+from zkapex.errors import Error, FormatVersionError, ProtocolError, VerificationError
 from zkapex.foreign import one_line
 from zkapex.proofs.messages import Delivery
 from zkapex.proofs.records.sealed import unseal_enrolment
@@ -81,8 +81,10 @@ def _checked(blobs: Mapping[str, bytes], challenge: bytes) -> Identity:
 
 
 def sentence(error: Error) -> str:
-    """What is wrong, and why, in one line of at most 1,000 characters."""
+    """What is wrong, and why, in one line of at most 1,000 characters; of another release, what helps, too."""
     text = f"{error.what} ({error.why})" if error.why else error.what
+    if isinstance(error, FormatVersionError) and error.fix:
+        text = f"{text}: {error.fix}"
     return one_line(text, 1000)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from zkapex.server.protocol.states import UNDER_WAY, ClientStatus, RequestStatus
-from zkapex.server.requests.folder import ADDRESSED, DELIVERED, Order
+from zkapex.server.protocol.states import UNDER_WAY, Client, ClientStatus, RequestStatus
+from zkapex.server.requests.folder import ADDRESSED, DELIVERED, Order, RequestFolder
 from zkapex.server.store.registry import Registry
+from zkapex.storage import load_json
 
+TUNED: Final = "tuned.json"
+"""In a request's own folder: what clients answered that have trained on after it."""
 _WAITING: Final = {RequestStatus.OPEN: "unlearn", RequestStatus.DISTRIBUTED: "unlearn"}
 
 
@@ -20,7 +23,7 @@ class Due:
     ----------
     request_id, client_id : str
     what : str
-        ``open``, ``unlearn``, ``prove``, ``conclude`` or ``deliver``; ``enrol`` belongs to no request.
+        ``open``, ``unlearn``, ``prove``, ``conclude``, ``deliver`` or ``tune``; ``enrol`` belongs to no request.
     """
 
     request_id: str
@@ -28,8 +31,14 @@ class Due:
     what: str
 
 
-def due(registry: Registry, order: Order) -> list[Due]:
-    """Everything that is left to do, request by request in the order they were made; nothing if all is done."""
+def due(registry: Registry, order: Order, tunes: bool = False) -> list[Due]:
+    """Everything that is left to do, request by request in the order they were made; nothing if all is done.
+
+    Parameters
+    ----------
+    tunes : bool
+        Whether clients train on after requests that prescribe what the result is along directions.
+    """
     found = []
     clients = {client.client_id: client for client in registry.clients()}
     for one in clients.values():
@@ -39,6 +48,7 @@ def due(registry: Registry, order: Order) -> list[Due]:
     for request_id in order.ids():
         folder = order.folder(request_id)
         delivered = folder.clients(DELIVERED) or set()
+        tuned = _tuned(folder) if tunes else set()
         requests = {request.client_id: request for request in registry.requests(request_id)}
         for client_id in sorted((folder.clients(ADDRESSED) or set()) | requests.keys()):
             request, client = requests.get(client_id), clients.get(client_id)
@@ -51,4 +61,19 @@ def due(registry: Registry, order: Order) -> list[Due]:
                 found.append(Due(request_id, client_id, "conclude"))
             elif client_id not in delivered and request.response is not None:
                 found.append(Due(request_id, client_id, "deliver"))
+            elif tunes and client_id not in tuned and request.verdict == "proved" and _may_tune(registry, client):
+                found.append(Due(request_id, client_id, "tune"))
     return found
+
+
+def _tuned(folder: RequestFolder) -> set[str]:
+    path = folder.provided / TUNED
+    return set(load_json(path)) if path.exists() else set()
+
+
+def _may_tune(registry: Registry, client: Client | None) -> bool:
+    """Whether the client's statement says what the result is where it deletes, which training on can then hold."""
+    if client is None or client.status is ClientStatus.QUARANTINED:
+        return False
+    manifest = registry.manifest(client.manifest_digest)
+    return manifest is not None and manifest.statement.constrains_result

@@ -3,8 +3,8 @@
 Everything lives in ``work_dir/flower``: Flower's home (the user's own ``~/.flwr`` is never touched), logs, and the
 neutral directory from which the processes start, so that no module of the caller's directory is picked up. The
 SuperLink listens on a free port of the loopback interface, keeps its state in memory, and is stopped when the run ends,
-however it ends; so are all processes it started, Ray's included. Should this process be killed, the kernel ends the
-SuperLink, and Flower and Ray end with it.
+however it ends, by SIGTERM too; so are all processes it started, Ray's included. Should this process get SIGKILL, the
+kernel ends the SuperLink; what survives that, the next run in the same folder stops.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import tomli_w
 import zkapex.errors
 from zkapex.errors import Error, InputError, RuntimeFailure, StorageError
 from zkapex.server.events import COMPLETED, FAILED, EventReader
+from zkapex.simulation.federation.ending import ends_in_order
 from zkapex.transport.app import run_config_of
 
 _CONNECTION: Final = "zkapex"
@@ -234,10 +235,11 @@ def _processes(home: Path, extra: Mapping[str, str]) -> Iterator[dict[str, str]]
         env |= {"FLWR_HOME": str(home), "RAY_TMPDIR": str(ray_dir), _MARKER: token, "PYTHONUNBUFFERED": "1"}
         # Flower starts its own programs by name.
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}"
-        try:
-            yield env
-        finally:
-            _clean_up(token)
+        with ends_in_order():
+            try:
+                yield env
+            finally:
+                _clean_up(token)
 
 
 def _ray_dir(token: str) -> Path:

@@ -167,3 +167,34 @@ def test_names_that_the_terminal_cannot_show_do_not_end_a_command() -> None:
     assert done.returncode == 10, done.stderr
     assert "there is no model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_for_a_shell_is_printed(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_ZKAPEX_COMPLETE", f"source_{shell}")
+    assert here() == 0
+    assert f"_ZKAPEX_COMPLETE=complete_{shell}" in capsys.readouterr().out
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    """With the script that --install-completion leaves in the home of whoever calls it from bash."""
+    program = tmp_path / "zkapex"
+    program.write_text(f"#!{sys.executable}\nfrom zkapex.cli import main\nmain()\n")
+    program.chmod(0o755)
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def bash(script: str) -> str:
+        return subprocess.run(["bash", "-c", script], env=env, check=True, capture_output=True, text=True).stdout
+
+    installed = tmp_path / ".bash_completions" / "zkapex.sh"
+    assert str(installed) in bash("zkapex --install-completion; true")
+    assert installed.read_text().strip() in bash("zkapex --show-completion; true")
+    for words, offered in (("server req", "requests"), ("server requests create --dr", "--dry-run")):
+        script = f"""
+            . {installed}
+            COMP_WORDS=(zkapex {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _zkapex_completion zkapex; echo "${{COMPREPLY[@]}}"
+        """
+        assert bash(script).split() == [offered]

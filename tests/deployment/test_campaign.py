@@ -14,9 +14,9 @@ from here import DEVICE, SETTINGS, Here, without
 from zkapex.client.deployment.settings import Place as DevicePlace
 from zkapex.client.deployment.status import device_status
 from zkapex.errors import InputError, ProtocolError
-from zkapex.server.deployment.campaign import run_settings
 from zkapex.server.deployment.outcomes import forget_setback, outcome_of, setbacks
 from zkapex.server.deployment.reading import clients_by_node, snapshot
+from zkapex.server.deployment.settings import run_settings
 from zkapex.server.federation.lock import one_writer
 from zkapex.transport.grid import Fate, reliable
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import typer.main
-from machines import FAKETIME, Command, Machines, commands_of
+from machines import FAKETIME, SMALL, Command, Machines, commands_of
 
 from zkapex.cli import command_line
 from zkapex.proofs.receipts.chain import verify_chain
@@ -37,9 +37,11 @@ def test_every_command_of_the_pages_exists_with_its_options() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_pages_lead_from_empty_machines_to_chained_receipts(tmp_path: Path) -> None:
-    with Machines(tmp_path) as machines:
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("instead", [SMALL, {}], ids=["small", "digits"])
+def test_the_pages_lead_from_empty_machines_to_chained_receipts(tmp_path: Path, instead: Mapping[str, str]) -> None:
+    """With a perceptron of the tests, and as they stand; where there is libfaketime, 15 days pass between requests."""
+    with Machines(tmp_path, instead) as machines:
         machines.follow(DOCS / "deployment.md")
         federation = tmp_path / "server" / "zkapex" / "provider" / "federation"
         chains = verify_chain(federation / "receipts", [load_public_key(federation / "key.pub")])
@@ -58,3 +60,4 @@ def test_the_pages_lead_from_empty_machines_to_chained_receipts(tmp_path: Path) 
         assert "zkapex_up 1" in metrics
         assert "device.retired" in machines.output("audit-trail $DIR")[-1]
         assert not (tmp_path / "first" / "device").exists()
+        assert not machines.unused

@@ -225,6 +225,29 @@ def test_a_damaged_or_strange_archive_is_refused(tmp_path: Path, zkapex: Any) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_an_encrypted_archive_is_restored_by_whoever_has_its_passphrase(tmp_path: Path, zkapex: Any) -> None:
+    here = Here(tmp_path, devices=1)
+    right, wrong, archive = tmp_path / "right", tmp_path / "wrong", tmp_path / "backup.tar"
+    right.write_text("one passphrase of the tests\n")
+    wrong.write_text("another one of the tests\n")
+    done = zkapex("server", "backup", here.place.root, archive, "--passphrase-file", right, "--json")
+    assert done["encrypted"]
+    key = next(here.place.federation.rglob("key.pem")).read_bytes()
+    assert key not in archive.read_bytes()
+    new = tmp_path / "new"
+    zkapex("server", "restore", new, archive, code=10)
+    zkapex("server", "restore", new, archive, "--passphrase-file", wrong, code=10)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-1])
+    zkapex("server", "restore", new, archive, "--passphrase-file", right, code=20)
+    assert not new.exists()
+    archive.write_bytes(whole)
+    zkapex("server", "restore", new, archive, "--passphrase-file", right)
+    assert next((new / "provider" / "federation").rglob("key.pem")).read_bytes() == key
+    zkapex("server", "backup", here.place.root, tmp_path / "plain.tar")
+    zkapex("server", "restore", tmp_path / "other", tmp_path / "plain.tar", "--passphrase-file", right, code=10)
+
+
 def test_a_registry_in_postgresql_is_used_backed_up_and_restored(tmp_path: Path, zkapex: Any) -> None:
     if databases.programs() is None:
         pytest.skip(databases.WHY_NOT)

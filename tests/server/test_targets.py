@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from zkapex.client.agent.agent import STEPS
 from zkapex.client.app import QUERIES, Agent
 from zkapex.proofs.records.signing import load_public_key
 from zkapex.proofs.verify import verify_receipt
+from zkapex.server.deployment.settings import Place, ServerSettings
+from zkapex.server.deployment.work import Work, work
 from zkapex.server.requests.plan import StoredPlan, load_plan
 from zkapex.simulation.federation.adversaries import make_cheat
 from zkapex.storage import load_arrays
@@ -21,9 +24,23 @@ from zkapex.unlearning.operators import Terms
 CHEATS = ("ignore", "half", "replay")
 
 
+INTERRUPTED: list[list[Work]] = []
+"""What a deployed server would have had to do whenever the federation was interrupted."""
+
+
+def at(federation: Federation) -> list[Work]:
+    """What a server has to do whose federation this is, with every device online."""
+    place = Place(federation.folder.parent / "server")
+    if not place.federation.exists():
+        place.provider.mkdir(parents=True)
+        place.federation.symlink_to(federation.folder)
+    settings = ServerSettings(host="localhost", provider="small_deployed:provider", run=federation.settings)
+    return work(place, settings, list(federation.grid().get_node_ids()), datetime.now(UTC))
+
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """Finished; the server was killed when the first device had trained on."""
+    """Finished; the server was killed when the first device was to train on, and when it had."""
 
     def device(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat(CHEATS[index - 1], folder, task, workers=1) if index else honest(index, folder, task)
@@ -31,7 +48,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     settings = {"operator": "targeted-group-obs", "tune-epochs": 2, "tune-lr": 1e-3}
     folder = tmp_path_factory.mktemp("targets") / "run"
     made = Federation(folder, 1 + len(CHEATS), device, settings=settings, task=ForgettingTask)
-    made.run(lambda event: event["event"] == "tune.done")
+    for last in ("tune.started", "tune.done"):
+        made.run(lambda event, last=last: event["event"] == last)
+        INTERRUPTED.append(at(made))
     made.serve()
     return made
 
@@ -99,6 +118,15 @@ def test_nothing_is_asked_twice(federation: Federation) -> None:
     before = list(federation.asked)
     federation.serve()
     assert not [step for _, step in federation.asked[len(before) :] if step in ("tune", "enrol", "unlearn", "prove")]
+
+
+def test_a_server_has_work_until_the_device_has_trained_on(federation: Federation) -> None:
+    client = federation.client_id(0)
+    before, after = ([(one.what, one.request_id, one.client_id, one.ready) for one in found] for found in INTERRUPTED)
+    assert before == [("tune", "request-1", client, True)], "and nobody who cheats is asked"
+    assert ("tune", "request-1", client, True) in after
+    assert ("enrol", "", client, True) in after
+    assert at(federation) == []
 
 
 def test_the_terms_of_the_plan_are_those_of_the_receipt(federation: Federation, plan: StoredPlan) -> None:

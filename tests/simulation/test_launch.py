@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,31 @@ run_flower(Path({str(SUPPORT / "lineapp")!r}), {{}}, 1, Path({str(tmp_path)!r}),
     run(tmp_path, events, nodes=1)
     assert [event["event"] for event in events][-1] == "run.completed"
     assert left_over() == []
+
+
+def test_a_run_that_is_told_to_end_takes_everything_with_it(tmp_path: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from zkapex.simulation.federation.launch import run_flower
+
+run_flower(Path({str(SUPPORT / "lineapp")!r}), {{}}, 1, Path({str(tmp_path)!r}), lambda event: time.sleep(300),
+           environment={ENVIRONMENT!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    end = time.monotonic() + 120
+    while "run.started" not in _said(tmp_path):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert [name for name in left_over() if name.startswith("flwr-simulation")], "in a session of its own"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert left_over() == []
+
+
+def _said(work_dir: Path) -> str:
+    path = work_dir / "events.jsonl"
+    return path.read_text() if path.exists() else ""
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

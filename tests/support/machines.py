@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,26 @@ from typing import Self
 
 from deployed import free_port, machine
 
+from zkapex.errors import RuntimeFailure
+
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+DIGITS = "zkapex.simulation.federation.deployed"
+SMALL: Mapping[str, str] = {
+    f"{DIGITS}:provider --option clients=2 --option dishonest=0": "small_deployed:provider",
+    f"{DIGITS}:task --option clients=2 --option dishonest=0": "small_deployed:task",
+    "--run rounds=2 --run personal-epochs=5": "--run operator=mask-only --run rounds=1 --run personal-epochs=1",
+    "--about forget-class=3": "--about mask=request-1",
+    "--about forget-class=5": "--about mask=request-2",
+    "--about forget-class=7": "--about mask=request-3",
+}
+"""What a reader with a small model of their own would write instead of the pages' example."""
 _DONE = "zkapex-command-is-done"
+_CAMPAIGNS = 3
+"""On a machine with no time to spare, Flower takes a ServerApp that says nothing for long for a dead one."""
+
+
+class Stopped(AssertionError):
+    """A campaign was stopped, or the SuperLink did not answer; the next one goes on."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,15 @@ class Shell:
         self._process = self._start()
 
     def run(self, text: str) -> str:
-        """Run a command to its end; what it printed."""
+        """Run a command to its end; what it printed. A campaign that was stopped is gone on with, as a timer would."""
+        for _ in range(_CAMPAIGNS - 1):
+            try:
+                return self._run(text)
+            except Stopped:
+                continue
+        return self._run(text)
+
+    def _run(self, text: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{text}\nzkcode=$?; echo; echo {_DONE} $zkcode\n")
@@ -78,6 +105,8 @@ class Shell:
             if line.startswith(_DONE):
                 code = int(line.split()[1])
                 output = "".join(lines)
+                if code == RuntimeFailure.exit_code and text.startswith("zkapex server tick"):
+                    raise Stopped(f"{self.name}: {text}: exit code {code}\n{output}")
                 assert code == 0, f"{self.name}: {text}: exit code {code}\n{output}"
                 if name := re.fullmatch(r"export (\w+)=.*", text):
                     self.variables[name.group(1)] = self.run(f'echo "${name.group(1)}"').strip()
@@ -108,10 +137,19 @@ class Shell:
 
 
 class Machines:
-    """A server and two devices, each in a network namespace, or all on loopback where none can be made."""
+    """A server and two devices, each in a network namespace, or all on loopback where none can be made.
 
-    def __init__(self, root: Path) -> None:
+    Parameters
+    ----------
+    root : Path
+    instead : mapping
+        What stands in commands in the place of parts of them.
+    """
+
+    def __init__(self, root: Path, instead: Mapping[str, str] | None = None) -> None:
         self.root = root
+        self._instead = instead or {}
+        self._unused = set(self._instead)
         self.apart = namespaces()
         self._stack = ExitStack()
         self._names = [f"zk{os.getpid()}{part}" for part in ("s", "a", "b")]
@@ -153,6 +191,11 @@ class Machines:
                     text = self._here(shell, command.text)
                     self.outputs.append((shell.name, text, shell.run(text)))
 
+    @property
+    def unused(self) -> set[str]:
+        """What was to be put in the place of something that no command has held."""
+        return self._unused
+
     def output(self, part: str) -> list[str]:
         """What commands that hold some text have printed."""
         return [output for _, text, output in self.outputs if part in text]
@@ -170,6 +213,10 @@ class Machines:
             "export DEVICE": str(shell.folder / "device"),
             "export INDEX": str(self.shells.index(shell) - 1),
         }
+        for part, other in self._instead.items():
+            if part in text:
+                text = text.replace(part, other)
+                self._unused.discard(part)
         name = text.partition("=")[0]
         if name in mine:
             return f"{name}={mine[name]}"

@@ -32,7 +32,6 @@ app = typer.Typer(
     name="zkapex",
     help="Federated unlearning that proves itself.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -100,7 +99,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name or a line of a table is no reason to fail
 
     def run() -> object:
-        return commands(standalone_mode=False)
+        return commands(prog_name="zkapex", standalone_mode=False)
 
     sys.exit(guarded(run))
 

@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 
 Folder = Annotated[Path, typer.Argument(help="The server's folder.")]
+Passphrase = Annotated[
+    Path | None, typer.Option(help="File with the passphrase that the archive is encrypted with, 16 bytes or more.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -17,16 +20,23 @@ def backup(
     folder: Folder,
     archive: Annotated[Path, typer.Argument(help="What to write; it must not exist.")],
     wait: Annotated[float, typer.Option(help="Seconds to wait for a campaign that is under way.", min=0)] = 600.0,
+    passphrase_file: Passphrase = None,
     as_json: Json = False,
 ) -> None:
-    """Write everything of the server into one archive. It holds all its private keys: keep it encrypted."""
+    """Write everything of the server into one archive. It holds all its private keys: encrypt it.
+
+    With --passphrase-file it is encrypted here (AES-256-GCM); keep that file elsewhere, without it nobody can restore.
+    """
     from zkapex.server.deployment.backup import back_up
     from zkapex.server.deployment.settings import Place, load
 
-    facts = back_up(Place(folder.resolve()), load(folder), archive, wait)
+    facts = back_up(Place(folder.resolve()), load(folder), archive, wait, _passphrase(passphrase_file))
     if as_json:
         told = {name: facts[name] for name in ("made_at", "release", "trail")}
-        print(json.dumps({"archive": str(archive), "files": len(facts["files"]), **told}))
+        encrypted = passphrase_file is not None
+        print(json.dumps({"archive": str(archive), "files": len(facts["files"]), "encrypted": encrypted, **told}))
+    elif passphrase_file is not None:
+        print(f"{archive}: {len(facts['files'])} files, encrypted. Nobody can restore it without {passphrase_file}.")
     else:
         print(f"{archive}: {len(facts['files'])} files, readable by you only. It holds every private key: encrypt it.")
 
@@ -35,6 +45,7 @@ def restore(
     folder: Folder,
     archive: Annotated[Path, typer.Argument(help="What `zkapex server backup` has written.")],
     replace: Annotated[bool, typer.Option("--replace", help="Set aside the server that is there.")] = False,
+    passphrase_file: Passphrase = None,
     as_json: Json = False,
 ) -> None:
     """Put a backup in the place of a server whose processes have ended; campaigns wait for `confirm-restore`.
@@ -44,7 +55,7 @@ def restore(
     """
     from zkapex.server.deployment.restore import restore as put_back
 
-    done = put_back(archive, folder, replace)
+    done = put_back(archive, folder, replace, _passphrase(passphrase_file))
     if as_json:
         print(
             json.dumps(
@@ -90,3 +101,9 @@ def confirm_restore(
     confirm(place)
     record(place, "server.restore-confirmed", made_at, reason)
     print(json.dumps({"made_at": made_at}) if as_json else "Campaigns may run.")
+
+
+def _passphrase(path: Path | None) -> bytes | None:
+    from zkapex.server.deployment.sealing import read_passphrase
+
+    return None if path is None else read_passphrase(path)

@@ -20,8 +20,8 @@ def show_costs(place: Place, settings: ServerSettings, order: Order, as_json: bo
     from zkapex.costs import bench
     from zkapex.costs.estimate import Question, estimate
     from zkapex.costs.shapes import model_shapes
-    from zkapex.server.deployment.campaign import run_settings
     from zkapex.server.deployment.ordering import addressees, preview
+    from zkapex.server.deployment.settings import run_settings
 
     console = Console(stderr=True, highlight=False)
     console.print("Searching for the mask ...")
