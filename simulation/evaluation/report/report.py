@@ -80,7 +80,8 @@ to the oracle, not to 0. Of a backdoor `forget` is the attack's success. `relear
 epoch on retain data alone with nothing held at zero, `INT8` and `INT4` after rounding all linear layers. `probe AUC`
 says how well a linear probe of the last representation tells unseen examples of the kind that is deleted from others,
 again to be compared with the oracle's; `CKA` compares that representation itself with the oracle's. `seconds` is what
-the deletion took on one core: all clients one after the other, and the provider's search, or the oracle's training."""
+the deletion took on one core: all clients one after the other, and the provider's search, or the oracle's training; by
+the clock, so that a machine with other work to do shows (`digits` and `mnist-writers` were run on one)."""
 
 
 def assemble(scenario: str, title: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
