@@ -69,7 +69,7 @@ def plot_undone(results: Mapping[str, Any], path: Path) -> None:
         range(len(methods)), [entry["label"] for entry in methods.values()], fontsize=8, rotation=30, ha="right"
     )
     axes.set_ylabel("accuracy on what is to be forgotten, %\n(dashed: the oracle under the same attacks)")
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
