@@ -54,7 +54,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return federation
 
 
-TUNED = ("ignore", "half", "decoy")
+TUNED = ("half",)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def proof(
     if backend != DEFAULT:
         from zkapex.costs.layers import bench_layers
 
-        _print(bench_layers(profile, kind, guard_rank, rows, cols, density, chunks), as_json)
+        _print(bench_layers(profile, kind, guard_rank, rows, cols, density, chunks, block_width), as_json)
         return
     from zkapex.costs.bench import BenchSettings, bench
 

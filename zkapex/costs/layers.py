@@ -115,17 +115,29 @@ def _twice(action: Callable[[], object]) -> float:
 
 
 def bench_layers(
-    profile: str, kind: str, guard_rank: int, rows: int, cols: int, density: float, layers: int
+    profile: str,
+    kind: str,
+    guard_rank: int,
+    rows: int,
+    cols: int,
+    density: float,
+    layers: int,
+    block_width: int | None = None,
 ) -> dict[str, str | int | float]:
     """The figures of `zkapex.costs.bench.bench`, by the same names, of layers; a chunk is a layer.
 
     Raises
     ------
     InputError
-        The backend does not prove it.
+        The backend does not prove it, or there is no such statement.
     """
     check_backend("transparent", kind)
     spec = named_statement(profile, kind, "kfac", guard_rank)
+    if block_width is not None:
+        try:
+            spec = StatementSpec.model_validate({**spec.model_dump(), "block_width": block_width})
+        except ValueError as e:
+            raise InputError("no such statement can be proved", why=str(e)) from e
     shape = Shape("random", rows, cols)
     measured = [measure_layer(spec, shape, density) for _ in range(layers)]
     mean = {name: float(np.mean([getattr(one, name) for one in measured])) for name in LayerCosts.__annotations__}
