@@ -27,6 +27,7 @@ from zkapex.server.deployment.decisions import readmit_in
 from zkapex.server.deployment.ordering import cancel as take_back
 from zkapex.server.deployment.ordering import create as order_deletion
 from zkapex.server.deployment.ordering import understood
+from zkapex.server.deployment.receipts import own_string
 from zkapex.server.deployment.requests import Order, OrderBook, utc_text
 from zkapex.server.deployment.settings import load
 from zkapex.server.protocol.states import Client, Request
@@ -252,9 +253,10 @@ class FolderSource:
         return load_public_key(self._folder.work / "key.pub")
 
     def _policy(self) -> Policy:
-        """The provider's own key and log: what the operator of this folder relies on."""
+        """The provider's own key, log and reference string: what the operator of this folder relies on."""
         own = self._folder.ledger / "log.vkey"
-        return Policy(trust=Trust.of([self._key()]), logs=LogPolicy.read(own) if own.is_file() else None)
+        logs = LogPolicy.read(own) if own.is_file() else None
+        return Policy(trust=Trust.of([self._key()]), srs=own_string(self._folder.work), logs=logs)
 
     def _witnesses(self, log: Log) -> Sequence[str]:
         policy = log.folder / "policy"

@@ -83,9 +83,16 @@ def understood(place: Place, settings: ServerSettings, order: Order) -> str:
     """
     orders: Orders = Supposing(OrderBook(place.requests), order)
     provider = provider_of(settings, orders)
-    if isinstance(provider, ManyRequests):
-        provider = provider.for_request(order.request_id)
-    return provider.forget_description()
+    try:
+        if isinstance(provider, ManyRequests):
+            provider = provider.for_request(order.request_id)
+        return provider.forget_description()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{settings.provider} does not understand what request {order.request_id} is about",
+            why=f"{type(error).__name__}: {error}",
+            fix="say it in the names and values that this provider takes, such as forget-class=3",
+        ) from error
 
 
 def create(place: Place, settings: ServerSettings, order: Order, by: str = "") -> str:

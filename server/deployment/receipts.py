@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zkapex.errors import InputError
+from zkapex.errors import InputError, ProtocolError, StorageError
+from zkapex.proofs.messages import ModelManifest
 from zkapex.proofs.receipts.bundle import RECEIPT_FILE
 from zkapex.server.deployment.reading import snapshot
 from zkapex.server.deployment.settings import Place
@@ -28,6 +29,24 @@ class Issued:
     verdict: str
     reason: str
     folder: Path
+
+
+def own_string(federation: Path) -> str | None:
+    """SHA-256 of the reference string of a federation whose operators named one, and so rely on it.
+
+    Raises
+    ------
+    StorageError
+        The federation's manifest cannot be read, or is damaged.
+    """
+    path = federation / "provider" / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = ModelManifest.from_bytes(path.read_bytes())
+    except (OSError, ProtocolError) as error:
+        raise StorageError(f"{path} could not be read", why=str(error), fix="restore it from a backup") from error
+    return manifest.srs_digest if manifest.srs_origin == "imported" else None
 
 
 def receipts(place: Place, request_id: str = "", client: str = "") -> list[Issued]:

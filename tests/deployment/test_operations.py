@@ -292,6 +292,14 @@ def test_the_console_orders_what_the_command_line_does(tmp_path: Path, zkapex: A
     assert told[1:] == [f"gdpr-17-erasure, due {second.due_at}: what request-1 is about", by, "a mistake"]
 
 
+def test_an_order_that_lacks_what_the_provider_wants_is_refused(tmp_path: Path, zkapex: Any) -> None:
+    place = create_server(tmp_path / "server", SETTINGS.model_copy(update={"provider": "small_deployed:classes"}))
+    said = zkapex("server", "requests", "create", place.root, "r-1", "--about", "class=5", code=10)
+    assert "does not understand what request r-1 is about" in said
+    assert "forget-class" in said
+    assert OrderBook(place.requests).all() == []
+
+
 def test_a_password_does_not_belong_into_the_configuration() -> None:
     base = {"host": "h", "provider": "a:b"}
     assert checked({**base, "database": "postgresql://me@host/db"}, "t").database == "postgresql+psycopg://me@host/db"

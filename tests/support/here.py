@@ -34,8 +34,9 @@ DEVICE = DeviceSettings(server="localhost:9092", task="small_deployed:task", max
 class Here:
     """A server and two devices, without processes between them."""
 
-    def __init__(self, root: Path, devices: int = 2, database: str = "") -> None:
-        self.settings = SETTINGS.model_copy(update={"campaigns": Campaigns(devices=devices), "database": database})
+    def __init__(self, root: Path, devices: int = 2, database: str = "", **run: str | int) -> None:
+        changed = {"campaigns": Campaigns(devices=devices), "database": database, "run": {**SETTINGS.run, **run}}
+        self.settings = SETTINGS.model_copy(update=changed)
         self.place = create_server(root / "server", self.settings)
         self.devices = [root / f"device{index}" for index in range(devices)]
         self.network: Network = reliable

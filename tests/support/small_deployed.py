@@ -42,10 +42,7 @@ class Classes(LivingProvider):
         self._orders, self._name = orders, name
 
     def for_request(self, request_id: str) -> LivingProvider:
-        about = self._orders.about(request_id)
-        if "forget-class" not in about:
-            raise InputError("nothing says which class", fix="forget-class=5")
-        return Classes(self._orders, str(about["forget-class"]))
+        return Classes(self._orders, str(self._orders.about(request_id)["forget-class"]))
 
     def forget_description(self) -> str:
         return f"class {self._name}"

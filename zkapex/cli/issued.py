@@ -46,12 +46,13 @@ def list_receipts(
 def show_receipt(folder: Folder, request: Request, client: Client, as_json: Json = False) -> None:
     """Verify one receipt with the server's own key, and say what it shows; exits as `zkapex verify`."""
     from zkapex.cli.verify import verify
-    from zkapex.server.deployment.receipts import receipt
+    from zkapex.server.deployment.receipts import own_string, receipt
     from zkapex.server.deployment.settings import Place, load
 
     load(folder)
     place = Place(folder.resolve())
-    verify(receipt(place, request, client).folder, trust=_keys(place), as_json=as_json)
+    own = own_string(place.federation)
+    verify(receipt(place, request, client).folder, trust=_keys(place), srs=own, as_json=as_json)
 
 
 @app.command("export")
@@ -86,11 +87,14 @@ def verify_receipts(folder: Folder, as_json: Json = False) -> None:
     """Verify each receipt that was issued, and those of each client as one chain; exits as `zkapex verify`."""
     from zkapex.cli.chain import verify_chains
     from zkapex.cli.verify import policy_of
+    from zkapex.server.deployment.receipts import own_string
     from zkapex.server.deployment.settings import Place, load
 
     load(folder)
     place = Place(folder.resolve())
-    verify_chains(place.federation / "receipts", policy_of(_keys(place)), 1, as_json=as_json)
+    verify_chains(
+        place.federation / "receipts", policy_of(_keys(place), srs=own_string(place.federation)), 1, as_json=as_json
+    )
 
 
 def _keys(place: object) -> list[Path]:

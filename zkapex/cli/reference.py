@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,20 @@ def _section(command: Any, path: list[str], depth: int) -> Iterator[str]:
                 yield from _section(inner, [*path, name], depth + (len(path) > 1))
 
 
+@cache
+def _context() -> typer.Context:
+    """What click wants to name a parameter; made once, since it takes the time of making all commands."""
+    return typer.Context(typer.main.get_command(command_line()))
+
+
 def _usage(argument: Any) -> str:
-    name = argument.make_metavar(typer.Context(typer.main.get_command(command_line())))
+    name = argument.make_metavar(_context())
     return str(name).strip("[]") if argument.required else str(name)
 
 
 def _names(option: Any) -> str:
     flag = option.is_flag or option.count
-    metavar = "" if flag else f" {option.make_metavar(typer.Context(typer.main.get_command(command_line())))}"
+    metavar = "" if flag else f" {option.make_metavar(_context())}"
     names = [*option.opts, *option.secondary_opts]
     return ", ".join(f"`{name}{metavar}`" for name in names)
 

@@ -40,6 +40,9 @@ def init(
     run: Annotated[
         list[str] | None, typer.Option(help="name=value of a setting of the federation; repeatable.")
     ] = None,
+    srs: Annotated[
+        str, typer.Option(help="A ceremony's file, or the digest that `zkapex srs import` printed; `local`: made here.")
+    ] = "local",
     listen: Annotated[str, typer.Option(help="Address the gate listens on.")] = "0.0.0.0",  # noqa: S104
     port: Annotated[int, typer.Option(help="Port devices reach.")] = 9092,
     link_port: Annotated[int, typer.Option(help="Port of the SuperLink on the loopback interface.")] = 9091,
@@ -70,7 +73,7 @@ def init(
             "host": host,
             "provider": provider,
             "options": parsed_options(option or []),
-            "run": parsed_options(run or []),
+            "run": {**parsed_options(run or []), **({} if srs == "local" else {"srs": srs})},
             "gate": {"listen": listen, "port": port},
             "link": {"port": link_port, "health_port": health_port},
             "observe": {"port": metrics_port},
