@@ -27,6 +27,7 @@ from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.storage import load_arrays
 from zkapex.unlearning.personalise import FitSettings
+from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.search import SearchSpace
 from zkapex.unlearning.planning.steering import Steer
 
@@ -227,6 +228,7 @@ MNIST_WRITERS = ScenarioConfig(
         retain_cost=0.03,
         margin=1.0,
         steer=Steer(steps=120),
+        opponents=(Opponent(margin=10.0),),
     ),
     replay_share=0.25,
     search_forget=600,
