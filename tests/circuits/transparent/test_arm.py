@@ -83,7 +83,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]
         "--python-version",
         "3.11",
     )
-    run(*pip, *wanted, "platformdirs", "-d", str(folder / "wheels"), cwd=folder)
+    run(*pip, *wanted, "platformdirs", "filelock", "-d", str(folder / "wheels"), cwd=folder)
     for path in (folder / "wheels").iterdir():
         zipfile.ZipFile(path).extractall(folder / "site")
     python = [
