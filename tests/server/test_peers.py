@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from zkapex.client.app import Agent, make_client_app
 from zkapex.errors import ProverError
 from zkapex.transport.grid import Fate, InProcessGrid, Network, reliable
-from zkapex.transport.peers import Answer, Peers, Trouble
+from zkapex.transport.peers import Answer, Peers, Trouble, wait_s
 
 Act = Callable[[int], RecordDict]
 
@@ -107,3 +107,13 @@ def test_a_node_that_has_left_is_an_absence() -> None:
     (answer,) = answers.values()
     assert isinstance(answer, Trouble)
     assert not answer.reachable
+
+
+def test_the_longer_nothing_comes_the_less_often_it_is_looked_for() -> None:
+    """A look costs a SuperLink more than a device's silence is worth; nobody waits a tenth longer than it took."""
+    silent = [0.0, 0.5, 1.0, 5.0, 15.0, 20.0, 600.0]
+    assert [round(wait_s(one), 3) for one in silent] == [0.1, 0.1, 0.1, 0.5, 1.5, 2.0, 2.0]
+    looks, clock = 0, 0.0
+    while clock < 600:
+        looks, clock = looks + 1, clock + wait_s(clock)
+    assert looks < 400, "ten a second would be 6000"

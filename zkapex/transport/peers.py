@@ -18,7 +18,9 @@ from zkapex.transport.wire import unpack
 
 MAX_REPLY_BYTES = 256 * 2**20
 ATTEMPTS = 3
-_POLL_S = 0.1
+_SHORTEST_S, _LONGEST_S, _SHARE = 0.1, 2.0, 0.1
+"""Between two looks for answers: a share of how long there have been none. A look costs a SuperLink tens of
+milliseconds of its processor, and answers to a proof take minutes."""
 _SAID = re.compile(r"<class '[\w.]+'>:<['\"](.*?)['\"]?>?$")
 """How Flower wraps what an app said."""
 _KIND = re.compile(r"(?:Message: |<')([A-Z][A-Za-z]{1,40}Error): ")
@@ -121,17 +123,25 @@ class Peers:
         """One message to each node; yields each answer when it arrives, at the end the nodes that were not heard."""
         messages = [Message(content, node, f"query.{step}", ttl=self._timeout_s) for node, content in contents.items()]
         sent = dict(zip(self._grid.push_messages(messages), contents, strict=True))
-        deadline = time.monotonic() + self._timeout_s
+        heard = time.monotonic()
+        deadline = heard + self._timeout_s
         while sent and time.monotonic() < deadline:
             replies = list(self._grid.pull_messages(list(sent)))
             for reply in replies:
                 node = sent.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     yield node, _answer(reply)
-            if sent and not replies:
-                time.sleep(_POLL_S)
+            if replies:
+                heard = time.monotonic()
+            elif sent:
+                time.sleep(wait_s(time.monotonic() - heard))
         for node in sent.values():
             yield node, Trouble(False, f"no answer within {self._timeout_s:.0f} s")
+
+
+def wait_s(silent_s: float) -> float:
+    """How long to wait before looking for answers again, in seconds, after so many without one."""
+    return min(max(_SHORTEST_S, _SHARE * silent_s), _LONGEST_S)
 
 
 def _answer(reply: Message) -> Answer:
