@@ -22,6 +22,7 @@ from zkapex.client.state.salts import LOG, SaltLedger
 from zkapex.client.state.vault import Vault
 from zkapex.errors import ProverError, SaltsSpentError, StorageError
 from zkapex.proofs.backends import halo2
+from zkapex.proofs.jobs import pool
 from zkapex.proofs.jobs.worker import finished
 from zkapex.proofs.messages import ProveResponse
 from zkapex.transport.wire import unpack
@@ -179,7 +180,7 @@ def test_a_proof_opens_weights_before_and_after_and_the_curvature(answered: Benc
 
 def test_every_proof_is_counted_before_it_starts_and_once(answered: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = halo2.prove_all
+    original = pool.prove_all
 
     def watched(circuit: Any, folders: Any, workers: Any, on_start: Callable[[Path], None]) -> None:
         def started(folder: Path) -> None:
@@ -189,7 +190,7 @@ def test_every_proof_is_counted_before_it_starts_and_once(answered: Bench, monke
 
         original(circuit, folders, workers, on_start=started)
 
-    monkeypatch.setattr(halo2, "prove_all", watched)
+    monkeypatch.setattr(pool, "prove_all", watched)
     reply, _ = unpack(answered.agent.answer("prove", answered.prove(*TOUCHED)), ProveResponse, 2**26)
     assert len(reply.proofs) == len(TOUCHED)
     assert seen == [3, 6]
@@ -200,20 +201,20 @@ def test_every_proof_is_counted_before_it_starts_and_once(answered: Bench, monke
 def test_a_crash_between_count_and_proof_costs_budget_until_there_is_none(
     answered: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = halo2.prove_all
+    original = pool.prove_all
 
     def power_cut(circuit: Any, folders: Any, workers: Any, on_start: Callable[[Path], None]) -> None:
         for folder in folders:
             on_start(folder)
         raise OSError("power cut")
 
-    monkeypatch.setattr(halo2, "prove_all", power_cut)
+    monkeypatch.setattr(pool, "prove_all", power_cut)
     for attempt in range(1, SALTS):
         agent = DeviceAgent(answered.folder, answered.task, workers=1)  # started again
         with pytest.raises(OSError, match="power cut"):
             agent.answer("prove", answered.prove(*TOUCHED))
         assert logged(answered) == 6 * attempt
-    monkeypatch.setattr(halo2, "prove_all", original)
+    monkeypatch.setattr(pool, "prove_all", original)
     before = logged(answered)
     error = refused(lambda: agent.answer("prove", answered.prove(TOUCHED[0])), SaltsSpentError)
     assert error.what == SaltsSpentError.SENTENCE
