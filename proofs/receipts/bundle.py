@@ -224,9 +224,9 @@ def _read(directory: Path, path: str, limit: int) -> bytes:
             return file.read(limit + 1)
     except FileNotFoundError:
         if path == RECEIPT_FILE:
-            raise InputError(
-                f"there is no receipt {directory}", why=f"it has no {RECEIPT_FILE}", fix="name another directory"
-            ) from None
+            below = next((found.parent for depth in (1, 2, 3) for found in _receipts(directory, depth)), None)
+            fix = "name another directory" if below is None else f"name one receipt's, such as {below}, or add --chain"
+            raise InputError(f"there is no receipt {directory}", why=f"it has no {RECEIPT_FILE}", fix=fix) from None
         raise ReceiptError(f"{path} is missing") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -244,3 +244,8 @@ def _sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _receipts(directory: Path, depth: int) -> list[Path]:
+    """Receipts so many folders further down."""
+    return sorted(directory.glob("/".join(["*"] * depth + [RECEIPT_FILE])))

@@ -1,0 +1,25 @@
+"""A folder of receipts is none itself; what is said then leads to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zkapex.errors import InputError
+from zkapex.proofs.receipts.bundle import RECEIPT_FILE, read_bundle
+
+
+def test_a_folder_of_receipts_names_one_of_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as found:
+        read_bundle(tmp_path)
+    assert found.value.fix == "name another directory"
+    receipt = tmp_path / "receipts" / "request-1" / "a" / RECEIPT_FILE
+    receipt.parent.mkdir(parents=True)
+    receipt.write_text("{}")
+    for folder in (tmp_path, tmp_path / "receipts", receipt.parents[1]):
+        with pytest.raises(InputError) as found:
+            read_bundle(folder)
+        assert found.value.fix is not None
+        assert str(receipt.parent) in found.value.fix
+        assert "--chain" in found.value.fix
