@@ -119,7 +119,8 @@ class DemoSettings:
         operator = mine.setdefault("operator", cls.operator if _targets(config, mine) else WITHOUT_TARGETS)
         if operator in operator_names() and "guards" not in declared(operator).terms:
             others.pop("guard-rank", None)  # it has none
-        elif (many := mine.get("requests", 1)) > 1 and _prescribes(operator):
+        elif (many := mine.get("requests", 1)) > 1 and _prescribes(operator) and mine.get("backend") == "transparent":
+            # The profile's circuit is full: there, requests share the directions that it has.
             least = profile(str(others.get("profile", "tiny"))).guard_rank
             others.setdefault("guard-rank", max(least, Opponent().rank * many))
         return cls(**mine, others=others)
@@ -204,4 +205,5 @@ def _prescribes(operator: str) -> bool:
 def _targets(config: ScenarioConfig, mine: Mapping[str, Any]) -> bool:
     """Whether targets can be planned for a demo: by the provider, for a class, in a scenario with layers for them."""
     by_provider = mine.get("delete", "class") == "class" and mine.get("holder", -1) < 0
-    return bool(config.targeted) and by_provider and mine.get("curvature", "kfac") == "kfac"
+    room = mine.get("backend") == "transparent" or mine.get("requests", 1) <= profile("tiny").guard_rank
+    return bool(config.targeted) and by_provider and room and mine.get("curvature", "kfac") == "kfac"
