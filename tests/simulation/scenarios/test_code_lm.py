@@ -41,6 +41,7 @@ def test_the_federation_of_a_seed(sources: Sources) -> None:
     assert not held_out & {tuple(row) for row in world.forget_set.inputs.flatten(1).tolist()}
 
 
+@pytest.mark.slow
 def test_the_whole_scenario(sources: Sources, tmp_path: Path) -> None:
     results = evaluate(TINY_CODE, 1, tmp_path / "out", sources=sources)
     assert list(results["methods"]) == [name for name in METHODS if name in TINY_CODE.methods]
