@@ -19,8 +19,8 @@ from zkapex.transport.wire import unpack
 MAX_REPLY_BYTES = 256 * 2**20
 ATTEMPTS = 3
 _SHORTEST_S, _LONGEST_S, _SHARE = 0.1, 2.0, 0.1
-"""Between two looks for answers: a share of how long there have been none. A look costs a SuperLink tens of
-milliseconds of its processor, and answers to a proof take minutes."""
+"""Between two looks for answers: a share of how long there have been none. Every look is a request to a SuperLink and
+some to its database, and answers to a proof take minutes."""
 _SAID = re.compile(r"<class '[\w.]+'>:<['\"](.*?)['\"]?>?$")
 """How Flower wraps what an app said."""
 _KIND = re.compile(r"(?:Message: |<')([A-Z][A-Za-z]{1,40}Error): ")
