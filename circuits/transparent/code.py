@@ -26,16 +26,22 @@ Counts = npt.NDArray[np.int64]
 
 
 @inlined
+def _quarter(x: Array, far: Array, near: Array, odd: Array, h: int) -> None:
+    """Two stages of decimation in frequency, with halves 2h and h, on 4h values."""
+    p, q, r, t = x[:h], x[h : 2 * h], x[2 * h : 3 * h], x[3 * h :]
+    for j in range(h):
+        a, b = add(p[j], r[j]), add(q[j], t[j])
+        c, d = mul(sub(p[j], r[j]), far[j]), mul(sub(q[j], t[j]), odd[j])
+        p[j], q[j] = add(a, b), mul(sub(a, b), near[j])
+        r[j], t[j] = add(c, d), mul(sub(c, d), near[j])
+
+
+@inlined
 def _quarter_pass(x: Array, w: Array, h: int) -> None:
-    """Two stages of decimation in frequency, with halves 2h and h, on every 4h values."""
+    """`_quarter` of every 4h values."""
     far, near, odd = w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h]
     for s in range(0, x.shape[0], 4 * h):
-        p, q, r, t = x[s : s + h], x[s + h : s + 2 * h], x[s + 2 * h : s + 3 * h], x[s + 3 * h : s + 4 * h]
-        for j in range(h):
-            a, b = add(p[j], r[j]), add(q[j], t[j])
-            c, d = mul(sub(p[j], r[j]), far[j]), mul(sub(q[j], t[j]), odd[j])
-            p[j], q[j] = add(a, b), mul(sub(a, b), near[j])
-            r[j], t[j] = add(c, d), mul(sub(c, d), near[j])
+        _quarter(x[s : s + 4 * h], far, near, odd, h)
 
 
 @inlined
@@ -92,12 +98,7 @@ def _wanted_pass(x: Array, w: Array, h: int, before: Counts) -> None:
     for s in range(0, x.shape[0], 4 * h):
         if before[s + 4 * h] == before[s]:
             continue
-        p, q, r, t = x[s : s + h], x[s + h : s + 2 * h], x[s + 2 * h : s + 3 * h], x[s + 3 * h : s + 4 * h]
-        for j in range(h):
-            a, b = add(p[j], r[j]), add(q[j], t[j])
-            c, d = mul(sub(p[j], r[j]), far[j]), mul(sub(q[j], t[j]), odd[j])
-            p[j], q[j] = add(a, b), mul(sub(a, b), near[j])
-            r[j], t[j] = add(c, d), mul(sub(c, d), near[j])
+        _quarter(x[s : s + 4 * h], far, near, odd, h)
 
 
 @kernel
