@@ -27,12 +27,11 @@ from zkapex.simulation.evaluation.metrics import CURVES, METRICS, measure
 from zkapex.simulation.evaluation.preparation import Prepared, prepare
 from zkapex.simulation.evaluation.provenance import digest_of, source_commit
 from zkapex.simulation.evaluation.report.report import assemble, write_report
-from zkapex.simulation.evaluation.seeds import OnEvent, run_seeds
+from zkapex.simulation.evaluation.seeds import OnEvent, check, run_seeds
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
 from zkapex.storage import load_json, save_text
 
 MARKER, FORMAT = "evaluation.json", 1
-MAX_SEEDS = 100
 
 
 def evaluate(
@@ -69,10 +68,7 @@ def evaluate(
     StorageError
         `out` cannot be written, or a file in it is damaged.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs is {jobs}", fix="choose at least 1")
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
+    check(seeds, jobs)
     chosen = methods_called([*methods, "original", "retrain"] if methods else config.methods)
     foreign = [method.name for method in chosen if method.name not in config.methods]
     if foreign:

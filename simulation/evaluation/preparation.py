@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zkapex.circuits.operators import declared
 from zkapex.circuits.profiles import profile
 from zkapex.errors import StorageError
 from zkapex.server.requests.plan import StoredPlan, save_plan
@@ -229,7 +230,9 @@ def planned(
     contrast = None
     if bench.aim is not None:
         aim = bench.aim(model)
-        space, contrast = replace(space, forget_target=aim.forget, margin=0.0), aim.contrast
+        space = replace(space, forget_target=aim.forget, margin=0.0)
+        aims = space.steer is not None or declared(encoding.statement.kind).statement.constrains_result
+        contrast = aim.contrast() if aims and aim.contrast is not None else None
     copies = copies_of(config, world, seed, model)
     return search(copies, names, forget, encoding, space, contrast=contrast, on_step=on_step, standing=standing)
 

@@ -16,12 +16,23 @@ from typing import Any
 
 import torch
 
+from zkapex.errors import InputError
+
 OnEvent = Callable[[dict[str, Any]], None]
 OneSeed = Callable[[int, OnEvent], None]
 
 _POLL_S = 0.2
+MAX_SEEDS = 100
 _events: Any = None
 """Of a worker process: where its events go."""
+
+
+def check(seeds: int, jobs: int) -> None:
+    """Return only if so many seeds can be run, so many at a time. Raises InputError if not."""
+    if jobs < 1:
+        raise InputError(f"--jobs is {jobs}", fix="choose at least 1")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
 
 
 def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent) -> None:

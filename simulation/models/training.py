@@ -110,14 +110,15 @@ def provider_copies(
     )  # fmt: skip
 
 
-def trained_contrast(build: Callable[[], nn.Module], scenario: Scenario, seed: int, settings: FitSettings) -> Contrast:
-    """Two models of the provider's own, from the same start, with and without the forget set.
+def trained_contrast(
+    build: Callable[[], nn.Module], kept: Examples, forgotten: Examples, seed: int, settings: FitSettings
+) -> Contrast:
+    """Two models of the provider's own, from the same start, trained on what is kept with and without the forget set.
 
     Neither is like the federation's global model, which averaged clients' models; that they differ in nothing but the
     forget set is what counts.
     """
     taught, untaught = build(), build()
-    untaught_on = scenario.retain_set
-    for model, data in ((taught, concatenate(untaught_on, scenario.forget_set)), (untaught, untaught_on)):
+    for model, data in ((taught, concatenate(kept, forgotten)), (untaught, kept)):
         fit(model, *data, settings, seed)
     return Contrast(taught, untaught)

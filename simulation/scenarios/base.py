@@ -58,12 +58,12 @@ class Aim:
     ----------
     forget : float
         Forget accuracy, without a margin.
-    contrast : Contrast or None
-        What steering aims at. None where nothing is steered.
+    contrast : callable () -> Contrast, or None
+        What steering and targets aim at; its models may be trained when it is asked for.
     """
 
     forget: float
-    contrast: Contrast | None = None
+    contrast: Callable[[], Contrast] | None = None
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class CodeTask:
             return copy.deepcopy(made.tail)
 
         def aim(model: nn.Module) -> Aim:
-            return Aim(target, Contrast(taught=model, untaught=made.tail))
+            return Aim(target, lambda: Contrast(taught=model, untaught=made.tail))
 
         forgotten = f"the language {self.forget}"
         return Bench(world, test, unseen, note, forgotten, build, made.tail.targets, aim)

@@ -9,6 +9,7 @@ strangers' images as its target.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -25,12 +26,10 @@ from zkapex.simulation.scenarios.mnist_writers import (
     sizes,
     take_part,
 )
-from zkapex.unlearning.personalise import FitSettings
 from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.search import SearchSpace
+from zkapex.unlearning.planning.trials import Contrast
 
-CENTRAL = FitSettings(epochs=10, learning_rate=2e-3, batch_size=64)
-"""Training of a model that no federation averages."""
 FRACTIONS = (0.0025, 0.005, *(round(0.0025 * step, 4) for step in range(3, 17)))
 
 
@@ -62,7 +61,10 @@ def make(seed: int, sources: Sources) -> Bench:
     forgotten = f"all images by {len(leaving)} writers"
 
     def aim(model: nn.Module) -> Aim:
-        contrast = trained_contrast(lambda: vision_transformer(seed, MNIST_WRITERS.model), world, seed, CENTRAL)
+        def contrast() -> Contrast:
+            own = partial(vision_transformer, seed, MNIST_WRITERS.model)
+            return trained_contrast(own, world.retain_set, world.forget_set, seed, MNIST_WRITERS.shadow)
+
         return Aim(accuracy(model, strangers), contrast)
 
     return Bench(world, cast.test, strangers, note, forgotten, aim=aim)

@@ -122,8 +122,8 @@ def make_samples(seed: int, sources: Sources) -> Bench:
     world = Scenario(None, held, train.take(gone), train.take(~gone), others, test, _proxy_of(pool))
 
     def aim(_: torch.nn.Module) -> Aim:
-        contrast = trained_contrast(lambda: pool.build(seed), world, seed, CENTRAL)
-        return Aim(accuracy(contrast.untaught, world.forget_set), contrast)
+        contrast = trained_contrast(lambda: pool.build(seed), world.retain_set, world.forget_set, seed, CENTRAL)
+        return Aim(accuracy(contrast.untaught, world.forget_set), lambda: contrast)
 
     forgotten = f"{len(world.forget_set.labels)} photographs"
     return Bench(world, test, others, _sizes(world), forgotten, pool.build, aim=aim)

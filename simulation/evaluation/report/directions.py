@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from zkapex.simulation.evaluation.report.cells import IN_A_ROW, cell, in_a_row
 
 LEGEND = """\
 Ten requests, a digit and then 25 images of digits that stay, five times over, by targets in all of {layers} layers:
@@ -19,14 +21,6 @@ unlearned models, then the same ones trained on with all targets held. The oracl
 
 At the end every deleted digit is attacked: `undone` is the best attempt without data, with all that the last receipt
 holds, at 2 and 5 points of retain accuracy lost; then relearning from 1, 2, 5 and 10 examples. Mean over clients."""
-COLUMNS = {
-    "forget_acc": "deleted digits",
-    "image_acc": "deleted images",
-    "image_auc": "their AUC",
-    "retain_acc": "retain",
-    "test_acc": "test",
-    "personal_acc": "personal",
-}
 _MOMENTS = {"after": "at once", "later": "trained on"}
 _WHOSE = {"unlearned": "unlearned", "oracle": "oracle"}
 _COLOURS = {"unlearned": "#2f6f8f", "oracle": "#3f3f46"}
@@ -40,16 +34,16 @@ def legend(results: Mapping[str, Any]) -> str:
 
 def table(seeds: Sequence[Mapping[str, Any]]) -> str:
     """Two tables in markdown: after every request, and the attacks at the end."""
-    lines = ["| after request | models | " + " | ".join(COLUMNS.values()) + " |",
-             "| --- | --- |" + " ---: |" * len(COLUMNS)]  # fmt: skip
+    lines = ["| after request | models | " + " | ".join(IN_A_ROW.values()) + " |",
+             "| --- | --- |" + " ---: |" * len(IN_A_ROW)]  # fmt: skip
     for index in range(len(seeds[0]["steps"])):
         steps = [seed["steps"][index] for seed in seeds]
         head = f"{index} ({'digit' if index % 2 else 'images'})" if index else "none"
         for moment, words in _MOMENTS.items():
             if moment in steps[0]:
                 label = words if index else "before"
-                lines.append(f"| {head} | {label} | {_cells([step[moment] for step in steps])} |")
-    lines.append(f"| {len(seeds[0]['steps']) - 1} | **oracle** | {_cells([seed['oracle'] for seed in seeds])} |")
+                lines.append(f"| {head} | {label} | {in_a_row([step[moment] for step in steps])} |")
+    lines.append(f"| {len(seeds[0]['steps']) - 1} | **oracle** | {in_a_row([seed['oracle'] for seed in seeds])} |")
     shots = list(seeds[0]["attacked"]["unlearned"][0]["kshot"])
     heads = ["deleted", "models", "forget", "undone, 2", "undone, 5", *(f"k = {k}" for k in shots)]
     lines += ["", f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
@@ -58,7 +52,7 @@ def table(seeds: Sequence[Mapping[str, Any]]) -> str:
             rows = [seed["attacked"][whose][place] for seed in seeds]
             values = [[row[name] for row in rows] for name in ("forget", "undone", "undone_5")]
             values += [[row["kshot"][k] for row in rows] for k in shots]
-            lines.append(f"| digit {place + 1} | {_WHOSE[whose]} | {' | '.join(map(_cell, values))} |")
+            lines.append(f"| digit {place + 1} | {_WHOSE[whose]} | {' | '.join(map(cell, values))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -83,16 +77,3 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     panels[0].set_ylabel("accuracy on the deleted digit, %")
     panels[1].legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=120)
-
-
-def _cells(rows: Sequence[Mapping[str, float]]) -> str:
-    return " | ".join(
-        "" if name not in rows[0] else _cell([row[name] for row in rows], 1 if name == "image_auc" else 100)
-        for name in COLUMNS
-    )
-
-
-def _cell(values: Sequence[float], scale: float = 100) -> str:
-    places = 1 if scale == 100 else 3
-    mean = f"{scale * fmean(values):.{places}f}"
-    return mean if len(values) == 1 else f"{mean} ± {scale * stdev(values):.{places}f}"

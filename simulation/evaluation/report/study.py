@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zkapex.errors import StorageError
 from zkapex.simulation.evaluation.baselines import METHODS
 from zkapex.simulation.evaluation.report import directions
+from zkapex.simulation.evaluation.report.cells import IN_A_ROW, cell, in_a_row
 from zkapex.simulation.evaluation.report.figures import plot_concentration, plot_scorers, plot_sequence
 from zkapex.storage import save_text
 
 FORMAT = 1
-SEQUENCE_COLUMNS = {
-    "forget_acc": "deleted digits",
-    "image_acc": "deleted images",
-    "image_auc": "their AUC",
-    "retain_acc": "retain",
-    "test_acc": "test",
-    "personal_acc": "personal",
-}
 SEQUENCE_LEGEND = """\
 `deleted digits` is accuracy on the training images of all digits deleted so far, `deleted images` on all images
 deleted one by one so far, and `their AUC` how well a model's confidence tells those from unseen images; `retain` is
@@ -114,13 +106,13 @@ def section(results: Mapping[str, Any]) -> str:
 
 def _sequence(seeds: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        "| after request | masked | method | " + " | ".join(SEQUENCE_COLUMNS.values()) + " |",
-        "| --- | ---: | --- |" + " ---: |" * len(SEQUENCE_COLUMNS),
+        "| after request | masked | method | " + " | ".join(IN_A_ROW.values()) + " |",
+        "| --- | ---: | --- |" + " ---: |" * len(IN_A_ROW),
     ]
     count = len(seeds[0]["steps"])
     for index in range(count):
         steps = [seed["steps"][index] for seed in seeds]
-        masked = _cell([step["density"] for step in steps])
+        masked = cell([step["density"] for step in steps])
         moments = [("guarded-group-obs", "after")] if index == 0 else [("guarded-group-obs", m) for m in MOMENTS]
         if index in (count // 2, count - 1):
             moments += [(chain, "after") for chain in ("group-obs", "mask-only")]
@@ -130,25 +122,13 @@ def _sequence(seeds: Sequence[Mapping[str, Any]]) -> str:
             method = METHODS[chain].label if index else METHODS["original"].label
             label = f"{method}, {MOMENTS[moment]}" if index and chain == "guarded-group-obs" else method
             rows = [step["chains"][chain][moment] for step in steps]
-            lines.append(f"| {head} | {masked} | {label} | {_cells(rows)} |")
-    oracle = _cells([seed["oracle"] for seed in seeds])
+            lines.append(f"| {head} | {masked} | {label} | {in_a_row(rows)} |")
+    oracle = in_a_row([seed["oracle"] for seed in seeds])
     lines.append(f"| {count - 1} | | **{METHODS['retrain'].label}** | {oracle} |")
     return "\n".join(lines) + "\n"
 
 
 MOMENTS = {"after": "at once", "later": "personalised on"}
-
-
-def _cells(rows: Sequence[Mapping[str, float]]) -> str:
-    cells = []
-    for name in SEQUENCE_COLUMNS:
-        if name not in rows[0]:
-            cells.append("")
-        elif name == "image_auc":
-            cells.append(_cell([row[name] for row in rows], lambda x: f"{x:.3f}"))
-        else:
-            cells.append(_cell([row[name] for row in rows]))
-    return " | ".join(cells)
 
 
 def _concentration(seeds: Sequence[Mapping[str, Any]]) -> str:
@@ -160,19 +140,18 @@ def _concentration(seeds: Sequence[Mapping[str, Any]]) -> str:
         + " | personal, mask alone |",
         "| --- |" + " ---: |" * (5 + len(measured)),
         "| before | | | | | "
-        + " | ".join(_cell([seed["before"][name] for seed in seeds]) for name in measured)
+        + " | ".join(cell([seed["before"][name] for seed in seeds]) for name in measured)
         + " | |",
     ]
     for index, first in enumerate(seeds[0]["rows"]):
         rows = [seed["rows"][index] for seed in seeds]
         cells = [
-            _cell([row["chosen"]["masked_weights"] / seed["weights"] for row, seed in zip(rows, seeds, strict=True)]),
-            _cell([row["chosen"]["touched_chunks"] for row in rows], lambda x: f"{x:.1f}")
-            + f" of {seeds[0]['chunks']}",
-            _cell([prove_cpu_s(seed, row) for row, seed in zip(rows, seeds, strict=True)], lambda x: f"{x:.0f}"),
+            cell([row["chosen"]["masked_weights"] / seed["weights"] for row, seed in zip(rows, seeds, strict=True)]),
+            cell([row["chosen"]["touched_chunks"] for row in rows], lambda x: f"{x:.1f}") + f" of {seeds[0]['chunks']}",
+            cell([prove_cpu_s(seed, row) for row, seed in zip(rows, seeds, strict=True)], lambda x: f"{x:.0f}"),
             f"{sum(row['chosen']['reaches_target'] for row in rows)} of {len(rows)}",
-            *(_cell([row["after"][name] for row in rows]) for name in measured),
-            _cell([row["mask_only"]["personal_acc"] for row in rows]),
+            *(cell([row["after"][name] for row in rows]) for name in measured),
+            cell([row["mask_only"]["personal_acc"] for row in rows]),
         ]
         lines.append(f"| {first['concentration']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -187,12 +166,12 @@ def _scorers(seeds: Sequence[Mapping[str, Any]]) -> str:
         + " | reached |",
         "| --- |" + " ---: |" * (len(ways) * len(shown) + 1),
     ]
-    before = " | ".join(_cell([seed["before"][name] for seed in seeds]) for name in shown)
+    before = " | ".join(cell([seed["before"][name] for seed in seeds]) for name in shown)
     lines.append(f"| before | {before} |" + " |" * ((len(ways) - 1) * len(shown) + 1))
     for index, first in enumerate(seeds[0]["rows"]):
         rows = [seed["rows"][index] for seed in seeds]
         cells = [
-            _cell([row[way][name] for row in rows]) if all(row[way] for row in rows) else "out of range"
+            cell([row[way][name] for row in rows]) if all(row[way] for row in rows) else "out of range"
             for way in ways
             for name in shown
         ]
@@ -204,8 +183,3 @@ def _scorers(seeds: Sequence[Mapping[str, Any]]) -> str:
 def prove_cpu_s(seed: Mapping[str, Any], row: Mapping[str, Any]) -> float:
     """CPU seconds to prove the touched chunks; padding is proved too."""
     return float(row["chosen"]["touched_chunks"] * seed["chunk_weights"] * PROVE_CPU_MS_PER_WEIGHT / 1e3)
-
-
-def _cell(values: Sequence[float], form: Callable[[float], str] = lambda x: f"{100 * x:.1f}") -> str:
-    mean = form(statistics.fmean(values))
-    return mean if len(values) == 1 else f"{mean} ± {form(statistics.stdev(values))}"

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from zkapex.errors import InputError, StorageError
 from zkapex.simulation import scenarios
-from zkapex.simulation.evaluation.evaluate import MAX_SEEDS, claim
+from zkapex.simulation.evaluation.evaluate import claim
 from zkapex.simulation.evaluation.provenance import source_commit
 from zkapex.simulation.evaluation.report.study import FORMAT, write_study
-from zkapex.simulation.evaluation.seeds import OnEvent, run_seeds
+from zkapex.simulation.evaluation.seeds import OnEvent, check, run_seeds
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
 from zkapex.simulation.evaluation.studies.directions import DirectionsStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
@@ -133,10 +133,7 @@ def run_study(
     StorageError
         `out` cannot be written, or a file in it is damaged.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs is {jobs}", fix="choose at least 1")
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
+    check(seeds, jobs)
     claim(out, {"format": FORMAT, "study": study.name, "settings": _settings(study)})
     on_event({"event": "start", "seeds": seeds, "methods": 1})
     run_seeds(partial(study_seed, study, out, source_commit()), range(seeds), jobs, on_event)

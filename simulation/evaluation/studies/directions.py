@@ -28,12 +28,11 @@ from zkapex.simulation.data.digits import Examples, concatenate
 from zkapex.simulation.evaluation.deployment import Deployment
 from zkapex.simulation.evaluation.metrics.kshot import SHOTS, kshot
 from zkapex.simulation.evaluation.metrics.undo import LOSSES, Public, best, undo
-from zkapex.simulation.evaluation.preparation import federated
 from zkapex.simulation.evaluation.seeds import OnEvent
-from zkapex.simulation.evaluation.shelf import Shelf
-from zkapex.simulation.evaluation.studies.sequence import World, personalised, proxies_of
+from zkapex.simulation.evaluation.studies.sequence import Start, World
 from zkapex.simulation.models.tiny import target_layers
-from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.models.training import trained_contrast
+from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.storage import load_json, save_text
 from zkapex.unlearning.operators import Terms
 from zkapex.unlearning.personalise import FitSettings, fit
@@ -84,18 +83,15 @@ class DirectionsStudy:
 
     def run(self, seed: int, folder: Path, on_event: OnEvent) -> dict[str, Any]:
         """See `zkapex.simulation.evaluation.studies.Study`."""
-        world, bench = World.make(self, seed), self.base.make(seed, Sources())
-        build = partial(self.base.build, bench)
-        shelf = Shelf(build, seed, folder, on_event)
-        (theta_0,) = shelf.models("train", lambda: [federated(self.base, bench, seed, world.train(0))])
-        own = shelf.models("personalise", lambda: personalised(self, world, theta_0, seed, 0))
-        proxies = shelf.models("proxies", lambda: proxies_of(self, world, theta_0, seed))
+        start = Start.of(self, seed, folder, on_event)
+        world, shelf, theta_0, own = start.world, start.shelf, start.theta_0, start.own
+        build = partial(self.base.build, start.bench)
         statement = profile(self.base.profile).statement(OPERATOR, guard_rank=self.guard_rank)
         names = tuple(target_layers(theta_0, self.base.targeted))
         deployment = Deployment.of(theta_0, names, FixedPoint(statement))
-        models = [deployment.deploy(m) for m in (*own, theta_0, *proxies)]
-        last, steps = len(world.requests), [{"step": 0, "request": "before", "after": None}]
-        steps[0]["after"] = world.measure(models[: len(own)], last)
+        models = [deployment.deploy(m) for m in (*own, theta_0, *start.proxies)]
+        last = len(world.requests)
+        steps = [{"step": 0, "request": "before", "after": world.measure(models[: len(own)], last)}]
         plans: list[StoredPlan] = []
         for number in range(1, last + 1):
             step = _Step(self, world, deployment, seed, number, folder)
@@ -104,12 +100,7 @@ class DirectionsStudy:
             terms = plans[-1].terms
             models = shelf.models(f"{step.name}-models", partial(step.carry_out, models, len(own), terms))
             steps.append(load_json(step.text))
-
-        def oracle() -> list[nn.Module]:
-            model = federated(self.base, bench, seed, world.train(last))
-            return personalised(self, world, model, seed, last)
-
-        retrained = [deployment.deploy(m) for m in shelf.models("retrain", oracle)]
+        retrained = [deployment.deploy(m) for m in start.oracle()]
         public = Public.of(plans[-1].terms, deployment.exponents, deployment.encoding.block_width)
         text = folder / "attacked.json"
         if not text.exists():
@@ -118,9 +109,8 @@ class DirectionsStudy:
             found = {name: _attacked(self, world, m, public, seed) for name, m in
                      {"unlearned": unlearned, "oracle": retrained}.items()}  # fmt: skip
             save_text(text, json.dumps(found, indent=1))
-        note = f"digits {', '.join(str(c) for c in world.deleted)}, each followed by {self.images} images"
         return {
-            "note": note, "steps": steps, "oracle": world.measure(retrained, last), "attacked": load_json(text),
+            "note": start.note, "steps": steps, "oracle": world.measure(retrained, last), "attacked": load_json(text),
             "directions": self.guard_rank, "layers": len(names),
             "width": deployment.encoding.block_width, "seconds": shelf.seconds,
         }  # fmt: skip
@@ -150,10 +140,7 @@ class _Step:
     def contrast(self, build: Any) -> Contrast:
         """Two models that differ in nothing but the images that are to go."""
         left, gone = concatenate(*self.world.train(self.step)), self.world.forget(self.step)
-        taught, untaught = build(self.seed + 1), build(self.seed + 1)
-        for model, data in ((taught, concatenate(left, gone)), (untaught, left)):
-            fit(model, *data, self.study.base.shadow, self.seed)
-        return Contrast(taught, untaught)
+        return trained_contrast(partial(build, self.seed + 1), left, gone, self.seed, self.study.base.shadow)
 
     def plan(self, copies: Sequence[nn.Module], earlier: Sequence[StoredPlan], untaught: Any) -> StoredPlan:
         """What the provider finds on its copies, beside all that was prescribed before."""

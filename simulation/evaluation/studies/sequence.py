@@ -40,7 +40,7 @@ from zkapex.simulation.evaluation.preparation import federated
 from zkapex.simulation.evaluation.shelf import Shelf
 from zkapex.simulation.models.tiny import target_layers
 from zkapex.simulation.models.training import accuracy
-from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.scenarios import Bench, ScenarioConfig, Sources
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.unlearning.personalise import FitSettings, personalise
 from zkapex.unlearning.planning.proxies import calibration
@@ -82,20 +82,17 @@ class SequenceStudy:
 
     def run(self, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """See `zkapex.simulation.evaluation.studies.Study`."""
-        world, bench = World.make(self, seed), self.base.make(seed, Sources())
-        build = partial(self.base.build, bench)
-        shelf = Shelf(build, seed, folder, on_event)
-        (theta_0,) = shelf.models("train", lambda: [federated(self.base, bench, seed, world.train(0))])
-        own = shelf.models("personalise", lambda: personalised(self, world, theta_0, seed, 0))
-        proxies = shelf.models("proxies", lambda: proxies_of(self, world, theta_0, seed))
+        start = Start.of(self, seed, folder, on_event)
+        world, shelf, theta_0 = start.world, start.shelf, start.theta_0
         names = tuple(target_layers(theta_0))
         ranks = self.base.space.guard_ranks
         statement = profile(self.base.profile).statement(guard_rank=max(ranks) if ranks else None)
         deployment = Deployment.of(theta_0, names, FixedPoint(statement))
-        own, copies = [deployment.deploy(m) for m in own], [deployment.deploy(m) for m in (theta_0, *proxies)]
+        own = [deployment.deploy(m) for m in start.own]
+        copies = [deployment.deploy(m) for m in (theta_0, *start.proxies)]
         last = len(world.requests)
-        start = {chain: {"after": world.measure(own, last)} for chain in CHAINS}
-        steps: list[Any] = [{"step": 0, "request": "before", **_facts(None, {}), "chains": start}]
+        before = {chain: {"after": world.measure(own, last)} for chain in CHAINS}
+        steps: list[Any] = [{"step": 0, "request": "before", **_facts(None, {}), "chains": before}]
         chains = dict.fromkeys(CHAINS, own)
         masks: dict[str, BoolArray] = {}
         for step in range(1, last + 1):
@@ -106,14 +103,8 @@ class SequenceStudy:
             copies = models[len(CHAINS) * each :]
             masks = {name: mask.astype(np.bool_) for name, mask in load_arrays(advance.arrays).items()}
             steps.append(load_json(advance.text))
-
-        def oracle() -> list[nn.Module]:
-            model = federated(self.base, bench, seed, world.train(last))
-            return personalised(self, world, model, seed, last)
-
-        retrained = [deployment.deploy(m) for m in shelf.models("retrain", oracle)]
-        note = f"digits {', '.join(str(c) for c in world.deleted)}, each followed by {self.images} images"
-        return {"note": note, "steps": steps, "oracle": world.measure(retrained, last), "seconds": shelf.seconds}
+        retrained = [deployment.deploy(m) for m in start.oracle()]
+        return {"note": start.note, "steps": steps, "oracle": world.measure(retrained, last), "seconds": shelf.seconds}
 
 
 class InARow(Protocol):
@@ -133,6 +124,59 @@ class InARow(Protocol):
     def images(self) -> int:
         """How many images of the digits that stay a request deletes."""
         ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """What requests in a row start from, and what they are compared with in the end.
+
+    Attributes
+    ----------
+    study : InARow
+    seed : int
+    world : World
+    bench : Bench
+    shelf : Shelf
+        Where models are kept.
+    theta_0 : nn.Module
+        The global model before any request.
+    own, proxies : tuple of nn.Module
+        Of the clients and of the provider.
+    """
+
+    study: InARow
+    seed: int
+    world: World
+    bench: Bench
+    shelf: Shelf
+    theta_0: nn.Module
+    own: tuple[nn.Module, ...]
+    proxies: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, study: InARow, seed: int, folder: Path, on_event: Callable[[dict[str, Any]], None]) -> Start:
+        """Made, or as an earlier run has kept it."""
+        world, bench = World.make(study, seed), study.base.make(seed, Sources())
+        shelf = Shelf(partial(study.base.build, bench), seed, folder, on_event)
+        (theta_0,) = shelf.models("train", lambda: [federated(study.base, bench, seed, world.train(0))])
+        own = shelf.models("personalise", lambda: personalised(study, world, theta_0, seed, 0))
+        proxies = shelf.models("proxies", lambda: proxies_of(study, world, theta_0, seed))
+        return cls(study, seed, world, bench, shelf, theta_0, tuple(own), tuple(proxies))
+
+    @property
+    def note(self) -> str:
+        """What is deleted, in words."""
+        return f"digits {', '.join(str(c) for c in self.world.deleted)}, each followed by {self.study.images} images"
+
+    def oracle(self) -> list[nn.Module]:
+        """The clients' models, trained and personalised without anything that is deleted."""
+        last = len(self.world.requests)
+
+        def trained() -> list[nn.Module]:
+            model = federated(self.study.base, self.bench, self.seed, self.world.train(last))
+            return personalised(self.study, self.world, model, self.seed, last)
+
+        return self.shelf.models("retrain", trained)
 
 
 def personalised(study: InARow, world: World, model: nn.Module, seed: int, step: int) -> list[nn.Module]:
