@@ -29,7 +29,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from flwr.serverapp import Grid
 from torch import nn
 
@@ -38,7 +37,7 @@ from zkapex.proofs.backends import about
 from zkapex.proofs.backends.interface import Engine
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.ledger.log import Log
-from zkapex.proofs.messages import EvaluateReply, ModelManifest, TuneReply
+from zkapex.proofs.messages import EvaluateReply, ModelManifest
 from zkapex.proofs.receipts.chain import ENROLMENTS
 from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
 from zkapex.server.events import EventLog
@@ -46,33 +45,32 @@ from zkapex.server.federation.admission import Admission
 from zkapex.server.federation.claim import claim
 from zkapex.server.federation.identity import Identity, identify
 from zkapex.server.federation.lock import one_writer
-from zkapex.server.federation.provider import Continuing, Delegating, ManyRequests, Orders, Provider
+from zkapex.server.federation.provider import Continuing, Delegating, Orders, Provider
 from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
 from zkapex.server.federation.setup import check_provider, load_manifest, prepare
 from zkapex.server.federation.training import train
 from zkapex.server.protocol.states import ClientStatus
 from zkapex.server.requests.coordinator import Coordinator
-from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.delegation import delegated_plan, proposal_facts
 from zkapex.server.requests.deletion import Deletion
 from zkapex.server.requests.due import TUNED, Due, due
 from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
 from zkapex.server.requests.keeping import Keeper
+from zkapex.server.requests.past import SCORES, Past
 from zkapex.server.requests.plan import StoredPlan, keep_plan, load_plan, save_plan, unlearn_global
 from zkapex.server.requests.result import client_result
 from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.transport.peers import Peers
 from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
-from zkapex.unlearning.operators import Terms, operator
-from zkapex.unlearning.operators.held import Held
+from zkapex.unlearning.operators import operator
 from zkapex.unlearning.planning.keep import keep
 from zkapex.unlearning.planning.standing import Standing
 from zkapex.unlearning.planning.steps import OnStep, no_step, seldom
 from zkapex.unlearning.planning.trials import Plan
 
-SCORES, TUNES, REGISTRY = "scores.json", "tune.json", "registry.sqlite"
+TUNES, REGISTRY = "tune.json", "registry.sqlite"
 
 
 class Federation:
@@ -119,6 +117,7 @@ class Federation:
         self.settings = settings
         self.work_dir = work_dir
         self.order = Order(work_dir)
+        self.past = Past(provider, work_dir, self.order)
         self.admission = Admission(work_dir / "provider" / "roster.json", settings.admission)
         self._events = events
         self._orders = orders
@@ -163,7 +162,7 @@ class Federation:
         Clients in quarantine, and those that wait for an operator, take no part.
         """
         settings = self.settings
-        first = self.work_dir / "provider" / "global.npz"
+        first = self.past.trained
         emit = self._events.emit
         if not first.exists():
             check_provider(self.provider, settings)
@@ -171,12 +170,12 @@ class Federation:
                 grid, self.provider, first, settings.rounds, settings.timeout_s, settings.seed, emit,
                 barred=self._barred(grid),
             )  # fmt: skip
-        elif request_id is not None and self._between(request_id) and settings.rounds_between:
+        elif request_id is not None and self.past.between(request_id) and settings.rounds_between:
             folder = self.order.folder(request_id)
-            state = self._state_before(request_id)
+            state = self.past.state_before(request_id)
             train(
-                grid, self._about(request_id), folder.trained, settings.rounds_between, settings.timeout_s,
-                settings.seed, emit, start=state, held=self._held(request_id), barred=self._barred(grid),
+                grid, self.past.about(request_id), folder.trained, settings.rounds_between, settings.timeout_s,
+                settings.seed, emit, start=state, held=self.past.held(request_id), barred=self._barred(grid),
             )  # fmt: skip
         return self.model(request_id)
 
@@ -184,8 +183,8 @@ class Federation:
         """Learn which nodes are which clients, anew."""
         if self._engine is None:
             self._events.emit("keys.started", profile=self.settings.profile)
-            manifest = self.work_dir / "provider" / "manifest.json"
-            self._engine = prepare(self.provider, self.settings, self._initial(), manifest)
+            initial = self.past.loaded(load_arrays(self.past.trained))
+            self._engine = prepare(self.provider, self.settings, initial, self.past.manifest)
             built = self._engine.circuit
             if built is None:
                 self._events.emit("keys.done")
@@ -216,7 +215,7 @@ class Federation:
         """Have devices make the global model their own: new ones, and all before a later request if settings say so."""
         roster, settings = self._coordinator(grid).roster, self.settings
         again: set[str] = set()
-        if request_id is not None and settings.personalise_between and self._between(request_id):
+        if request_id is not None and settings.personalise_between and self.past.between(request_id):
             folder = self.order.folder(request_id)
             again = {client.client_id for client in self.registry.clients()} - (folder.clients(PERSONALISED) or set())
         self._events.emit("personalise.started", clients=len(roster.strangers()) + len(again))
@@ -240,7 +239,7 @@ class Federation:
     def plan(self, grid: Grid, request_id: str) -> StoredPlan:
         """Choose mask, guard, steering and factors of a request, once; from here on it is one of the federation's."""
         coordinator = self._coordinator(grid)
-        roster, folder, provider = coordinator.roster, self.order.folder(request_id), self._about(request_id)
+        roster, folder, provider = coordinator.roster, self.order.folder(request_id), self.past.about(request_id)
         self.order.add(request_id)
         roster.emit("search.started", request=request_id)
         plan = load_plan(folder.own)
@@ -248,7 +247,7 @@ class Federation:
             plan = self._repeat(folder, *again)
         if plan is None:
             model, statement = self.model(request_id), roster.manifest.statement
-            demands = self._demands(request_id)
+            demands = self.past.demands(request_id)
             delegation = provider.delegate(model, statement) if isinstance(provider, Delegating) else None
             if delegation is None:
                 on_step = seldom(lambda step: roster.emit("search.step", doing=step.words()))
@@ -266,10 +265,10 @@ class Federation:
 
         The global model has been through it, and stays as it is.
         """
-        plan = cast("Plan", self._plan_of(earlier))  # it has all that `keep` looks at, under the same names
-        plan = keep(plan, self._demands(folder.request_id), self._manifest())
+        plan = cast("Plan", self.past.plan_of(earlier))  # it has all that `keep` looks at, under the same names
+        plan = keep(plan, self.past.demands(folder.request_id), self._manifest())
         folder.keep_clients(ADDRESSED, set(clients))
-        save_arrays(folder.unlearned, self._state_before(folder.request_id))
+        save_arrays(folder.unlearned, self.past.state_before(folder.request_id))
         return keep_plan(folder.own, cast("StoredPlan", plan))
 
     def preview(self, request_id: str) -> tuple[ModelManifest, Plan]:
@@ -280,11 +279,11 @@ class Federation:
         InputError
             A client would choose the mask.
         """
-        manifest = load_manifest(self.work_dir / "provider" / "manifest.json")
-        provider, model = self._about(request_id), self.model(request_id)
+        manifest = load_manifest(self.past.manifest)
+        provider, model = self.past.about(request_id), self.model(request_id)
         if isinstance(provider, Delegating) and provider.delegate(model, manifest.statement) is not None:
             raise InputError("what this request costs is not known before", why="a client would choose the mask")
-        demands = self._demands(request_id)
+        demands = self.past.demands(request_id)
         return manifest, keep(_planned(provider, model, manifest, demands), demands, manifest)
 
     def open(self, grid: Grid, request_id: str) -> None:
@@ -300,12 +299,12 @@ class Federation:
 
     def prove(self, grid: Grid, request_id: str) -> None:
         """Ask for proofs, verify them, and settle the requests of all whose proofs hold."""
-        self._coordinator(grid).prove(request_id, self._costs(request_id))
+        self._coordinator(grid).prove(request_id, self.past.costs(request_id))
 
     def evaluate(self, grid: Grid, request_id: str) -> dict[str, EvaluateReply]:
         """Clients' own tallies before and after a request, asked for once; by client id."""
         path = self.order.folder(request_id).own / SCORES
-        known = self._scores(request_id)
+        known = self.past.scores(request_id)
         known |= self._coordinator(grid).evaluate(request_id, known)
         if known:
             text = {client_id: json.loads(reply.to_bytes()) for client_id, reply in known.items()}
@@ -329,7 +328,7 @@ class Federation:
         Only after requests that prescribe what the result is along directions, and if settings say so.
         """
         settings, roster = self.settings, self._coordinator(grid).roster
-        folder, known, due = self.order.folder(request_id), self._tuned(request_id), self._to_tune(request_id)
+        folder, known, due = self.order.folder(request_id), self.past.tuned(request_id), self._to_tune(request_id)
         if not due:
             return
         self._events.emit("tune.started", clients=len(due), request=request_id)
@@ -401,7 +400,7 @@ class Federation:
 
     def model(self, request_id: str | None = None) -> nn.Module:
         """The global model: as a request starts from it, or, without one, as all requests have left it."""
-        return self._loaded(self._state_before(request_id))
+        return self.past.loaded(self.past.state_before(request_id))
 
     def not_enrolled(self) -> dict[int, str]:
         """Nodes that are here and are no clients, and why; nothing before anybody has joined."""
@@ -446,13 +445,13 @@ class Federation:
         scores = self.evaluate(grid, request_id)
         receipts = self.conclude(grid, request_id)
         self.tune(grid, request_id)
-        folder, provider = self.order.folder(request_id), self._about(request_id)
+        folder, provider = self.order.folder(request_id), self.past.about(request_id)
         before = self.model(request_id)
         if not folder.unlearned.exists():
-            plan, manifest = self._plan_of(request_id), self._coordinator(grid).roster.manifest
+            plan, manifest = self.past.plan_of(request_id), self._coordinator(grid).roster.manifest
             matrices = self._curvature(provider, before, grid)
             save_arrays(folder.unlearned, unlearn_global(before, manifest, matrices.__getitem__, plan))
-        after = self._loaded(load_arrays(folder.unlearned))
+        after = self.past.loaded(load_arrays(folder.unlearned))
         self._write_result(grid, folder, provider, (before, after), scores, receipts)
 
     def _write_result(
@@ -464,8 +463,8 @@ class Federation:
         scores: dict[str, EvaluateReply],
         receipts: dict[str, Path],
     ) -> None:
-        plan, costs = self._plan_of(folder.request_id), self._costs(folder.request_id)
-        tuned = self._tuned(folder.request_id)
+        plan, costs = self.past.plan_of(folder.request_id), self.past.costs(folder.request_id)
+        tuned = self.past.tuned(folder.request_id)
         roster = self._coordinator(grid).roster
         requests = sorted(self.registry.requests(folder.request_id), key=lambda request: request.client_id)
         result = {
@@ -509,56 +508,8 @@ class Federation:
                 if not path.exists():
                     save_text(path, envelope.decode())
 
-    def _about(self, request_id: str) -> Provider:
-        return self.provider.for_request(request_id) if isinstance(self.provider, ManyRequests) else self.provider
-
-    def _between(self, request_id: str) -> bool:
-        """Whether there are earlier requests, and this one is not planned yet."""
-        return bool(self.order.before(request_id)) and load_plan(self.order.folder(request_id).own) is None
-
-    def _initial(self) -> nn.Module:
-        return self._loaded(load_arrays(self.work_dir / "provider" / "global.npz"))
-
-    def _loaded(self, state: dict[str, npt.NDArray[np.generic]]) -> nn.Module:
-        model = self.provider.initial_model()
-        model.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-        return model.eval()
-
-    def _state_before(self, request_id: str | None) -> dict[str, npt.NDArray[np.generic]]:
-        """The last of: the trained model, what earlier requests have left, what was trained on before this one."""
-        paths = [self.work_dir / "provider" / "global.npz"]
-        ids = self.order.ids() if request_id is None else self.order.before(request_id)
-        for one in ids:
-            paths += [self.order.folder(one).trained, self.order.folder(one).unlearned]
-        if request_id is not None:
-            paths.append(self.order.folder(request_id).trained)
-        return load_arrays([path for path in paths if path.exists()][-1])
-
-    def _demands(self, request_id: str) -> Demands:
-        """What earlier requests demand of weights for good."""
-        found, path = Demands(), self.work_dir / "provider" / "manifest.json"
-        for one in self.order.before(request_id):
-            plan = load_plan(self.order.folder(one).own)
-            if plan is not None:
-                found = found.joined(plan.demands(load_manifest(path)))
-        return found
-
-    def _held(self, request_id: str) -> Held:
-        """Likewise, as a model that is trained on holds it."""
-        demands = self._demands(request_id)
-        if not demands:
-            return Held()
-        manifest = load_manifest(self.work_dir / "provider" / "manifest.json")
-        return Terms.demanded(manifest, demands).held({layer.name: layer.exponent for layer in manifest.layers})
-
-    def _plan_of(self, request_id: str) -> StoredPlan:
-        plan = load_plan(self.order.folder(request_id).own)
-        if plan is None:
-            raise ProtocolError(f"request {request_id} is not planned yet")
-        return plan
-
     def _deletion(self, request_id: str) -> Deletion:
-        plan, settings = self._plan_of(request_id), self.settings
+        plan, settings = self.past.plan_of(request_id), self.settings
         manifest = self._manifest()
         statement = manifest.statement
         stated = about(manifest.backend).tolerances_stated  # else they follow from the mask
@@ -570,7 +521,7 @@ class Federation:
             operator=statement.kind,
             tau_s=tau_s,
             tau_g=tau_g,
-            forget_digest=self._keeper().commitment(request_id, self._about(request_id).forget_description()),
+            forget_digest=self._keeper().commitment(request_id, self.past.about(request_id).forget_description()),
             lifetime=self._lifetime(request_id),
             cheating=settings.audit_cheating if settings.audit == "sampled" else None,
             detect=settings.audit_detect,
@@ -588,19 +539,6 @@ class Federation:
         if self._engine is None:
             raise ProtocolError("nobody has joined")
         return self._engine.manifest
-
-    def _costs(self, request_id: str) -> CostBook:
-        return CostBook(self.order.folder(request_id).own / "costs.json")
-
-    def _scores(self, request_id: str) -> dict[str, EvaluateReply]:
-        path = self.order.folder(request_id).own / SCORES
-        found = load_json(path) if path.exists() else {}
-        return {one: EvaluateReply.model_validate_json(json.dumps(reply)) for one, reply in found.items()}
-
-    def _tuned(self, request_id: str) -> dict[str, TuneReply]:
-        path = self.order.folder(request_id).own / TUNED
-        found = load_json(path) if path.exists() else {}
-        return {one: TuneReply.model_validate_json(json.dumps(reply)) for one, reply in found.items()}
 
     def _curvature(self, provider: Provider, model: nn.Module, grid: Grid) -> dict[str, list[npt.NDArray[np.int64]]]:
         """The curvature matrices of the provider's own model, by layer; empty if the operator looks at none."""
