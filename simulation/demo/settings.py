@@ -116,13 +116,14 @@ class DemoSettings:
         chosen = ABOUT.get(mine.get("backend", cls.backend))
         if chosen is not None and not chosen.samples and "audit" not in given:
             mine["audit"] = "full"  # a scenario's file asks for a sample where everything would be too much
-        operator = mine.setdefault("operator", cls.operator if _targets(config, mine) else WITHOUT_TARGETS)
+        circuit = profile(str(others.get("profile", "tiny")))
+        targeted = _targets(config, mine, circuit.guard_rank)
+        operator = mine.setdefault("operator", cls.operator if targeted else WITHOUT_TARGETS)
         if operator in operator_names() and "guards" not in declared(operator).terms:
             others.pop("guard-rank", None)  # it has none
         elif (many := mine.get("requests", 1)) > 1 and _prescribes(operator) and mine.get("backend") == "transparent":
             # The profile's circuit is full: there, requests share the directions that it has.
-            least = profile(str(others.get("profile", "tiny"))).guard_rank
-            others.setdefault("guard-rank", max(least, Opponent().rank * many))
+            others.setdefault("guard-rank", max(circuit.guard_rank, Opponent().rank * many))
         return cls(**mine, others=others)
 
     def __post_init__(self) -> None:
@@ -202,8 +203,11 @@ def _prescribes(operator: str) -> bool:
     return operator in operator_names() and declared(operator).statement.constrains_result
 
 
-def _targets(config: ScenarioConfig, mine: Mapping[str, Any]) -> bool:
-    """Whether targets can be planned for a demo: by the provider, for a class, in a scenario with layers for them."""
+def _targets(config: ScenarioConfig, mine: Mapping[str, Any], circuits_rank: int) -> bool:
+    """Whether targets can be planned for a demo: by the provider, for a class, in a scenario with layers for them.
+
+    Each request needs a direction of its own of the `circuits_rank` that a circuit has room for.
+    """
     by_provider = mine.get("delete", "class") == "class" and mine.get("holder", -1) < 0
-    room = mine.get("backend") == "transparent" or mine.get("requests", 1) <= profile("tiny").guard_rank
+    room = mine.get("backend") == "transparent" or mine.get("requests", 1) <= circuits_rank
     return bool(config.targeted) and by_provider and room and mine.get("curvature", "kfac") == "kfac"
