@@ -49,9 +49,14 @@ def _nothing_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A finished run of two honest clients and one for every way to cheat, in this order. Not to be changed."""
     from federation import CHEATERS, Federation, mixed
+    from filelock import FileLock
 
-    federation = Federation(tmp_path_factory.mktemp("market") / "run", clients=2 + len(CHEATERS), device=mixed)
-    federation.serve()
+    # One for all workers: whoever comes second goes on with a run that is finished, which takes next to nothing.
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    federation = Federation(shared / "market" / "run", clients=2 + len(CHEATERS), device=mixed)
+    with FileLock(shared / "market.lock"):
+        federation.serve()
     return federation
 
 

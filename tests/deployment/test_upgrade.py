@@ -76,7 +76,13 @@ class Mixed(Here):
         return InProcessGrid(make_client_app(agent), devices or len(self.devices), {}, self.network)
 
 
-@pytest.mark.parametrize("reads", [False, True], ids=["the device reads nothing", "the server reads no answer"])
+@pytest.mark.parametrize(
+    "reads",
+    [
+        pytest.param(False, id="the device reads nothing"),
+        pytest.param(True, id="the server reads no answer", marks=pytest.mark.slow),
+    ],
+)
 def test_a_device_of_another_release_waits_and_is_blamed_for_nothing(tmp_path: Path, reads: bool) -> None:
     here = Mixed(tmp_path, reads)
     here.order("r-1", "request-1")

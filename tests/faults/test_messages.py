@@ -27,7 +27,8 @@ def stormy(site: Site, finished: Site, weather: Weather) -> None:
     check(site, over=True)
 
 
-@pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 4, 5])
 def test_everything_at_once(finished: Site, tmp_path: Path, seed: int) -> None:
     site = finished.copy(tmp_path / "site", cheats={2: "half"}, trusted=finished.asked, settings=ANEW)
     stormy(site, finished, Weather(seed, 0.4))

@@ -316,12 +316,13 @@ def _append_forever(folder: Path, seed: int, acknowledged: int) -> None:
         )
 
 
-def test_two_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, kills: int) -> None:
     folder, rng = tmp_path / "log", random.Random(7)
     log = Log.create(folder, ORIGIN)
     known: dict[int, bytes] = {}
     notes = [log.note()]
-    for number in range(200):
+    for number in range(kills):
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:

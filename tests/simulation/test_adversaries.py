@@ -47,8 +47,15 @@ def test_a_cheat_is_quarantined_with_the_reason(
     assert row["chunks_proved"] == 0
 
 
-@pytest.mark.parametrize("replayer", [0, 1])
-@pytest.mark.parametrize("audit", ["full", "sampled"])
+@pytest.mark.parametrize(
+    ("replayer", "audit"),
+    [
+        (1, "full"),
+        (0, "sampled"),
+        pytest.param(0, "full", marks=pytest.mark.slow),
+        pytest.param(1, "sampled", marks=pytest.mark.slow),
+    ],
+)
 def test_a_replay_ends_the_same_whoever_is_asked_first(tmp_path: Path, replayer: int, audit: str) -> None:
     """Asked before its neighbour has proved, or after, or for a chunk the neighbour is not asked for."""
 

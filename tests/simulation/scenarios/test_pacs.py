@@ -162,7 +162,8 @@ def test_a_vit_of_the_papers_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert results["methods"]["retrain"]["mean"]["forget_acc"] == 0.0
 
 
-@pytest.mark.parametrize("name", ["pacs", pytest.param("pacs-samples", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pacs", "pacs-samples"])
 def test_an_evaluation_from_the_files_to_the_report(name: str, sources: Sources, tmp_path: Path) -> None:
     config: ScenarioConfig = replace(scenario_config(name), **FAST)
     methods = ["mask-only", "guarded-group-obs", "salun"]
