@@ -1,5 +1,5 @@
 # make demo and make test are all anybody needs; each creates and fills .venv first if it has to.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 # What an environment is made of. Its digest names the stamp: as long as it stays, nothing is installed again.

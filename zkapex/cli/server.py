@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from zkapex.cli import backups, campaigns, clients, issued, requests, web
+from zkapex.cli.example import example
 
 app = typer.Typer(
     help="Install, run and operate a server of a federation.", no_args_is_help=True, rich_markup_mode=None
@@ -26,6 +27,7 @@ app.command("restore")(backups.restore)
 app.command("confirm-restore")(backups.confirm_restore)
 app.command("console")(web.console)
 app.command("console-token")(web.console_token)
+app.command("example")(example)
 
 Folder = Annotated[Path, typer.Argument(help="The server's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

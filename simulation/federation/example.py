@@ -1,0 +1,253 @@
+"""A server, its devices and the console on this machine's loopback interface, to try a deployment before there is one.
+
+Nothing of it is simulated but the distance: the same processes, with TLS, node authentication, the gate and the guard,
+on ports that were free when it was made. Only the data are an example's: scikit-learn's digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from zkapex.client.deployment import init as device_init
+from zkapex.client.deployment import programs as device_programs
+from zkapex.client.deployment import settings as device_settings
+from zkapex.errors import InputError, RuntimeFailure
+from zkapex.host.flower import environment, program
+from zkapex.host.supervise import Program, Supervisor
+from zkapex.server.deployment import init as server_init
+from zkapex.server.deployment import programs as server_programs
+from zkapex.server.deployment import settings as server_settings
+from zkapex.server.deployment.decisions import admit_device
+from zkapex.server.deployment.link import SuperLink
+from zkapex.server.deployment.progress import DONE, Progress, progress
+from zkapex.server.deployment.reading import snapshot
+from zkapex.server.deployment.settings import Place, ServerSettings
+from zkapex.server.events import EventReader
+
+FACTORIES: Final = "zkapex.simulation.federation.deployed"
+EVERY_S: Final = 2.0
+"""Between campaigns: whoever has ordered something is waiting for it."""
+START_S: Final = 180.0
+_LOOPBACK: Final = "127.0.0.1"
+_WORDS: Final = {
+    "search.started": "planning what the models are to lose ...",
+    "unlearn.started": "the devices unlearn ...",
+    "prove.started": "the devices prove it ...",
+    "receipts.started": "receipts are issued ...",
+    "tune.started": "the devices train on, with what was deleted held ...",
+}
+"""What a campaign's events are to somebody who waits."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where everything is.
+
+    Attributes
+    ----------
+    root : Path
+    devices : int
+    """
+
+    root: Path
+    devices: int
+
+    @property
+    def server(self) -> Place:
+        """The server's folder."""
+        return Place(self.root / "server")
+
+    def device(self, index: int) -> device_settings.Place:
+        """A device's folder."""
+        return device_settings.Place(self.root / f"device-{index}")
+
+
+def make_example(root: Path, devices: int) -> Example:
+    """Make the folders of a server and its devices; what is there from an earlier time is kept.
+
+    Raises
+    ------
+    InputError
+        The folder holds an example with another number of devices.
+    StorageError
+        It cannot be written.
+    """
+    example = Example(root.resolve(), devices)
+    options: dict[str, str | int | float | bool] = {"clients": devices, "dishonest": 0}
+    if not example.server.configuration.exists():
+        gate, link, health, metrics = _free_ports(4)
+        values = {
+            "host": "localhost", "provider": f"{FACTORIES}:provider", "options": options,
+            "run": {"rounds": 2, "personal-epochs": 5}, "gate": {"listen": _LOOPBACK, "port": gate},
+            "link": {"port": link, "health_port": health}, "observe": {"port": metrics},
+            "campaigns": {"devices": devices},
+        }  # fmt: skip
+        server_init.create_server(example.server.root, server_settings.checked(values, "the example"))
+    settings = server_settings.load(example.server.root)
+    if settings.campaigns.devices != devices:
+        raise InputError(
+            f"the example in {root} has {settings.campaigns.devices} devices, not {devices}",
+            fix="choose another folder",
+        )
+    for index in range(devices):
+        if not example.device(index).configuration.exists():
+            port, health = _free_ports(2)
+            own = {
+                "server": f"localhost:{settings.gate.port}", "task": f"{FACTORIES}:task", "port": port,
+                "options": {**options, "index": index}, "health_port": health, "max_cpu": 1,
+            }  # fmt: skip
+            device_init.create_device(
+                example.device(index).root, device_settings.checked(own, "the example"),
+                example.server.link / "ca.pem", example.server.federation / "key.pub",
+            )  # fmt: skip
+    return example
+
+
+def programs_of(example: Example, console_port: int) -> list[Program]:
+    """Everything that runs: the server's processes, the devices', the console, and campaigns one after the other.
+
+    Raises
+    ------
+    RuntimeFailure
+        A program is not installed.
+    """
+    place = example.server
+    settings = server_settings.load(place.root)
+    server_init.renew_guard(place, settings)
+    found = server_programs.programs(place, settings)
+    for index in range(example.devices):
+        device = example.device(index)
+        own = device_settings.load(device.root)
+        device_init.renew_guard(device, own)
+        found += [replace(one, name=f"device-{index} {one.name}") for one in device_programs.programs(device, own)]
+    zkapex = program("zkapex")
+    for name, rest in (
+        ("console", ("console", str(place.root), "--port", str(console_port))),
+        ("campaigns", ("campaign", str(place.root), "--watch", "--every", str(EVERY_S))),
+    ):
+        env = environment(place.operator, None)
+        found.append(Program(name, (zkapex, "server", *rest), env, place.logs / f"{name}.log", place.root))
+    return found
+
+
+def run_example(
+    example: Example, console_port: int, token: str, say: Callable[[str], None]
+) -> Generator[None, None, None]:
+    """Run it until the iterator is closed; says how far it is, once a look.
+
+    Everything that was started has ended when the iterator is closed, whatever happened.
+
+    Raises
+    ------
+    RuntimeFailure
+        It did not start within `START_S`.
+    InputError
+        The console's port is taken.
+    """
+    if _answers(console_port):
+        raise InputError(f"port {console_port} is taken", fix="choose another with --port")
+
+    def ended(what: str, **details: object) -> None:
+        if what == "child.ended":
+            say(f"{details['program']} ended ({details['code']}) and is started again; see its file in logs/")
+
+    supervisor = Supervisor(programs_of(example, console_port), ended)
+    thread = threading.Thread(target=supervisor.run, name="supervisor")
+    thread.start()
+    try:
+        yield from _until(lambda: _admitted(example), "the server did not serve")
+        say("The server runs. Waiting for its devices ...")
+        yield from _until(lambda: _online(example) == example.devices, "not every device came online")
+        yield from _until(lambda: _answers(console_port), "the console did not start")
+        say(f"{example.devices} devices are online. They train a model, make it their own, and commit to it ...")
+        while not _enrolled(example):
+            yield
+        say(f"\nOpen http://{_LOOPBACK}:{console_port} and sign in with the token\n\n    {token}\n")
+        say("Requests, Order a deletion: forget-class=3 forgets the digit 3. Ctrl-C ends all this; the folder is kept.")
+        told: dict[str, str] = {}
+        events = EventReader(example.server.federation, skip_existing=True)
+        while True:
+            for event in events.new():
+                if event["event"] in _WORDS:
+                    say(f"  {_WORDS[event['event']]}")
+            for one in progress(example.server, datetime.now(UTC)):
+                line = described(one)
+                if told.get(one.order.request_id) != line:
+                    told[one.order.request_id] = line
+                    say(line)
+                    if one.state == DONE:
+                        say(_how_to_verify(example, one.order.request_id))
+            yield
+    finally:
+        supervisor.stop()
+        thread.join()
+
+
+def described(one: Progress) -> str:
+    """How far a request is, in a line."""
+    parts = ", ".join(f"{part.client_id[:8]} {part.verdict or part.status}" for part in one.parts)
+    problem = f" ({one.problem})" if one.problem else ""
+    return f"{one.order.request_id}: {one.state}{': ' if parts else ''}{parts}{problem}"
+
+
+def _how_to_verify(example: Example, request_id: str) -> str:
+    federation = example.server.federation
+    return f"Verify: zkapex verify {federation}/receipts/{request_id}/<client> --trust {federation}/key.pub"
+
+
+def _until(condition: Callable[[], bool], what: str) -> Iterator[None]:
+    end = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeFailure(f"{what} within {START_S:.0f} s", fix="see the files in server/logs and device-*/logs")
+        yield
+
+
+def _link(example: Example, settings: ServerSettings) -> SuperLink:
+    return SuperLink(settings.link.port, example.server.provider / "ca.pem")
+
+
+def _admitted(example: Example) -> bool:
+    """Whether all devices have been let in; lets in who has not."""
+    settings = server_settings.load(example.server.root)
+    try:
+        with _link(example, settings) as link:
+            there = {node.name for node in link.nodes()}
+            for index in range(example.devices):
+                if f"device-{index}" not in there:
+                    key = example.device(index).node_key.with_suffix(".pub")
+                    admit_device(example.server, link, key, f"device-{index}")
+    except RuntimeFailure:
+        return False
+    return True
+
+
+def _online(example: Example) -> int:
+    with contextlib.suppress(RuntimeFailure), _link(example, server_settings.load(example.server.root)) as link:
+        return sum(node.status == "online" for node in link.nodes())
+    return 0
+
+
+def _enrolled(example: Example) -> bool:
+    return len(snapshot(example.server).clients) == example.devices
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((_LOOPBACK, port)) == 0
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((_LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
