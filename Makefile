@@ -31,7 +31,7 @@ demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
 	$(BIN)/zkapex demo $(ARGS)
 
 test: $(STAMP)-dev ## Run the tests
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP)-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)

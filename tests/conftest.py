@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from federation import Federation
 
 TORCH = find_spec("torch") is not None
+LONG = (
+    "simulation/test_demo", "project/test_new", "server/test_life_cycle", "simulation/test_evaluate", "server/test_run",
+    "simulation/test_launch", "deployment/test_operations", "faults/test_kills", "faults/test_backups",
+    "server/test_one_federation", "server/test_targets", "server/test_coordinator", "simulation/test_federation",
+    "server/test_run_operators", "server/test_transparent", "simulation/test_studies",
+)  # fmt: skip
+"""Files that take most of the time, a minute each or so: whichever came last would leave all workers but one idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; whole files stay together, and in their order."""
+    rank = {Path(f"{name}.py"): at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(Path(__file__).parent), len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="session")
