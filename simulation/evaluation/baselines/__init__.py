@@ -14,7 +14,11 @@ from zkapex.simulation.evaluation.baselines.fine_tune import FineTune
 from zkapex.simulation.evaluation.baselines.gradient_ascent import GradientAscent
 from zkapex.simulation.evaluation.baselines.group_obs import GroupObs
 from zkapex.simulation.evaluation.baselines.guarded_group_obs import GuardedGroupObs
+from zkapex.simulation.evaluation.baselines.hamu import HamuQ
+from zkapex.simulation.evaluation.baselines.laf import LabelAgnosticForgetting
 from zkapex.simulation.evaluation.baselines.mask_only import MaskOnly
+from zkapex.simulation.evaluation.baselines.modhifi import ModHiFi
+from zkapex.simulation.evaluation.baselines.mrp import RepresentationProjection
 from zkapex.simulation.evaluation.baselines.npo import NegativePreference
 from zkapex.simulation.evaluation.baselines.original import Original
 from zkapex.simulation.evaluation.baselines.retrain import Retrain
@@ -23,7 +27,7 @@ from zkapex.simulation.evaluation.baselines.scrub import Scrub
 from zkapex.simulation.evaluation.baselines.ssd import SelectiveSynapticDampening
 from zkapex.simulation.evaluation.baselines.targeted import Targeted, TargetedTuned
 
-__all__ = ["CLASSIFICATION", "METHODS", "TARGETED", "Case", "Method", "methods_called"]
+__all__ = ["ANY_DELETION", "CLASSIFICATION", "METHODS", "TARGETED", "Case", "Method", "methods_called"]
 
 _ALL: tuple[Method, ...] = (
     Original(),
@@ -34,6 +38,10 @@ _ALL: tuple[Method, ...] = (
     Scrub(),
     SalUn(),
     SelectiveSynapticDampening(),
+    LabelAgnosticForgetting(),
+    HamuQ(),
+    RepresentationProjection(),
+    ModHiFi(),
     MaskOnly(),
     GroupObs(),
     GuardedGroupObs(),
@@ -48,6 +56,8 @@ TARGETED = (Targeted.name, TargetedTuned.name)
 """Those that need targets to be planned."""
 CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", *TARGETED))
 """Those that make sense for a classifier, whatever is planned."""
+ANY_DELETION = tuple(name for name in CLASSIFICATION if name != "modhifi-u")
+"""Of these, those that do where no class goes: the others look for what makes up a class."""
 
 
 def methods_called(names: Sequence[str]) -> list[Method]:
