@@ -16,6 +16,7 @@ from zkapex.simulation.evaluation.baselines.group_obs import GroupObs
 from zkapex.simulation.evaluation.baselines.guarded_group_obs import GuardedGroupObs
 from zkapex.simulation.evaluation.baselines.hamu import HamuQ
 from zkapex.simulation.evaluation.baselines.laf import LabelAgnosticForgetting
+from zkapex.simulation.evaluation.baselines.loku import LowRankUnlearning
 from zkapex.simulation.evaluation.baselines.mask_only import MaskOnly
 from zkapex.simulation.evaluation.baselines.modhifi import ModHiFi
 from zkapex.simulation.evaluation.baselines.mrp import RepresentationProjection
@@ -35,6 +36,7 @@ _ALL: tuple[Method, ...] = (
     FineTune(),
     GradientAscent(),
     NegativePreference(),
+    LowRankUnlearning(),
     Scrub(),
     SalUn(),
     SelectiveSynapticDampening(),
@@ -54,7 +56,7 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 
 TARGETED = (Targeted.name, TargetedTuned.name)
 """Those that need targets to be planned."""
-CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", *TARGETED))
+CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", "loku", *TARGETED))
 """Those that make sense for a classifier, whatever is planned."""
 ANY_DELETION = tuple(name for name in CLASSIFICATION if name != "modhifi-u")
 """Of these, those that do where no class goes: the others look for what makes up a class."""

@@ -20,6 +20,7 @@ from zkapex.simulation.evaluation.baselines.fine_tune import FineTune
 from zkapex.simulation.evaluation.baselines.gradient_ascent import GradientAscent
 from zkapex.simulation.evaluation.baselines.hamu import HamuQ
 from zkapex.simulation.evaluation.baselines.laf import LabelAgnosticForgetting, representations
+from zkapex.simulation.evaluation.baselines.loku import LowRankUnlearning
 from zkapex.simulation.evaluation.baselines.modhifi import ModHiFi
 from zkapex.simulation.evaluation.baselines.mrp import Projection, RepresentationProjection
 from zkapex.simulation.evaluation.baselines.salun import SalUn
@@ -174,6 +175,18 @@ def test_mrp_trains_its_directions_away_from_what_is_kept(case: Case) -> None:
     still, trained = (RepresentationProjection(learning_rate=rate).unlearn(case) for rate in (0.0, 0.5))
     gap = [loss(model, case, forget=True) - 1.2 * loss(model, case, forget=False) for model in (still, trained)]
     assert gap[1] > gap[0]
+
+
+def test_loku_moves_the_weights_of_the_blocks_by_its_rank(case: Case) -> None:
+    after = LowRankUnlearning(rank=3, alpha=6.0).unlearn(case)
+    assert loss(after, case, forget=True) > loss(case.before, case, forget=True) + 0.1
+    for name, now in after.named_parameters():
+        moved = (now - case.before.get_parameter(name)).detach()
+        if name.startswith("blocks") and moved.ndim == 2:
+            spectrum = torch.linalg.svdvals(moved)
+            assert float(spectrum[6:].sum()) < 1e-3 * float(spectrum.sum()), "factors before and after: twice the rank"
+        else:
+            assert not moved.any(), name
 
 
 def test_methods_by_name() -> None:
