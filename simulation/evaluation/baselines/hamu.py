@@ -71,7 +71,7 @@ class HamuQ:
         total = torch.stack(products).sum().clamp_min(1e-12)
         for weight, r, f, product in zip(weights, retain, forget, products, strict=True):
             quota = float(self.quota * self.learning_rate * product / total)
-            weight += constrained_step(r, f, quota, self.learning_rate * float(r.norm()))
+            weight.add_(constrained_step(r, f, quota, self.learning_rate * float(r.norm())))
 
 
 def constrained_step(retain: torch.Tensor, forget: torch.Tensor, quota: float, radius: float) -> torch.Tensor:

@@ -90,7 +90,7 @@ class LabelAgnosticForgetting:
                     -0.5 * (torch.log(deviation.square() + 1e-8) + 1 - mean.square() - deviation.square()).sum()
                 )
                 loss = ((rebuilt - x).square().sum() + self.divergence_weight * divergence) / len(x)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
         return autoencoder.requires_grad_(False)
 

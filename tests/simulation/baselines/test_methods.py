@@ -129,8 +129,8 @@ def test_laf_turns_what_is_forgotten_away_and_looks_at_no_label(case: Case) -> N
 
     def turned(examples: Examples) -> float:
         with torch.no_grad():
-            pairs = (representations(model, examples.inputs) for model in (after, case.before))
-            return float(1 - nn.functional.cosine_similarity(*pairs, dim=1).mean())
+            now, before = (representations(model, examples.inputs) for model in (after, case.before))
+            return float(1 - nn.functional.cosine_similarity(now, before, dim=1).mean())
 
     assert turned(case.forget) > 2 * turned(case.retain)
     blind = replace(
