@@ -199,7 +199,7 @@ CODE_LM = ScenarioConfig(
     search_retain=32,
     retain_cap=72,
     methods=(
-        "original", "retrain", "fine-tune", "gradient-ascent", "npo", "ssd", "mask-only", "group-obs",
+        "original", "retrain", "fine-tune", "gradient-ascent", "npo", "loku", "ssd", "mask-only", "group-obs",
         "guarded-group-obs",
     ),
 )  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from zkapex.simulation.data.digits import ClientData, Scenario, client_shift, concatenate
+from zkapex.simulation.evaluation.baselines import ANY_DELETION, TARGETED
 from zkapex.simulation.models.tiny import vision_transformer
 from zkapex.simulation.models.training import accuracy, trained_contrast
 from zkapex.simulation.scenarios.base import Aim, Bench, ScenarioConfig, Sources
@@ -75,6 +76,7 @@ MNIST_WRITERS_LEAVE: ScenarioConfig = replace(
     name="mnist-writers-leave",
     title="MNIST by writer: 64 of 539 writers in four clients, one writer of each leaves",
     make=make,
+    methods=(*ANY_DELETION, *TARGETED),
     space=SearchSpace(
         ("aware",),
         guard_ranks=(1,),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from zkapex.simulation.data.digits import ClientData, Examples, Scenario, client_shift, concatenate
+from zkapex.simulation.evaluation.baselines import ANY_DELETION, TARGETED
 from zkapex.simulation.scenarios.base import Bench, ScenarioConfig, Sources
 from zkapex.simulation.scenarios.mnist_writers import (
     CLIENTS,
@@ -77,6 +78,7 @@ MNIST_WRITERS_POISON: ScenarioConfig = replace(
     name="mnist-writers-poison",
     title="MNIST by writer: 64 of 539 writers in four clients, a poisoned one of each is removed",
     make=make,
+    methods=(*ANY_DELETION, *TARGETED),
     space=SearchSpace(
         ("aware",),
         guard_ranks=(4,),

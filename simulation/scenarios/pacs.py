@@ -22,6 +22,7 @@ from zkapex.errors import InputError
 from zkapex.simulation.data.digits import ClientData, Examples, Scenario, concatenate
 from zkapex.simulation.data.features import features_of
 from zkapex.simulation.data.pictures import Gallery, IntArray, read
+from zkapex.simulation.evaluation.baselines import ANY_DELETION
 from zkapex.simulation.models.backbone import FeatureTable, tail_of
 from zkapex.simulation.models.pretrained import load_backbone
 from zkapex.simulation.models.tiny import ViTConfig
@@ -302,6 +303,7 @@ PACS_SAMPLES = replace(
     name="pacs-samples",
     title="PACS, a pretrained vision transformer: photographs, personalised on sketches, 3 % of photographs deleted",
     make=make_samples,
+    methods=ANY_DELETION,
     space=replace(PACS.space, fractions=(0.001,), least=0.0, steer=Steer(steps=40, retain_weight=30.0, rehearsal=None)),
 )
 """Photographs of all classes are deleted. Mask size and steering were chosen on seeds 0 and 1."""

@@ -157,6 +157,8 @@ def test_the_page_is_made_from_json_alone(tmp_path: Path) -> None:
     text = (tmp_path / "docs" / "results.md").read_text()
     assert text == page([json.loads(json.dumps(results))])
     assert "`abc`" in text
+    for missing in not_measured(results):
+        assert f"* {METHODS[missing].label}: {METHODS[missing].source}" in text, "not measured, but named"
     for name in ("undone", "kshot", "cost", "accuracy", "density", "curve"):
         assert (tmp_path / "docs" / "results" / f"digits-{name}.png").exists()
         assert f"results/digits-{name}.png" in text

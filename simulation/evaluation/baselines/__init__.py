@@ -14,7 +14,12 @@ from zkapex.simulation.evaluation.baselines.fine_tune import FineTune
 from zkapex.simulation.evaluation.baselines.gradient_ascent import GradientAscent
 from zkapex.simulation.evaluation.baselines.group_obs import GroupObs
 from zkapex.simulation.evaluation.baselines.guarded_group_obs import GuardedGroupObs
+from zkapex.simulation.evaluation.baselines.hamu import HamuQ
+from zkapex.simulation.evaluation.baselines.laf import LabelAgnosticForgetting
+from zkapex.simulation.evaluation.baselines.loku import LowRankUnlearning
 from zkapex.simulation.evaluation.baselines.mask_only import MaskOnly
+from zkapex.simulation.evaluation.baselines.modhifi import ModHiFi
+from zkapex.simulation.evaluation.baselines.mrp import RepresentationProjection
 from zkapex.simulation.evaluation.baselines.npo import NegativePreference
 from zkapex.simulation.evaluation.baselines.original import Original
 from zkapex.simulation.evaluation.baselines.retrain import Retrain
@@ -23,7 +28,7 @@ from zkapex.simulation.evaluation.baselines.scrub import Scrub
 from zkapex.simulation.evaluation.baselines.ssd import SelectiveSynapticDampening
 from zkapex.simulation.evaluation.baselines.targeted import Targeted, TargetedTuned
 
-__all__ = ["CLASSIFICATION", "METHODS", "TARGETED", "Case", "Method", "methods_called"]
+__all__ = ["ANY_DELETION", "CLASSIFICATION", "METHODS", "TARGETED", "Case", "Method", "methods_called"]
 
 _ALL: tuple[Method, ...] = (
     Original(),
@@ -31,9 +36,14 @@ _ALL: tuple[Method, ...] = (
     FineTune(),
     GradientAscent(),
     NegativePreference(),
+    LowRankUnlearning(),
     Scrub(),
     SalUn(),
     SelectiveSynapticDampening(),
+    LabelAgnosticForgetting(),
+    HamuQ(),
+    RepresentationProjection(),
+    ModHiFi(),
     MaskOnly(),
     GroupObs(),
     GuardedGroupObs(),
@@ -46,8 +56,10 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 
 TARGETED = (Targeted.name, TargetedTuned.name)
 """Those that need targets to be planned."""
-CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", *TARGETED))
+CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", "loku", *TARGETED))
 """Those that make sense for a classifier, whatever is planned."""
+ANY_DELETION = tuple(name for name in CLASSIFICATION if name != "modhifi-u")
+"""Of these, those that do where no class goes: the others look for what makes up a class."""
 
 
 def methods_called(names: Sequence[str]) -> list[Method]:

@@ -259,7 +259,11 @@ def page(all_results: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
         parts.append(section_of_runs(runs))
     parts.append("## Where the methods come from\n")
     sources = {entry["label"]: entry["source"] for results in compared for entry in results["methods"].values()}
-    parts.append("\n".join(f"* {label}: {source}" for label, source in sources.items()) + "\n")
+    newer = [METHODS[name] for results in compared for name in not_measured(results)]
+    sources = {**{method.label: method.source for method in newer}, **sources}
+    order = [label for label in (method.label for method in METHODS.values()) if label in sources]
+    order += [label for label in sources if label not in order]
+    parts.append("\n".join(f"* {label}: {sources[label]}" for label in order) + "\n")
     return "\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ from evaluation import TINY
 from torch import nn
 
 from zkapex.errors import InputError
+from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.evaluation.baselines import METHODS, Case, methods_called
 from zkapex.simulation.evaluation.baselines.fine_tune import FineTune
 from zkapex.simulation.evaluation.baselines.gradient_ascent import GradientAscent
+from zkapex.simulation.evaluation.baselines.hamu import HamuQ
+from zkapex.simulation.evaluation.baselines.laf import LabelAgnosticForgetting, representations
+from zkapex.simulation.evaluation.baselines.loku import LowRankUnlearning
+from zkapex.simulation.evaluation.baselines.modhifi import ModHiFi
+from zkapex.simulation.evaluation.baselines.mrp import Projection, RepresentationProjection
 from zkapex.simulation.evaluation.baselines.salun import SalUn
 from zkapex.simulation.evaluation.baselines.scrub import Scrub
 from zkapex.simulation.evaluation.baselines.ssd import SelectiveSynapticDampening
@@ -34,7 +41,7 @@ def case(prepared: Prepared) -> Case:
 
 
 def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -108,6 +115,78 @@ def test_ssd_only_shrinks(case: Case) -> None:
     assert (after[changed] * before[changed] >= 0).all()
     untouched = SelectiveSynapticDampening(alpha=1e9).unlearn(case)
     assert torch.equal(weights(untouched), before)
+
+
+def test_hamu_raises_the_forget_loss_and_not_the_retain_loss(case: Case) -> None:
+    after = HamuQ(learning_rate=1e-3, epochs=2).unlearn(case)
+    assert loss(after, case, forget=True) > loss(case.before, case, forget=True) + 18 * 0.5e-3, "the quota of 18 steps"
+    assert loss(after, case, forget=False) < loss(case.before, case, forget=False)
+
+
+def test_laf_turns_what_is_forgotten_away_and_looks_at_no_label(case: Case) -> None:
+    method = LabelAgnosticForgetting(epochs=10)
+    after = method.unlearn(case)
+
+    def turned(examples: Examples) -> float:
+        with torch.no_grad():
+            now, before = (representations(model, examples.inputs) for model in (after, case.before))
+            return float(1 - nn.functional.cosine_similarity(now, before, dim=1).mean())
+
+    assert turned(case.forget) > 2 * turned(case.retain)
+    blind = replace(
+        case,
+        forget=Examples(case.forget.inputs, torch.zeros_like(case.forget.labels)),
+        retain=Examples(case.retain.inputs, torch.zeros_like(case.retain.labels)),
+    )
+    assert torch.equal(weights(method.unlearn(blind)), weights(after))
+
+
+def test_modhifi_turns_the_sign_of_its_share_of_every_row_and_nothing_else(case: Case) -> None:
+    after = ModHiFi(fraction=0.25).unlearn(case)
+    for name, now in after.named_parameters():
+        was = case.before.get_parameter(name)
+        turned = now != was
+        if name.endswith("fc2.weight"):
+            assert torch.equal(now[turned], -was[turned])
+            assert (turned.sum(1) <= 16).all(), "a quarter of 64; a weight that is zero has no sign"
+            assert turned.sum() > 0.9 * 16 * len(turned)
+        else:
+            assert not turned.any(), name
+
+
+def test_mrp_lets_nothing_through_along_its_directions_and_touches_no_weight(case: Case) -> None:
+    after = RepresentationProjection().unlearn(case)
+    added = {name: module for name, module in after.named_modules() if isinstance(module, Projection)}
+    assert list(added) == ["blocks.0.projection"], "of two blocks the last is never chosen"
+    states: list[torch.Tensor] = []
+    copied = copy.deepcopy(after)
+    copied.get_submodule("blocks.1").register_forward_pre_hook(lambda _, args: states.append(args[0]))
+    with torch.no_grad():
+        copied(case.forget.inputs)
+    basis = added["blocks.0.projection"].basis
+    assert basis.shape == (2, 32)
+    assert float((states[0] @ basis.T).abs().max()) < 1e-5
+    for name, weight in case.before.named_parameters():
+        assert torch.equal(after.get_parameter(name), weight)
+
+
+def test_mrp_trains_its_directions_away_from_what_is_kept(case: Case) -> None:
+    """At the published rate they hardly move from where they start; at a larger one they do what the loss asks for."""
+    still, trained = (RepresentationProjection(learning_rate=rate).unlearn(case) for rate in (0.0, 0.5))
+    gap = [loss(model, case, forget=True) - 1.2 * loss(model, case, forget=False) for model in (still, trained)]
+    assert gap[1] > gap[0]
+
+
+def test_loku_moves_the_weights_of_the_blocks_by_its_rank(case: Case) -> None:
+    after = LowRankUnlearning(rank=3, alpha=6.0).unlearn(case)
+    assert loss(after, case, forget=True) > loss(case.before, case, forget=True) + 0.1
+    for name, now in after.named_parameters():
+        moved = (now - case.before.get_parameter(name)).detach()
+        if name.startswith("blocks") and moved.ndim == 2:
+            spectrum = torch.linalg.svdvals(moved)
+            assert float(spectrum[6:].sum()) < 1e-3 * float(spectrum.sum()), "factors before and after: twice the rank"
+        else:
+            assert not moved.any(), name
 
 
 def test_methods_by_name() -> None:
