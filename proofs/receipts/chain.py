@@ -32,7 +32,7 @@ from zkapex.proofs.records.sealed import Sealed, unseal_enrolment
 from zkapex.proofs.records.signing import MAX_ENVELOPE_BYTES
 from zkapex.proofs.verify import Policy, Verified, engine_of, verify_receipt
 
-ENROLMENTS = "enrolments"
+ENROLMENTS, RECEIPTS = "enrolments", "receipts"
 OnReceipt = Callable[[int, int], None]
 """Called with (verified, total) after each receipt."""
 
@@ -61,14 +61,16 @@ class ClientChain:
 
 
 def find_receipts(directory: Path) -> tuple[Path, ...]:
-    """The folders of all receipts below a folder.
+    """The folders of all receipts below a folder; of a federation's work folder, below its ``receipts``.
+
+    Whatever else is in a work folder is not evidence: a device keeps its receipt as an archive, and what it says beside.
 
     Raises
     ------
     InputError
         There is none.
     """
-    found = tuple(sorted(path.parent for path in directory.glob(f"**/{RECEIPT_FILE}")))
+    found = tuple(sorted(path.parent for path in _evidence(directory).glob(f"**/{RECEIPT_FILE}")))
     if not found:
         raise InputError(
             f"there are no receipts in {directory}", fix="name the folder that holds them, such as receipts/"
@@ -207,10 +209,15 @@ class _Walk:
         self._revisions += 1
 
 
+def _evidence(directory: Path) -> Path:
+    inner = directory / RECEIPTS
+    return inner if inner.is_dir() else directory
+
+
 def _enrolments(directory: Path) -> dict[str, dict[int, Sealed[Enrolment]]]:
     """Enrolments beside the receipts, by client and revision; each is signed by its client."""
     found: dict[str, dict[int, Sealed[Enrolment]]] = defaultdict(dict)
-    for path in sorted(directory.glob(f"**/{ENROLMENTS}/*/*.json")):
+    for path in sorted(_evidence(directory).glob(f"**/{ENROLMENTS}/*/*.json")):
         if path.stat().st_size > MAX_ENVELOPE_BYTES:
             raise ReceiptError(f"{path.relative_to(directory)} is too large")
         try:
