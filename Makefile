@@ -10,11 +10,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-faults test-soak test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
+.PHONY: help demo test test-slow test-faults test-soak test-soak-nodes test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 $(STAMP): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ test-faults: $(STAMP)-dev ## Kill, cut, fill and restore at every durable write 
 
 test-soak: $(STAMP)-dev ## 100 devices, 20 requests, churn and cheats; prints what was measured (an hour)
 	PYTHONPATH=tests/support $(BIN)/python tests/support/soak.py $(ARGS)
+
+test-soak-nodes: $(STAMP)-dev ## 8 real devices, 5 requests, one device away at each; prints what was measured
+	PYTHONPATH=tests/support $(BIN)/python tests/support/soak_nodes.py $(ARGS)
 
 # Not part of dev: what loads data sets by name is 70 MB more, and wants older releases of two packages.
 test-hub: ## Run the tests of data sets by name, in an environment of their own

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from zkapex.errors import StorageError
+
+_SHARED_MEMORY: Final = 2**15
+"""Bytes of the index that SQLite keeps of a write-ahead log, at least."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class SQLite:
                 fix="stop that process, or wait",
                 retryable=True,
             )
-        if "full" in cause:
+        if "full" in cause or ("I/O" in cause and self._no_room()):
             return StorageError(
                 f"the registry {self.path} cannot grow",
                 why="the disk is full",
@@ -83,3 +88,10 @@ class SQLite:
         if "malformed" in cause or "not a database" in cause:
             return StorageError(f"the registry {self.path} is damaged", why=cause, fix="restore a backup")
         return StorageError(f"the registry {self.path} could not be used", why=cause)
+
+    def _no_room(self) -> bool:
+        """Whether the disk is too full for what SQLite opens beside the file: it calls that an error of input."""
+        try:
+            return shutil.disk_usage(self.path.parent).free < _SHARED_MEMORY
+        except OSError:
+            return False

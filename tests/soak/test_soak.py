@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import soak_nodes
 from soak import soak
 
 
@@ -13,3 +15,13 @@ def test_a_few_devices_and_requests(tmp_path: Path) -> None:
     assert found["quarantined"] >= 1
     assert found["verdicts"]["proved"] >= 10
     assert found["verdicts"].get("waiting", 0) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_real_devices_and_two_requests(tmp_path: Path) -> None:
+    """One is away when the second is made. ``make test-soak-nodes`` runs more of them."""
+    found = soak_nodes.soak(tmp_path, devices=2, requests=2)
+    assert [row["what"] for row in found["rows"]] == ["start", "request-1", "request-2"]
+    for row in found["rows"]:
+        assert all(row[part] for part in soak_nodes.PARTS), row

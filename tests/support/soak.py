@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import random
 import resource
 import sys
@@ -149,14 +150,19 @@ class _Churn(FaultyGrid):
         return Fate.NODE_DOWN if self._partition(message) in self.site.away else Fate.DELIVERED
 
 
-def soak(folder: Path, devices: int, requests: int, seed: int, say: Any = lambda line: None) -> dict[str, Any]:
-    """Run it; what was measured. Raises AssertionError if anything that must hold does not."""
+def soak(
+    folder: Path, devices: int, requests: int, seed: int, say: Any = lambda line: None, minutes: float = math.inf
+) -> dict[str, Any]:
+    """Run it; what was measured. Raises AssertionError if anything that must hold does not.
+
+    After so many minutes the next request is the last one.
+    """
     torch.set_num_threads(1)
     site = Crowd(folder, devices, requests, seed)
     process, rows = psutil.Process(), []
     begun = time.monotonic()
     for number in range(1, requests + 1):
-        last = number == requests
+        last = number == requests or time.monotonic() - begun > 60 * minutes
         request_id = site.next_request(0.0 if last else AWAY)
         start, cpu = time.monotonic(), time.process_time()
         with site.service() as service:
@@ -180,12 +186,14 @@ def soak(folder: Path, devices: int, requests: int, seed: int, say: Any = lambda
         )
         say(rows[-1])
         _check(site)
+        if last:
+            break
     found = _check_end(site, [one.client_id for one in left_over])
     proofs = sum(row["proofs"] for row in found["requests"].values())
     wall = time.monotonic() - begun
     return {
         "devices": devices,
-        "requests": requests,
+        "requests": len(rows),
         "dishonest": len(site.cheats),
         "proofs": proofs,
         "receipts": found["receipts"],
@@ -259,12 +267,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then one more request, and that is all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zkapex-soak-") as folder:
         say = lambda row: sys.stderr.write(json.dumps(row) + "\n")  # noqa: E731
-        found = soak(Path(folder) / "site", given.devices, given.requests, given.seed, say)
+        found = soak(Path(folder) / "site", given.devices, given.requests, given.seed, say, given.minutes)
     text = json.dumps(found, indent=1)
     if given.out is not None:
         given.out.write_text(text + "\n")
