@@ -126,7 +126,7 @@ class Layout:
             out[block, : self.rows, : piece.shape[1]] = piece
         return out.reshape(self.theta_rows, -1)
 
-    @cached_property
+    @property
     def beyond(self) -> npt.NDArray[np.bool_]:
         """Slots of `pack` that are no weight of the layer."""
         outside: npt.NDArray[np.bool_] = ~self.pack(np.ones((self.rows, self.cols), np.bool_)).astype(np.bool_)

@@ -10,6 +10,8 @@ peak memory matters on an edge device: it imports neither torch nor Flower, and 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import sys
 import time
@@ -81,9 +83,15 @@ def _narrow(weights: IntArray) -> npt.NDArray[np.signedinteger[Any]]:
     return weights.astype(np.int32) if np.abs(weights).max(initial=0) < 2**31 else weights
 
 
-def run_layer_job(folder: Path) -> Cost:
-    """Prove one job and leave the result in its folder; the witness is deleted."""
-    start = time.process_time()
+def run_layer_job(folder: Path, since: float | None = None) -> Cost:
+    """Prove one job and leave the result in its folder; the witness is deleted.
+
+    Parameters
+    ----------
+    since : float, optional
+        From which CPU second of this process on its cost is counted; default: from now.
+    """
+    start = time.process_time() if since is None else since
     scalars = json.loads((folder / "job.json").read_text())
     with np.load(folder / "job.npz", allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -106,21 +114,34 @@ def run_layer_job(folder: Path) -> Cost:
     else:
         terms = Compliance(y, **public, along=scalars["along"])
         witness, old, new = Held(after), None, commit(y, after, None, new_seed)
-    seed = proof_seed(old_seed, new_seed)
-    proof = prove_change(terms, old, new, witness, bytes.fromhex(scalars["context"]), seed, strict=scalars["strict"])
+    del before, after  # the witness forgets them in time
+    seed, context = proof_seed(old_seed, new_seed), bytes.fromhex(scalars["context"])
+    proof = prove_change(terms, old, new, witness, context, seed, strict=scalars["strict"], forget=True)
     cost = Cost(time.process_time() - start, peak_rss_mb())
     leave_proof(folder, proof, cost)
     return cost
 
 
+def give_back() -> None:
+    """Return what the allocator keeps for later: the next layer is not to be the larger for it."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def main() -> int:
-    """Do the jobs that standard input names, one after the other, until it ends."""
+    """Do the jobs that standard input names, one after the other, until it ends.
+
+    What it takes to start is part of what the first one costs.
+    """
+    since: float | None = 0.0
     for line in sys.stdin:
         answer = None
         try:
-            run_layer_job(Path(line.rstrip("\n")))
+            run_layer_job(Path(line.rstrip("\n")), since)
         except Error as e:
             answer = [type(e).__name__, e.what, e.why, e.fix]
+        since = None
+        give_back()
         print(json.dumps(answer), flush=True)  # noqa: T201 - for whoever started it
     return 0
 
