@@ -133,6 +133,7 @@ def main() -> int:
 
     What it takes to start is part of what the first one costs.
     """
+    sys.modules["scipy.linalg"] = None  # type: ignore[assignment]  # numba would look there for what no kernel uses
     since: float | None = 0.0
     for line in sys.stdin:
         answer = None
