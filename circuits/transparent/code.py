@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.circuits.transparent.compiled import inlined, kernel
-from zkapex.circuits.transparent.field import GENERATOR, Array, P, add, mul, powers, sub
-from zkapex.circuits.transparent.lanes import LANES, load, spread, store, turn
+from zkapex.circuits.transparent.field import GENERATOR, Array, P, add, mul, powers, sub, times
+from zkapex.circuits.transparent.lanes import LANES, by_root, load, spread, store, turn
 from zkapex.circuits.transparent.lanes import add as vadd
 from zkapex.circuits.transparent.lanes import mul as vmul
 from zkapex.circuits.transparent.lanes import sub as vsub
@@ -31,31 +31,32 @@ Counts = npt.NDArray[np.int64]
 
 
 @inlined
-def _quarter(x: Array, far: Array, near: Array, odd: Array, at: int, h: int) -> None:
+def _quarter(x: Array, w: Array, w3: Array, at: int, h: int) -> None:
     """Two stages of decimation in frequency, with halves 2h and h, on 4h values from ``at`` on."""
     for j in range(h):
-        i0, f, n = LANES * (at + j), spread(far[j]), spread(near[j])
-        i1, i2, i3 = i0 + LANES * h, i0 + LANES * 2 * h, i0 + LANES * 3 * h
+        i0, i1 = LANES * (at + j), LANES * (at + j + h)
+        i2, i3 = i1 + LANES * h, i1 + LANES * 2 * h
         p, q, r, t = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
-        a, b, c, d = vadd(p, r), vadd(q, t), vmul(vsub(p, r), f), vmul(vsub(q, t), spread(odd[j]))
+        a, b, c, d = vadd(p, r), vadd(q, t), vsub(p, r), by_root(vsub(q, t))
         store(x, i0, vadd(a, b))
-        store(x, i1, vmul(vsub(a, b), n))
-        store(x, i2, vadd(c, d))
-        store(x, i3, vmul(vsub(c, d), n))
+        store(x, i1, vmul(vsub(a, b), spread(w[h + j])))
+        store(x, i2, vmul(vadd(c, d), spread(w[2 * h + j])))
+        store(x, i3, vmul(vsub(c, d), spread(w3[h + j])))
 
 
 @inlined
-def _quarter_back(x: Array, far: Array, near: Array, odd: Array, at: int, h: int) -> None:
+def _quarter_back(x: Array, w: Array, w3: Array, at: int, h: int) -> None:
     """Two stages of decimation in time, with halves h and 2h, on 4h values from ``at`` on."""
     for j in range(h):
-        i0, n = LANES * (at + j), spread(near[j])
-        i1, i2, i3 = i0 + LANES * h, i0 + LANES * 2 * h, i0 + LANES * 3 * h
-        p, q, r, t = load(x, i0), vmul(load(x, i1), n), load(x, i2), vmul(load(x, i3), n)
-        a, b, c, d = vadd(p, q), vsub(p, q), vmul(vadd(r, t), spread(far[j])), vmul(vsub(r, t), spread(odd[j]))
+        i0, i1 = LANES * (at + j), LANES * (at + j + h)
+        i2, i3 = i1 + LANES * h, i1 + LANES * 2 * h
+        p, q = load(x, i0), vmul(load(x, i1), spread(w[h + j]))
+        r, t = vmul(load(x, i2), spread(w[2 * h + j])), vmul(load(x, i3), spread(w3[h + j]))
+        a, b, c, d = vadd(p, q), vsub(p, q), vadd(r, t), by_root(vsub(r, t))
         store(x, i0, vadd(a, c))
         store(x, i2, vsub(a, c))
-        store(x, i1, vadd(b, d))
-        store(x, i3, vsub(b, d))
+        store(x, i1, vsub(b, d))  # the inverse of 2^48 is -2^48
+        store(x, i3, vadd(b, d))
 
 
 @inlined
@@ -79,10 +80,11 @@ def _half_back(x: Array, w: Array, half: int) -> None:
 
 
 @inlined
-def _forward(x: Array, w: Array, n: int) -> None:
+def _forward(x: Array, w: Array, w3: Array, n: int) -> None:
     """Coefficients to values, bit-reversed, in place, of eight rows; ``w[h + j]`` is the power j of a root of order 2h.
 
-    Two stages at a time, and from a size that the processor's first cache holds, one piece after the other.
+    Two stages at a time, whose root of order 4 is 2^48, and from a size that the processor's first cache holds, one
+    piece after the other.
     """
     size = n
     if (n & 0x5555555555555555) == 0:  # an odd number of stages
@@ -91,19 +93,19 @@ def _forward(x: Array, w: Array, n: int) -> None:
     while size > _CACHED:
         h = size >> 2
         for s in range(0, n, size):
-            _quarter(x, w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h], s, h)
+            _quarter(x, w, w3, s, h)
         size = h
     for s in range(0, n, size):
         part = size
         while part >= 4:
             h = part >> 2
             for at in range(s, s + size, part):
-                _quarter(x, w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h], at, h)
+                _quarter(x, w, w3, at, h)
             part = h
 
 
 @inlined
-def _wanted(x: Array, w: Array, n: int, before: Counts) -> None:
+def _wanted(x: Array, w: Array, w3: Array, n: int, before: Counts) -> None:
     """As `_forward`, leaving out what no wanted value depends on; ``before[i]`` is the number of those below i."""
     size = n
     if (n & 0x5555555555555555) == 0:
@@ -113,12 +115,12 @@ def _wanted(x: Array, w: Array, n: int, before: Counts) -> None:
         h = size >> 2
         for s in range(0, n, size):
             if before[s + size] != before[s]:
-                _quarter(x, w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h], s, h)
+                _quarter(x, w, w3, s, h)
         size = h
 
 
 @inlined
-def _backward(x: Array, w: Array, n: int) -> None:
+def _backward(x: Array, w: Array, w3: Array, n: int) -> None:
     """Values, bit-reversed, to n times the coefficients, in place, of eight rows; ``w`` as above of inverse roots."""
     odd = (n & 0x5555555555555555) == 0
     whole = n >> 1 if odd else n
@@ -130,11 +132,11 @@ def _backward(x: Array, w: Array, n: int) -> None:
         while part <= size:
             h = part >> 2
             for at in range(s, s + size, part):
-                _quarter_back(x, w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h], at, h)
+                _quarter_back(x, w, w3, at, h)
             part <<= 2
     while size < whole:
         for s in range(0, n, 4 * size):
-            _quarter_back(x, w[2 * size : 3 * size], w[size : 2 * size], w[3 * size : 4 * size], s, size)
+            _quarter_back(x, w, w3, s, size)
         size <<= 2
     if odd:
         _half_back(x, w, whole)
@@ -176,38 +178,38 @@ def _scale(x: Array, factors: Array) -> None:
 
 @kernel
 def _encode_at(
-    coefficients: Array, shift: Array, w: Array, inside: Columns, before: Counts, x: Array, out: Array
+    coefficients: Array, shift: Array, w: Array, w3: Array, inside: Columns, before: Counts, x: Array, out: Array
 ) -> None:
     """Each row's values at some places of the coset ``shift H``: what no such place depends on is left out."""
     n = coefficients.shape[1]
     for r in range(0, coefficients.shape[0], LANES):
         _gather(coefficients, r, x)
         _scale(x, shift)
-        _wanted(x, w, n, before)
+        _wanted(x, w, w3, n, before)
         for lane in range(min(LANES, coefficients.shape[0] - r)):
             for j in range(inside.shape[0]):
                 out[r + lane, j] = x[LANES * inside[j] + lane]
 
 
 @kernel
-def _inverse_rows(rows: Array, w: Array, scale: Array, x: Array) -> None:
+def _inverse_rows(rows: Array, w: Array, w3: Array, scale: Array, x: Array) -> None:
     """Values, bit-reversed, to coefficients, in place; scale is 1/n, n times."""
     n = rows.shape[1]
     for r in range(0, rows.shape[0], LANES):
         _gather(rows, r, x)
-        _backward(x, w, n)
+        _backward(x, w, w3, n)
         _scale(x, scale)
         _scatter(x, rows, r)
 
 
 @kernel
-def _encode(coefficients: Array, shift: Array, w: Array, x: Array, out: Array) -> None:
+def _encode(coefficients: Array, shift: Array, w: Array, w3: Array, x: Array, out: Array) -> None:
     """Each row's values on the coset ``shift H``, with shift's powers given; x is room for eight rows."""
     n = coefficients.shape[1]
     for r in range(0, coefficients.shape[0], LANES):
         _gather(coefficients, r, x)
         _scale(x, shift)
-        _forward(x, w, n)
+        _forward(x, w, w3, n)
         _scatter(x, out, r)
 
 
@@ -239,12 +241,15 @@ def _lagrange(positions: Array, points: Array, vanish: Array, scale: np.uint64, 
             out[i, j] = mul(mul(mul(vanish[j], scale), positions[i]), inverse)
 
 
-def _staged(roots: Array) -> Array:
-    """Roots of all stages of a transform, those of the stage with halves of h at ``[h, 2h)``."""
-    k, out = len(roots), np.zeros(len(roots), np.uint64)
+def _staged(roots: Array) -> tuple[Array, Array]:
+    """Roots of all stages of a transform, those with halves of h at ``[h, 2h)``, and third powers of those of 2h."""
+    k = len(roots)
+    w, w3 = np.zeros(k, np.uint64), np.zeros(k, np.uint64)
     for h in (1 << i for i in range(k.bit_length() - 1)):
-        out[h : 2 * h] = roots[:: k // (2 * h)][:h]
-    return out
+        w[h : 2 * h] = roots[:: k // (2 * h)][:h]
+    for h in (1 << i for i in range(k.bit_length() - 2)):
+        w3[h : 2 * h] = times(w[h : 2 * h], w[2 * h : 3 * h])
+    return w, w3
 
 
 class Code:
@@ -286,26 +291,26 @@ class Code:
 
     def coefficients(self, messages: Array) -> Array:
         """Turn messages ``[r, k]`` into coefficients, in place; returns them."""
-        _inverse_rows(messages, self._w_inverse, self._scale, self._room)
+        _inverse_rows(messages, *self._w_inverse, self._scale, self._room)
         return messages
 
     def messages(self, coefficients: Array) -> Array:
         """Values ``[r, k]`` at the positions."""
         out = np.empty(coefficients.shape, np.uint64)
-        _encode(np.ascontiguousarray(coefficients), self._ones, self._w, self._room, out)
+        _encode(np.ascontiguousarray(coefficients), self._ones, *self._w, self._room, out)
         return out
 
     def coset(self, coefficients: Array, number: int, out: Array | None = None) -> Array:
         """Values ``[r, k]`` on one coset, into ``out`` if that is given."""
         values = np.empty(coefficients.shape, np.uint64) if out is None else out
-        _encode(np.ascontiguousarray(coefficients), self._shifts[number], self._w, self._room, values)
+        _encode(np.ascontiguousarray(coefficients), self._shifts[number], *self._w, self._room, values)
         return values
 
     def half(self, coefficients: Array) -> Array:
         """Values ``[r, 2k]`` on the first two cosets, which determine a polynomial of degree below 2k."""
         out, rows = np.empty((len(coefficients), 2 * self.k), np.uint64), np.ascontiguousarray(coefficients)
         for c in range(2):
-            _encode(rows, self._shifts[c], self._w, self._room, out[:, c * self.k : (c + 1) * self.k])
+            _encode(rows, self._shifts[c], *self._w, self._room, out[:, c * self.k : (c + 1) * self.k])
         return out
 
     def at(self, coefficients: Array, columns: npt.NDArray[np.int64]) -> Array:
@@ -318,7 +323,7 @@ class Code:
                 inside = columns[here] - c * self.k
                 before = np.searchsorted(inside, np.arange(self.k + 1))
                 piece = np.empty((len(rows), here.size), np.uint64)
-                _encode_at(rows, self._shifts[c], self._w, inside, before, self._room, piece)
+                _encode_at(rows, self._shifts[c], *self._w, inside, before, self._room, piece)
                 out[:, here] = piece
         return out
 

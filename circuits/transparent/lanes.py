@@ -76,30 +76,40 @@ def _sub(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.icmp_unsigned("<", a, b), builder.sub(less, _constant(_VECTOR, _LOW)), less)
 
 
+def _reduced(builder: Any, low: Any, top: Any, middle: Any) -> Any:
+    """``low + 2^64 middle + 2^96 top`` in F_p: see `zkapex.circuits.transparent.field.mul`."""
+    ones = _constant(_VECTOR, _LOW)
+    less = builder.sub(low, top)
+    less = builder.select(builder.icmp_unsigned("<", low, top), builder.sub(less, ones), less)
+    more = builder.sub(builder.shl(middle, _constant(_VECTOR, 32)), middle)
+    whole = builder.add(less, more)
+    whole = builder.select(builder.icmp_unsigned("<", whole, more), builder.add(whole, ones), whole)
+    small = builder.add(whole, ones)  # less p, modulo 2^64
+    return builder.select(builder.icmp_unsigned("<", whole, _constant(_VECTOR, P)), whole, small)
+
+
 def _mul(builder: Any, a: Any, b: Any) -> Any:
-    """See `zkapex.circuits.transparent.field.mul`; the 128 bits of the product come of four products of halves."""
-    low, thirty_two = _constant(_VECTOR, _LOW), _constant(_VECTOR, 32)
+    """The 128 bits of the product come of four products of halves."""
 
     def under(x: Any) -> Any:
-        return builder.and_(x, low)
+        return builder.and_(x, _constant(_VECTOR, _LOW))
 
     def over(x: Any) -> Any:
-        return builder.lshr(x, thirty_two)
+        return builder.lshr(x, _constant(_VECTOR, 32))
 
     a0, a1, b0, b1 = under(a), over(a), under(b), over(b)
     first = builder.mul(a0, b0)
     second = builder.add(builder.mul(a1, b0), over(first))
     third = builder.add(builder.mul(a0, b1), under(second))
     high = builder.add(builder.mul(a1, b1), builder.add(over(second), over(third)))
-    product = builder.or_(builder.shl(third, thirty_two), under(first))
-    less = builder.sub(product, over(high))
-    less = builder.select(builder.icmp_unsigned("<", product, over(high)), builder.sub(less, low), less)
-    middle = under(high)
-    more = builder.sub(builder.shl(middle, thirty_two), middle)
-    whole = builder.add(less, more)
-    whole = builder.select(builder.icmp_unsigned("<", whole, more), builder.add(whole, low), whole)
-    small = builder.add(whole, low)  # less p, modulo 2^64
-    return builder.select(builder.icmp_unsigned("<", whole, _constant(_VECTOR, P)), whole, small)
+    low = builder.or_(builder.shl(third, _constant(_VECTOR, 32)), under(first))
+    return _reduced(builder, low, over(high), under(high))
+
+
+def _by_root(builder: Any, a: Any) -> Any:
+    low, high = builder.shl(a, _constant(_VECTOR, 48)), builder.lshr(a, _constant(_VECTOR, 16))
+    middle = builder.and_(high, _constant(_VECTOR, _LOW))
+    return _reduced(builder, low, builder.lshr(a, _constant(_VECTOR, 48)), middle)
 
 
 def _binary(operation: Callable[..., Any], about: str) -> Any:
@@ -116,6 +126,16 @@ def _binary(operation: Callable[..., Any], about: str) -> Any:
 add = _binary(_add, "Sums in F_p.")
 sub = _binary(_sub, "Differences in F_p.")
 mul = _binary(_mul, "Products in F_p.")
+
+
+@_intrinsic
+def by_root(typing: Any, a: Any) -> Any:
+    """Times 2^48, whose square is -1, and which needs no multiplication."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _by_root(builder, args[0])
+
+    return _LANES(_LANES), code
 
 
 @_intrinsic

@@ -142,7 +142,7 @@ class TransparentEngine(Engine):
     def write_job(self, folder: Path, instance: Instance, secrets: Secrets, change: Changed, unit: int) -> None:
         """See `Engine`."""
         terms, context = terms_of(instance, unit), change_context(instance, unit)
-        write_layer_job(folder, terms, self.manifest.statement, secrets, change, unit, context)
+        write_layer_job(folder, terms, secrets, change, unit, context)
 
     def prove_jobs(self, folders: Sequence[Path], workers: int | None, on_start: OnStart) -> None:
         """See `Engine`; one process does all of them, or several if that is asked for."""

@@ -19,10 +19,10 @@ from zkapex.errors import Error, ProverError, ResourceError
 
 
 class LayerProcess:
-    """The process of `zkapex.proofs.layer.job`. Starting it costs as much as a small proof, so it does many."""
+    """The process of `zkapex.proofs.layer.prover`. Starting it costs as much as a small proof, so it does many."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "zkapex.proofs.layer.job"]
+        command = [sys.executable, "-m", "zkapex.proofs.layer.prover"]
         # Large arrays go back when they are freed: else glibc keeps those of one step while the next makes its own.
         environment = {"MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "8388608", **os.environ}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -25,6 +25,7 @@ def _operations(a: Array, b: Array, out: Array) -> None:
         lanes.store(out[1], i, lanes.sub(x, y))
         lanes.store(out[2], i, lanes.mul(x, y))
         lanes.store(out[3], i, lanes.spread(a[i]))
+        lanes.store(out[4], i, lanes.by_root(x))
 
 
 @kernel
@@ -38,10 +39,11 @@ def test_eight_at_a_time_are_what_one_is() -> None:
     pairs = np.concatenate([pairs, rng.integers(0, P, (10_004, 2), dtype=np.uint64)])
     a, b = (np.ascontiguousarray(x) for x in pairs.T)
     assert a.size % lanes.LANES == 0
-    out = np.zeros((4, a.size), np.uint64)
+    out = np.zeros((5, a.size), np.uint64)
     _operations(a, b, out)
     for row, python in zip(out, (int.__add__, int.__sub__, int.__mul__), strict=False):
         assert row.tolist() == [python(int(x), int(y)) % P for x, y in zip(a, b, strict=True)]
+    assert out[4].tolist() == [(int(x) << 48) % P for x in a]
     assert (out[3] == np.repeat(a[:: lanes.LANES], lanes.LANES)).all()
 
 
