@@ -102,6 +102,18 @@ def ternary(bits: Bytes) -> Doubles:
     return out
 
 
+@kernel
+def _multiply(left: Doubles, right: Doubles, out: Doubles) -> None:
+    """``out += left @ right``, in one thread: those of a BLAS wait for each other where processors are busy."""
+    for start in range(0, left.shape[1], 16):  # rows of the right that the processor's first cache holds
+        for g in range(left.shape[0]):
+            row = out[g]
+            for e in range(start, min(left.shape[1], start + 16)):
+                x, other = left[g, e], right[e]
+                for s in range(row.shape[0]):
+                    row[s] += x * other[s]
+
+
 def project(values: Integers, bits: Bytes) -> Integers:
     """``values @ pi`` exactly, ``[rows, entries]`` to ``[rows, 256]``.
 
@@ -114,7 +126,7 @@ def project(values: Integers, bits: Bytes) -> Integers:
     largest = 0.0
     for start in range(0, values.shape[1], _AT_ONCE):
         piece = values[:, start : start + _AT_ONCE].astype(np.float64)
-        out += piece @ ternary(bits[start : start + _AT_ONCE])
+        _multiply(piece, ternary(bits[start : start + _AT_ONCE]), out)
         largest += float(np.abs(piece, out=piece).sum(1).max(initial=0.0))
     if largest >= 2**53:
         raise ProverError("integers are too large to be projected exactly", why=f"their 1-norm reaches {largest:.3g}")
