@@ -138,8 +138,10 @@ def bench_layers(
     check_backend("transparent", kind)
     spec = named_statement(profile, kind, "kfac", guard_rank)
     if block_width is not None:
+        rows_per_chunk = max(1, spec.rows_per_chunk * spec.block_width // max(1, block_width))  # a chunk is as large
+        changed = {"block_width": block_width, "rows_per_chunk": rows_per_chunk}
         try:
-            spec = StatementSpec.model_validate({**spec.model_dump(), "block_width": block_width})
+            spec = StatementSpec.model_validate({**spec.model_dump(), **changed})
         except ValueError as e:
             raise InputError("no such statement can be proved", why=str(e)) from e
     shape = Shape("random", rows, cols)
