@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zkapex.circuits.field import MODULUS
-from zkapex.circuits.operators import Statement, statement
+from zkapex.circuits.operators import Statement, statement, tolerances
 from zkapex.errors import InputError
 
 SALTS = 4
@@ -43,7 +43,7 @@ RESERVED_ROWS = 8
 IDENTITY_LIMIT = 75000
 """Up to here the lookup's arc tangent is the identity."""
 
-FACTOR_UNIT = 256
+FACTOR_UNIT = tolerances.FACTOR_UNIT
 """Dampening factors are whole multiples of ``1 / FACTOR_UNIT``."""
 
 MAX_SCALE = 1 << 16

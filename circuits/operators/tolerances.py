@@ -6,6 +6,8 @@ import math
 
 from zkapex.errors import InputError
 
+#: Dampening factors are whole multiples of ``1 / FACTOR_UNIT``.
+FACTOR_UNIT = 256
 #: log2 of the guard's scale. As large as kappa or nearly so, or else the multipliers outgrow the weights' range.
 GUARD_BITS = 13
 #: Honest rounding exceeds a tolerance with probability at most exp(-LOG_FAILURE) per chunk: 1.3e-14.

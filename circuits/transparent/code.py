@@ -5,7 +5,8 @@ word the values at n = 4k points, none of which is a root of unity: no symbol of
 Rows are kept as coefficients, from which any coset is one transform away; words are 4 times as large and never kept
 as a whole.
 
-Positions of messages are in bit-reversed order, which spares the transforms their permutations.
+Positions of messages are in bit-reversed order, which spares the transforms their permutations. Transforms are of eight
+rows at a time, which lie side by side: the same step is then one of the processor's vectors.
 """
 
 from __future__ import annotations
@@ -16,167 +17,200 @@ import numpy as np
 import numpy.typing as npt
 
 from zkapex.circuits.transparent.compiled import inlined, kernel
-from zkapex.circuits.transparent.field import GENERATOR, Array, P, add, mul, powers, sub
+from zkapex.circuits.transparent.field import GENERATOR, Array, P, add, mul, powers, sub, times
+from zkapex.circuits.transparent.lanes import LANES, by_root, load, spread, store, turn
+from zkapex.circuits.transparent.lanes import add as vadd
+from zkapex.circuits.transparent.lanes import mul as vmul
+from zkapex.circuits.transparent.lanes import sub as vsub
 
 BLOWUP = 4
 """n / k. The rate is 1/4."""
-_CACHED = 4096
+_CACHED = 256
 Columns = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 
 
 @inlined
-def _quarter(x: Array, far: Array, near: Array, odd: Array, h: int) -> None:
-    """Two stages of decimation in frequency, with halves 2h and h, on 4h values."""
-    p, q, r, t = x[:h], x[h : 2 * h], x[2 * h : 3 * h], x[3 * h :]
+def _quarter(x: Array, w: Array, w3: Array, at: int, h: int) -> None:
+    """Two stages of decimation in frequency, with halves 2h and h, on 4h values from ``at`` on."""
     for j in range(h):
-        a, b = add(p[j], r[j]), add(q[j], t[j])
-        c, d = mul(sub(p[j], r[j]), far[j]), mul(sub(q[j], t[j]), odd[j])
-        p[j], q[j] = add(a, b), mul(sub(a, b), near[j])
-        r[j], t[j] = add(c, d), mul(sub(c, d), near[j])
+        i0, i1 = LANES * (at + j), LANES * (at + j + h)
+        i2, i3 = i1 + LANES * h, i1 + LANES * 2 * h
+        p, q, r, t = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
+        a, b, c, d = vadd(p, r), vadd(q, t), vsub(p, r), by_root(vsub(q, t))
+        store(x, i0, vadd(a, b))
+        store(x, i1, vmul(vsub(a, b), spread(w[h + j])))
+        store(x, i2, vmul(vadd(c, d), spread(w[2 * h + j])))
+        store(x, i3, vmul(vsub(c, d), spread(w3[h + j])))
 
 
 @inlined
-def _quarter_pass(x: Array, w: Array, h: int) -> None:
-    """`_quarter` of every 4h values."""
-    far, near, odd = w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h]
-    for s in range(0, x.shape[0], 4 * h):
-        _quarter(x[s : s + 4 * h], far, near, odd, h)
+def _quarter_back(x: Array, w: Array, w3: Array, at: int, h: int) -> None:
+    """Two stages of decimation in time, with halves h and 2h, on 4h values from ``at`` on."""
+    for j in range(h):
+        i0, i1 = LANES * (at + j), LANES * (at + j + h)
+        i2, i3 = i1 + LANES * h, i1 + LANES * 2 * h
+        p, q = load(x, i0), vmul(load(x, i1), spread(w[h + j]))
+        r, t = vmul(load(x, i2), spread(w[2 * h + j])), vmul(load(x, i3), spread(w3[h + j]))
+        a, b, c, d = vadd(p, q), vsub(p, q), vadd(r, t), by_root(vsub(r, t))
+        store(x, i0, vadd(a, c))
+        store(x, i2, vsub(a, c))
+        store(x, i1, vsub(b, d))  # the inverse of 2^48 is -2^48
+        store(x, i3, vadd(b, d))
 
 
 @inlined
-def _quarter_pass_back(x: Array, w: Array, h: int) -> None:
-    """Two stages of decimation in time, with halves h and 2h, on every 4h values."""
-    far, near, odd = w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h]
-    for s in range(0, x.shape[0], 4 * h):
-        p, q, r, t = x[s : s + h], x[s + h : s + 2 * h], x[s + 2 * h : s + 3 * h], x[s + 3 * h : s + 4 * h]
-        for j in range(h):
-            b, d = mul(q[j], near[j]), mul(t[j], near[j])
-            a, b, c, d = add(p[j], b), sub(p[j], b), add(r[j], d), sub(r[j], d)
-            c, d = mul(c, far[j]), mul(d, odd[j])
-            p[j], r[j], q[j], t[j] = add(a, c), sub(a, c), add(b, d), sub(b, d)
+def _half(x: Array, w: Array, half: int) -> None:
+    """One stage of decimation in frequency, on all 2 half values."""
+    for j in range(half):
+        i0, i1 = LANES * j, LANES * (j + half)
+        u, v = load(x, i0), load(x, i1)
+        store(x, i0, vadd(u, v))
+        store(x, i1, vmul(vsub(u, v), spread(w[half + j])))
 
 
-@kernel
-def _forward(x: Array, w: Array) -> None:
-    """Coefficients to values, bit-reversed, in place; ``w[h + j]`` is the j-th power of a root of order 2h.
+@inlined
+def _half_back(x: Array, w: Array, half: int) -> None:
+    """One stage of decimation in time, on all 2 half values."""
+    for j in range(half):
+        i0, i1 = LANES * j, LANES * (j + half)
+        u, v = load(x, i0), vmul(load(x, i1), spread(w[half + j]))
+        store(x, i0, vadd(u, v))
+        store(x, i1, vsub(u, v))
 
-    Two stages at a time, and from a size that the processor's first cache holds, one piece after the other.
+
+@inlined
+def _forward(x: Array, w: Array, w3: Array, n: int) -> None:
+    """Coefficients to values, bit-reversed, in place, of eight rows; ``w[h + j]`` is the power j of a root of order 2h.
+
+    Two stages at a time, whose root of order 4 is 2^48, and from a size that the processor's first cache holds, one
+    piece after the other.
     """
-    n = x.shape[0]
     size = n
     if (n & 0x5555555555555555) == 0:  # an odd number of stages
-        half = n >> 1
-        a, b, t = x[:half], x[half:], w[half:n]
-        for j in range(half):
-            u, v = a[j], b[j]
-            a[j], b[j] = add(u, v), mul(sub(u, v), t[j])
-        size = half
+        size = n >> 1
+        _half(x, w, size)
     while size > _CACHED:
-        _quarter_pass(x, w, size >> 2)
-        size >>= 2
+        h = size >> 2
+        for s in range(0, n, size):
+            _quarter(x, w, w3, s, h)
+        size = h
     for s in range(0, n, size):
-        piece, h = x[s : s + size], size >> 2
-        while h > 1:
-            _quarter_pass(piece, w, h)
-            h >>= 2
-        i = w[3]
-        for j in range(0, size if h else 0, 4):
-            a, b, c, d = (
-                add(piece[j], piece[j + 2]),
-                add(piece[j + 1], piece[j + 3]),
-                sub(piece[j], piece[j + 2]),
-                mul(sub(piece[j + 1], piece[j + 3]), i),
-            )
-            piece[j], piece[j + 1], piece[j + 2], piece[j + 3] = add(a, b), sub(a, b), add(c, d), sub(c, d)
+        part = size
+        while part >= 4:
+            h = part >> 2
+            for at in range(s, s + size, part):
+                _quarter(x, w, w3, at, h)
+            part = h
 
 
 @inlined
-def _wanted_pass(x: Array, w: Array, h: int, before: Counts) -> None:
-    """As `_quarter_pass`, of the pieces of 4h values among which there is one that is wanted."""
-    far, near, odd = w[2 * h : 3 * h], w[h : 2 * h], w[3 * h : 4 * h]
-    for s in range(0, x.shape[0], 4 * h):
-        if before[s + 4 * h] == before[s]:
-            continue
-        _quarter(x[s : s + 4 * h], far, near, odd, h)
+def _wanted(x: Array, w: Array, w3: Array, n: int, before: Counts) -> None:
+    """As `_forward`, leaving out what no wanted value depends on; ``before[i]`` is the number of those below i."""
+    size = n
+    if (n & 0x5555555555555555) == 0:
+        size = n >> 1
+        _half(x, w, size)
+    while size >= 4:
+        h = size >> 2
+        for s in range(0, n, size):
+            if before[s + size] != before[s]:
+                _quarter(x, w, w3, s, h)
+        size = h
 
 
-@kernel
-def _encode_at(coefficients: Array, shift: Array, w: Array, inside: Columns, before: Counts, out: Array) -> None:
-    """Each row's values at some places of the coset ``shift H``: what no such place depends on is left out.
-
-    ``before[i]`` is the number of places below i.
-    """
-    n = coefficients.shape[1]
-    x = np.empty(n, np.uint64)
-    for r in range(coefficients.shape[0]):
-        for i in range(n):
-            x[i] = mul(coefficients[r, i], shift[i])
-        h = n >> 2
-        if (n & 0x5555555555555555) == 0:  # an odd number of stages
-            half = n >> 1
-            a, b, t = x[:half], x[half:], w[half:n]
-            for j in range(half):
-                u, v = a[j], b[j]
-                a[j], b[j] = add(u, v), mul(sub(u, v), t[j])
-            h >>= 1
-        while h:
-            _wanted_pass(x, w, h, before)
-            h >>= 2
-        for j in range(inside.shape[0]):
-            out[r, j] = x[inside[j]]
-
-
-@kernel
-def _inverse(x: Array, w: Array, scale: np.uint64) -> None:
-    """Values, bit-reversed, to coefficients, in place; ``w`` as above of inverse roots, scale = 1/n."""
-    n = x.shape[0]
+@inlined
+def _backward(x: Array, w: Array, w3: Array, n: int) -> None:
+    """Values, bit-reversed, to n times the coefficients, in place, of eight rows; ``w`` as above of inverse roots."""
     odd = (n & 0x5555555555555555) == 0
     whole = n >> 1 if odd else n
     size = whole
     while size > _CACHED:
         size >>= 2
-    i = w[3]
     for s in range(0, n, size):
-        piece, h = x[s : s + size], 4
-        for j in range(0, size if size >= 4 else 0, 4):
-            a, b, c, d = (
-                add(piece[j], piece[j + 1]),
-                sub(piece[j], piece[j + 1]),
-                add(piece[j + 2], piece[j + 3]),
-                mul(sub(piece[j + 2], piece[j + 3]), i),
-            )
-            piece[j], piece[j + 2], piece[j + 1], piece[j + 3] = add(a, c), sub(a, c), add(b, d), sub(b, d)
-        while 4 * h <= size:
-            _quarter_pass_back(piece, w, h)
-            h <<= 2
+        part = 4
+        while part <= size:
+            h = part >> 2
+            for at in range(s, s + size, part):
+                _quarter_back(x, w, w3, at, h)
+            part <<= 2
     while size < whole:
-        _quarter_pass_back(x, w, size)
+        for s in range(0, n, 4 * size):
+            _quarter_back(x, w, w3, s, size)
         size <<= 2
     if odd:
-        half = n >> 1
-        a_, b_, t = x[:half], x[half:], w[half:n]
-        for j in range(half):
-            u, v = a_[j], mul(b_[j], t[j])
-            a_[j], b_[j] = add(u, v), sub(u, v)
-    for j in range(n):
-        x[j] = mul(x[j], scale)
+        _half_back(x, w, whole)
+
+
+@inlined
+def _gather(rows: Array, first: int, x: Array) -> None:
+    """Eight rows, or those that are left and zeros, side by side."""
+    n, count = rows.shape[1], min(LANES, rows.shape[0] - first)
+    if count == LANES and n >= LANES:
+        for j in range(0, n, LANES):
+            turn(rows, first * n + j, n, x, LANES * j, LANES)
+        return
+    x[:] = 0
+    for lane in range(count):
+        for j in range(n):
+            x[LANES * j + lane] = rows[first + lane, j]
+
+
+@inlined
+def _scatter(x: Array, rows: Array, first: int) -> None:
+    """The inverse of `_gather`; rows may be part of wider ones."""
+    n, count, apart = rows.shape[1], min(LANES, rows.shape[0] - first), rows.strides[0] // 8
+    if count == LANES and n >= LANES:
+        for j in range(0, n, LANES):
+            turn(x, LANES * j, LANES, rows, first * apart + j, apart)
+        return
+    for lane in range(count):
+        for j in range(n):
+            rows[first + lane, j] = x[LANES * j + lane]
+
+
+@inlined
+def _scale(x: Array, factors: Array) -> None:
+    """Each place of eight rows times its factor."""
+    for j in range(factors.shape[0]):
+        store(x, LANES * j, vmul(load(x, LANES * j), spread(factors[j])))
 
 
 @kernel
-def _inverse_rows(rows: Array, w: Array, scale: np.uint64) -> None:
-    for r in range(rows.shape[0]):
-        _inverse(rows[r], w, scale)
+def _encode_at(
+    coefficients: Array, shift: Array, w: Array, w3: Array, inside: Columns, before: Counts, x: Array, out: Array
+) -> None:
+    """Each row's values at some places of the coset ``shift H``: what no such place depends on is left out."""
+    n = coefficients.shape[1]
+    for r in range(0, coefficients.shape[0], LANES):
+        _gather(coefficients, r, x)
+        _scale(x, shift)
+        _wanted(x, w, w3, n, before)
+        for lane in range(min(LANES, coefficients.shape[0] - r)):
+            for j in range(inside.shape[0]):
+                out[r + lane, j] = x[LANES * inside[j] + lane]
 
 
 @kernel
-def _encode(coefficients: Array, shift: Array, w: Array, out: Array) -> None:
-    """Each row's values on the coset ``shift H``, with shift's powers given."""
-    for r in range(coefficients.shape[0]):
-        c, y = coefficients[r], out[r]
-        for i in range(c.shape[0]):
-            y[i] = mul(c[i], shift[i])
-        _forward(y, w)
+def _inverse_rows(rows: Array, w: Array, w3: Array, scale: Array, x: Array) -> None:
+    """Values, bit-reversed, to coefficients, in place; scale is 1/n, n times."""
+    n = rows.shape[1]
+    for r in range(0, rows.shape[0], LANES):
+        _gather(rows, r, x)
+        _backward(x, w, w3, n)
+        _scale(x, scale)
+        _scatter(x, rows, r)
+
+
+@kernel
+def _encode(coefficients: Array, shift: Array, w: Array, w3: Array, x: Array, out: Array) -> None:
+    """Each row's values on the coset ``shift H``, with shift's powers given; x is room for eight rows."""
+    n = coefficients.shape[1]
+    for r in range(0, coefficients.shape[0], LANES):
+        _gather(coefficients, r, x)
+        _scale(x, shift)
+        _forward(x, w, w3, n)
+        _scatter(x, out, r)
 
 
 @kernel
@@ -207,12 +241,15 @@ def _lagrange(positions: Array, points: Array, vanish: Array, scale: np.uint64, 
             out[i, j] = mul(mul(mul(vanish[j], scale), positions[i]), inverse)
 
 
-def _staged(roots: Array) -> Array:
-    """Roots of all stages of a transform, those of the stage with halves of h at ``[h, 2h)``."""
-    k, out = len(roots), np.zeros(len(roots), np.uint64)
+def _staged(roots: Array) -> tuple[Array, Array]:
+    """Roots of all stages of a transform, those with halves of h at ``[h, 2h)``, and third powers of those of 2h."""
+    k = len(roots)
+    w, w3 = np.zeros(k, np.uint64), np.zeros(k, np.uint64)
     for h in (1 << i for i in range(k.bit_length() - 1)):
-        out[h : 2 * h] = roots[:: k // (2 * h)][:h]
-    return out
+        w[h : 2 * h] = roots[:: k // (2 * h)][:h]
+    for h in (1 << i for i in range(k.bit_length() - 2)):
+        w3[h : 2 * h] = times(w[h : 2 * h], w[2 * h : 3 * h])
+    return w, w3
 
 
 class Code:
@@ -240,10 +277,11 @@ class Code:
         root, fine = pow(GENERATOR, (P - 1) // k, P), pow(GENERATOR, (P - 1) // self.n, P)
         roots = powers(root, k)
         self._w, self._w_inverse = _staged(roots), _staged(powers(pow(root, -1, P), k))
-        self._scale = np.uint64(pow(k, -1, P))
+        self._scale = np.full(k, pow(k, -1, P), np.uint64)
         cosets = [GENERATOR * pow(fine, c, P) % P for c in range(BLOWUP)]
         self._shifts = [powers(g, k) for g in cosets]
         self._ones = np.ones(k, np.uint64)
+        self._room = np.empty(LANES * k, np.uint64)  # for kernels, which no other thread interrupts
         bits = k.bit_length() - 1
         self.positions: Array = roots[[int(format(i, f"0{bits}b")[::-1], 2) for i in range(k)]]
         self.points: Array = np.array([int(h) * g % P for g in cosets for h in self.positions], np.uint64)
@@ -253,26 +291,26 @@ class Code:
 
     def coefficients(self, messages: Array) -> Array:
         """Turn messages ``[r, k]`` into coefficients, in place; returns them."""
-        _inverse_rows(messages, self._w_inverse, self._scale)
+        _inverse_rows(messages, *self._w_inverse, self._scale, self._room)
         return messages
 
     def messages(self, coefficients: Array) -> Array:
         """Values ``[r, k]`` at the positions."""
         out = np.empty(coefficients.shape, np.uint64)
-        _encode(np.ascontiguousarray(coefficients), self._ones, self._w, out)
+        _encode(np.ascontiguousarray(coefficients), self._ones, *self._w, self._room, out)
         return out
 
-    def coset(self, coefficients: Array, number: int) -> Array:
-        """Values ``[r, k]`` on one coset."""
-        out = np.empty(coefficients.shape, np.uint64)
-        _encode(np.ascontiguousarray(coefficients), self._shifts[number], self._w, out)
-        return out
+    def coset(self, coefficients: Array, number: int, out: Array | None = None) -> Array:
+        """Values ``[r, k]`` on one coset, into ``out`` if that is given."""
+        values = np.empty(coefficients.shape, np.uint64) if out is None else out
+        _encode(np.ascontiguousarray(coefficients), self._shifts[number], *self._w, self._room, values)
+        return values
 
     def half(self, coefficients: Array) -> Array:
         """Values ``[r, 2k]`` on the first two cosets, which determine a polynomial of degree below 2k."""
-        out = np.empty((len(coefficients), 2 * self.k), np.uint64)
+        out, rows = np.empty((len(coefficients), 2 * self.k), np.uint64), np.ascontiguousarray(coefficients)
         for c in range(2):
-            _encode(np.ascontiguousarray(coefficients), self._shifts[c], self._w, out[:, c * self.k : (c + 1) * self.k])
+            _encode(rows, self._shifts[c], *self._w, self._room, out[:, c * self.k : (c + 1) * self.k])
         return out
 
     def at(self, coefficients: Array, columns: npt.NDArray[np.int64]) -> Array:
@@ -285,7 +323,7 @@ class Code:
                 inside = columns[here] - c * self.k
                 before = np.searchsorted(inside, np.arange(self.k + 1))
                 piece = np.empty((len(rows), here.size), np.uint64)
-                _encode_at(rows, self._shifts[c], self._w, inside, before, piece)
+                _encode_at(rows, self._shifts[c], *self._w, inside, before, self._room, piece)
                 out[:, here] = piece
         return out
 
@@ -310,7 +348,7 @@ class Code:
         one = np.uint64(1)
         vanish = np.array([int(x) - 1 for x in self.x_to_k[columns]], np.uint64)  # x^k = 1 at no point
         assert (self.x_to_k[columns] != one).all()
-        _lagrange(self.positions, self.points[columns], vanish, self._scale, out)
+        _lagrange(self.positions, self.points[columns], vanish, self._scale[0], out)
         return out
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zkapex.circuits.statement import FACTOR_UNIT
+from zkapex.circuits.operators.tolerances import FACTOR_UNIT
 from zkapex.circuits.transparent.field import Array, Integers, P, integers_in_k, negative, outer, prod, total
 from zkapex.circuits.transparent.group_obs import Booleans
 from zkapex.circuits.transparent.iop import Side

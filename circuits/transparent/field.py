@@ -82,6 +82,18 @@ def _k_mul(a: Array, b: Array, out: Array) -> None:
 
 
 @kernel
+def _k_outer(a: Array, b: Array, out: Array) -> None:
+    for i in range(a.shape[0]):
+        a0, a1, a2, at = a[i, 0], a[i, 1], a[i, 2], i * b.shape[0]
+        for j in range(b.shape[0]):
+            b0, b1, b2 = b[j, 0], b[j, 1], b[j, 2]
+            c3, c4 = add(mul(a1, b2), mul(a2, b1)), mul(a2, b2)
+            out[at + j, 0] = add(mul(a0, b0), c3)
+            out[at + j, 1] = add(add(mul(a0, b1), mul(a1, b0)), add(c3, c4))
+            out[at + j, 2] = add(add(add(mul(a0, b2), mul(a2, b0)), mul(a1, b1)), c4)
+
+
+@kernel
 def _f_mul(a: Array, b: Array, out: Array) -> None:
     for i in range(a.size):
         out[i] = mul(a[i], b[i])
@@ -160,7 +172,9 @@ def prod(a: Array, b: Array) -> Array:
 
 def outer(a: Array, b: Array) -> Array:
     """All products ``a_i b_j`` in K, b's index running faster: ``[n, 3]`` and ``[m, 3]`` to ``[n m, 3]``."""
-    return prod(a[:, None, :], b[None, :, :]).reshape(-1, 3)
+    out = np.empty((len(a) * len(b), 3), np.uint64)
+    _k_outer(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
+    return out
 
 
 def total(x: Array) -> Array:

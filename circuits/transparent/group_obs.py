@@ -132,7 +132,7 @@ class Request:
         by_pair = pairs.reshape(y.pair_rows, -1).sum(1) if y.rank else []
         return [of(int(n))[0] for n in bands.sum(1)], [of(int(n))[1] for n in by_pair], *every
 
-    @cached_property
+    @property
     def packed_mask(self) -> Booleans:
         """The mask in rows of the code."""
         packed: Booleans = self.layout.pack(self.mask).astype(np.bool_)
@@ -167,6 +167,11 @@ class Witness:
     def digest(self) -> bytes:
         """Of what is private."""
         return digest_of(self.before, self.after, self.mu, self.curvature)
+
+    def forget(self) -> None:
+        """Drop the weights."""
+        for name in ("before", "after"):
+            object.__setattr__(self, name, np.zeros((0, 0), np.int64))
 
     def residuals(self, request: Request) -> tuple[Integers, Integers]:
         """``delta H - mu V^T`` in rows of the code, and ``(delta + m' theta_p) V - C`` as ``[blocks, rows, rank]``.
@@ -297,6 +302,8 @@ class _Steps:
         h = prod(np.repeat(self.beta, y.width, 0), through(self.b, np.ascontiguousarray(flat.T)))
         theta = y.pack(w.after)
         v = norms.project({"new.theta": theta, "mu": self.mu, "E": self.e, "L": self.of_guard})
+        self.squares = square_sums(self.e), square_sums(self.of_guard)
+        self.e = np.zeros((0, 0), np.int64)  # as large as the layer, and nothing asks for it any more
         return {"d": y.vector(d), "n": y.vector(n), "h": y.vector(h), "v": y.flat(v)}
 
     def draw_second_points(self) -> None:
@@ -317,18 +324,19 @@ class _Steps:
             kept[: y.rows] = w.block(y, block, w.before) * masked
             piece = residues(kept).reshape(y.bands, -1)
             dm = plus(dm, through(self.on_theta[block * y.bands : (block + 1) * y.bands], piece))
+        if self.side.forget:
+            w.forget()
         tau_e, tau_l, all_e, all_l = self.request.tolerances
         parts, totals = [], []
-        for taus, rows, every, width, wide in (
-            (tau_e, self.e, all_e, self.slack_widths[0], self.slack_widths[2]),
-            (tau_l, self.of_guard, all_l, self.slack_widths[1], self.slack_widths[3]),
+        for taus, squares, every, width, wide in (
+            (tau_e, self.squares[0], all_e, self.slack_widths[0], self.slack_widths[2]),
+            (tau_l, self.squares[1], all_l, self.slack_widths[1], self.slack_widths[3]),
         ):
             if not taus:
                 continue
-            slack = np.array(taus, np.int64) - square_sums(rows)
+            slack = np.array(taus, np.int64) - squares
             parts.append(self.side.to_bits(slack, width).reshape(-1))
             totals.append(self.side.to_bits(every - sum(taus) + int(slack.sum()), wide))
-        self.e = np.zeros((0, 0), np.int64)  # as large as the layer, and nothing asks for it any more
         return {"Dm": np.ascontiguousarray(dm.T), "bits": y.flat(np.concatenate([*parts, *totals, norms.bits()]))}
 
     def equations(self, program: Program) -> None:

@@ -83,6 +83,8 @@ class Side(ABC):
 
     strict = True
     """Whether a prover stops at a witness that cannot satisfy the statement."""
+    forget = False
+    """Whether a prover drops what it needs no more of a witness, which nobody else asks for then."""
 
     def to_bits(self, values: npt.ArrayLike, width: int) -> Integers:
         """See `to_bits`; only a prover has any use for it."""
@@ -115,6 +117,8 @@ class Prover(Side):
     ----------
     strict : bool
         Whether to stop at a witness that cannot satisfy the statement; whoever tests verifiers goes on.
+    forget : bool
+        Whether weights of the witness are dropped on the way, to save memory.
     """
 
     def __init__(
@@ -125,9 +129,10 @@ class Prover(Side):
         secret: Secret,
         minimum: float = TARGET,
         strict: bool = True,
+        forget: bool = False,
     ) -> None:
         super().__init__(parameters, statement, context, minimum)
-        self.strict = strict
+        self.strict, self.forget = strict, forget
         self.proof = bytearray()
         self._secret = secret
         self._trees: list[Tree] = []

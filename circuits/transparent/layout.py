@@ -6,18 +6,20 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from zkapex.circuits.statement import StatementSpec
 from zkapex.circuits.transparent.code import code_of
 from zkapex.circuits.transparent.field import Array, Integers, prod
 from zkapex.circuits.transparent.iop import Commitment, padded
 from zkapex.circuits.transparent.merkle import DIGEST, Tree
 from zkapex.circuits.transparent.params import MAX_LOG2_K, Parameters
 from zkapex.circuits.transparent.transcript import Secret
+
+if TYPE_CHECKING:
+    from zkapex.circuits.statement import StatementSpec
 
 STATE = "state"
 S = TypeVar("S", bound=np.generic)
@@ -126,7 +128,7 @@ class Layout:
             out[block, : self.rows, : piece.shape[1]] = piece
         return out.reshape(self.theta_rows, -1)
 
-    @cached_property
+    @property
     def beyond(self) -> npt.NDArray[np.bool_]:
         """Slots of `pack` that are no weight of the layer."""
         outside: npt.NDArray[np.bool_] = ~self.pack(np.ones((self.rows, self.cols), np.bool_)).astype(np.bool_)

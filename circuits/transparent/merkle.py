@@ -1,7 +1,7 @@
 """Commitments: rows encoded, one salted leaf for each column of symbols, and a tree of hashes over the columns.
 
-Leaves that are not opened are hidden by a salt of 256 bits each. Words are made coset by coset and forgotten; to open
-some columns, rows are encoded once more.
+Leaves that are not opened are hidden by a salt of 256 bits each. Words are made coset by coset, eight rows at a time,
+hashed and forgotten; to open some columns, rows are encoded once more.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from zkapex.circuits.transparent.code import BLOWUP, Code
 from zkapex.circuits.transparent.field import Array, P
+from zkapex.circuits.transparent.lanes import LANES, Hashes, Words, bytes_of, words_of
 from zkapex.errors import CommitmentError, ProofError
 
 DIGEST = 32
-_TILE = 256
 Columns = npt.NDArray[np.int64]
 
 
@@ -38,12 +38,11 @@ class Tree:
     def __init__(self, code: Code, label: str, blocks: Mapping[str, Array], salt: bytes) -> None:
         self.code, self.label, self.blocks, self._salt = code, label, dict(blocks), salt
         self.sizes = {name: len(block) for name, block in blocks.items()}
-        leaves = bytearray()
-        for number in range(BLOWUP):
-            self._leaves(number, leaves)
-        self._levels = [bytes(leaves)]
-        while len(self._levels[-1]) > DIGEST:
-            self._levels.append(_parents(self._levels[-1]))
+        leaves = np.concatenate([self._leaves(number) for number in range(BLOWUP)])
+        self._levels = [bytes_of(leaves)]
+        while len(leaves) > 1:
+            leaves = _parents(leaves)
+            self._levels.append(bytes_of(leaves))
 
     @property
     def root(self) -> bytes:
@@ -68,26 +67,18 @@ class Tree:
         seed = b"salts" + number.to_bytes(1, "little") + self._salt
         return hashlib.shake_256(seed).digest(DIGEST * self.code.k)
 
-    def _leaves(self, number: int, leaves: bytearray) -> None:
-        """Append the leaves of one coset."""
+    def _leaves(self, number: int) -> Words:
+        """The leaves of one coset. A few rows are encoded at a time, and nothing is kept of them but what is hashed."""
         k, rows = self.code.k, sum(self.sizes.values())
-        word, at = np.empty((rows, k), np.uint64), 0
+        head, hashes = words_of(leaf_head(self.label, rows)), Hashes(k)
+        hashes.words(np.broadcast_to(head, (k, len(head))))
+        hashes.words(words_of(self._salts(number)).reshape(k, -1))
+        word = np.empty((LANES, k), np.uint64)
         for block in self.blocks.values():
-            for start in range(0, len(block), 32):
-                piece = block[start : start + 32]
-                word[at : at + len(piece)] = self.code.coset(piece, number)
-                at += len(piece)
-        head, salts = np.frombuffer(leaf_head(self.label, rows), np.uint8), np.frombuffer(self._salts(number), np.uint8)
-        tile = np.empty((_TILE, len(head) + DIGEST + 8 * rows), np.uint8)
-        tile[:, : len(head)] = head
-        view, size, sha = tile.reshape(-1).data, tile.shape[1], hashlib.sha256
-        for start in range(0, k, _TILE):
-            count = min(_TILE, k - start)
-            tile[:count, len(head) : len(head) + DIGEST] = salts.reshape(k, DIGEST)[start : start + count]
-            symbols = np.ascontiguousarray(word[:, start : start + count].T).astype("<u8", copy=False)
-            tile[:count, len(head) + DIGEST :] = symbols.view(np.uint8)
-            for j in range(count):
-                leaves += sha(view[j * size : (j + 1) * size]).digest()
+            for start in range(0, len(block), LANES):
+                piece = block[start : start + LANES]
+                hashes.symbols(self.code.coset(piece, number, word[: len(piece)]))
+        return hashes.digests()
 
 
 def leaf_head(label: str, rows: int) -> bytes:
@@ -95,9 +86,11 @@ def leaf_head(label: str, rows: int) -> bytes:
     return b"leaf" + hashlib.sha256(f"{label}:{rows}".encode()).digest()
 
 
-def _parents(level: bytes) -> bytes:
-    sha = hashlib.sha256
-    return b"".join(sha(b"node" + level[i : i + 2 * DIGEST]).digest() for i in range(0, len(level), 2 * DIGEST))
+def _parents(level: Words) -> Words:
+    hashes = Hashes(len(level) // 2)
+    hashes.words(np.broadcast_to(words_of(b"node"), (len(level) // 2, 1)))
+    hashes.words(level.reshape(len(level) // 2, -1))
+    return hashes.digests()
 
 
 def missing(columns: Columns, depth: int) -> Iterator[tuple[int, int]]:

@@ -20,43 +20,56 @@ import numpy.typing as npt
 
 from zkapex.circuits.transparent.compiled import kernel
 from zkapex.circuits.transparent.field import BASIS, Array, add, mul, plus, prod, sub, total
+from zkapex.circuits.transparent.lanes import LANES, load, spread, store
+from zkapex.circuits.transparent.lanes import add as vadd
+from zkapex.circuits.transparent.lanes import mul as vmul
+from zkapex.circuits.transparent.lanes import sub as vsub
 
 Symbols = Callable[[str, int, int], Array]
 """(name, start, stop) to the symbols ``[stop - start, points]`` of these rows."""
 Spread = Callable[[Array], Array]
 """Public vectors ``[r, slots]`` to their symbols ``[r, points]``."""
-_CHUNK = 32
+_CHUNK, _PIECE = 8, 1024
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 
 
 @kernel
 def accumulate(acc: Array, coefficients: Array, rows: Array) -> None:
     """``acc[:, j] += sum_g coefficients[g] rows[g, j]``; acc is ``[3, points]``."""
-    for t in range(0, acc.shape[1], 1024):
-        e = min(acc.shape[1], t + 1024)
+    points = acc.shape[1]
+    whole = points - points % LANES
+    for t in range(0, whole, _PIECE):
         for g in range(rows.shape[0]):
-            c0, c1, c2 = coefficients[g, 0], coefficients[g, 1], coefficients[g, 2]
-            a0, a1, a2, row = acc[0, t:e], acc[1, t:e], acc[2, t:e], rows[g, t:e]
-            for j in range(e - t):
-                u = row[j]
-                a0[j] = add(a0[j], mul(c0, u))
-                a1[j] = add(a1[j], mul(c1, u))
-                a2[j] = add(a2[j], mul(c2, u))
+            row = rows[g]
+            for c in range(3):
+                a, x = acc[c], spread(coefficients[g, c])
+                for j in range(t, min(whole, t + _PIECE), LANES):
+                    store(a, j, vadd(load(a, j), vmul(x, load(row, j))))
+    for g in range(rows.shape[0]):
+        for c in range(3):
+            for j in range(whole, points):
+                acc[c, j] = add(acc[c, j], mul(coefficients[g, c], rows[g, j]))
 
 
 @kernel
 def _accumulate_products(acc: Array, coefficients: Array, left: Array, right: Array, less: np.uint64) -> None:
     """``acc[:, j] += sum_g coefficients[g] left[g, j] (right[g, j] - less)``."""
-    for t in range(0, acc.shape[1], 1024):
-        e = min(acc.shape[1], t + 1024)
+    points = acc.shape[1]
+    whole, minus = points - points % LANES, spread(less)
+    for t in range(0, whole, _PIECE):
         for g in range(left.shape[0]):
-            c0, c1, c2 = coefficients[g, 0], coefficients[g, 1], coefficients[g, 2]
-            a0, a1, a2, x, y = acc[0, t:e], acc[1, t:e], acc[2, t:e], left[g, t:e], right[g, t:e]
-            for j in range(e - t):
-                u = mul(x[j], sub(y[j], less))
-                a0[j] = add(a0[j], mul(c0, u))
-                a1[j] = add(a1[j], mul(c1, u))
-                a2[j] = add(a2[j], mul(c2, u))
+            x, y, a0, a1, a2 = left[g], right[g], acc[0], acc[1], acc[2]
+            c0, c1, c2 = spread(coefficients[g, 0]), spread(coefficients[g, 1]), spread(coefficients[g, 2])
+            for j in range(t, min(whole, t + _PIECE), LANES):
+                u = vmul(load(x, j), vsub(load(y, j), minus))
+                store(a0, j, vadd(load(a0, j), vmul(c0, u)))
+                store(a1, j, vadd(load(a1, j), vmul(c1, u)))
+                store(a2, j, vadd(load(a2, j), vmul(c2, u)))
+    for g in range(left.shape[0]):
+        for j in range(whole, points):
+            u = mul(left[g, j], sub(right[g, j], less))
+            for c in range(3):
+                acc[c, j] = add(acc[c, j], mul(coefficients[g, c], u))
 
 
 @kernel

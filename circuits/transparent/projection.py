@@ -25,7 +25,7 @@ from zkapex.circuits.transparent.field import (
     add,
     integers_in_k,
     lift,
-    minus,
+    negative,
     outer,
     prod,
     sub,
@@ -39,6 +39,8 @@ from zkapex.errors import ProverError
 
 _BYTES = 2 * PROJECTIONS // 8
 """Of randomness per row of a projection: an entry is the difference of two bits."""
+_AT_ONCE = 512
+"""Rows of a projection that are written out at a time."""
 _HONEST_TAIL, _HONEST_STRETCH = 6.5, 240.0
 """An entry of z beyond 6.5 |v| has probability 2^-60 (entries of Pi are sub-Gaussian with variance 1/2), and |v|^2
 beyond 240 |M|^2 less than 2^-40. Completeness only: an honest prover that meets one says so, and proves under
@@ -64,18 +66,18 @@ def _tables(kappa: Array, out: Array) -> None:
 @kernel
 def _look_up(bits: Bytes, tables: Array, out: Array) -> None:
     for e in range(bits.shape[0]):
+        s0, s1, s2 = out[e, 0], out[e, 1], out[e, 2]
         for b in range(bits.shape[1]):
-            for c in range(3):
-                out[e, c] = add(out[e, c], tables[b, bits[e, b], c])
+            entry = tables[b, bits[e, b]]
+            s0, s1, s2 = add(s0, entry[0]), add(s1, entry[1]), add(s2, entry[2])
+        out[e, 0], out[e, 1], out[e, 2] = s0, s1, s2
 
 
-def combined(bits: Bytes, kappa: Array) -> Array:
-    """``sum_s kappa[s] pi[e, s]`` for every row e of a projection, ``[entries, 3]``; eight columns at a time."""
+def combine(bits: Bytes, kappa: Array, out: Array) -> None:
+    """``out[e] += sum_s kappa[s] pi[e, s]`` for each row e of a projection, eight columns at a time."""
     tables = np.zeros((_BYTES, 256, 3), np.uint64)
     _tables(kappa, tables)
-    out = np.zeros((len(bits), 3), np.uint64)
     _look_up(bits, tables, out)
-    return out
 
 
 def draw(transcript: Transcript, label: str, entries: int) -> Bytes:
@@ -83,10 +85,33 @@ def draw(transcript: Transcript, label: str, entries: int) -> Bytes:
     return np.frombuffer(transcript.bytes(label, entries * _BYTES), np.uint8).reshape(entries, _BYTES)
 
 
+@kernel
+def _ternary(bits: Bytes, out: Doubles) -> None:
+    half = bits.shape[1] // 2
+    for e in range(bits.shape[0]):
+        for b in range(half):
+            plus, minus = np.int64(bits[e, b]), np.int64(bits[e, half + b])
+            for bit in range(8):
+                out[e, 8 * b + bit] = ((plus >> (7 - bit)) & 1) - ((minus >> (7 - bit)) & 1)
+
+
 def ternary(bits: Bytes) -> Doubles:
     """The entries -1, 0, 1 of a projection, ``[entries, 256]``."""
-    x = np.unpackbits(bits, axis=1)
-    return x[:, :PROJECTIONS].astype(np.float64) - x[:, PROJECTIONS:]
+    out = np.empty((len(bits), PROJECTIONS))
+    _ternary(bits, out)
+    return out
+
+
+@kernel
+def _multiply(left: Doubles, right: Doubles, out: Doubles) -> None:
+    """``out += left @ right``, in one thread: those of a BLAS wait for each other where processors are busy."""
+    for start in range(0, left.shape[1], 16):  # rows of the right that the processor's first cache holds
+        for g in range(left.shape[0]):
+            row = out[g]
+            for e in range(start, min(left.shape[1], start + 16)):
+                x, other = left[g, e], right[e]
+                for s in range(row.shape[0]):
+                    row[s] += x * other[s]
 
 
 def project(values: Integers, bits: Bytes) -> Integers:
@@ -99,10 +124,10 @@ def project(values: Integers, bits: Bytes) -> Integers:
     """
     out = np.zeros((len(values), PROJECTIONS))
     largest = 0.0
-    for start in range(0, values.shape[1], 2048):
-        piece = values[:, start : start + 2048].astype(np.float64)
-        largest += float(np.abs(piece).sum(1).max(initial=0.0))
-        out += piece @ ternary(bits[start : start + 2048])
+    for start in range(0, values.shape[1], _AT_ONCE):
+        piece = values[:, start : start + _AT_ONCE].astype(np.float64)
+        _multiply(piece, ternary(bits[start : start + _AT_ONCE]), out)
+        largest += float(np.abs(piece, out=piece).sum(1).max(initial=0.0))
     if largest >= 2**53:
         raise ProverError("integers are too large to be projected exactly", why=f"their 1-norm reaches {largest:.3g}")
     return out.astype(np.int64)
@@ -192,21 +217,22 @@ class Norms:
 
     def constrain(self, program: Program, first: Array, second: Array, v: str) -> Array:
         """Add both equations with multipliers of their own; returns the coefficients of `bits`."""
-        by_slot, at = combined(self._first, self._on_columns), 0
+        by_slot, at = np.zeros((self._slots, 3), np.uint64), 0
+        combine(self._first, self._on_columns, by_slot)
         for names in self._names:
             for name in names:
                 count = self._side.counts[name]
                 program.outer(name, prod(self._on_rows[at : at + count], first[None]), by_slot)
                 at += count
-        on_v = prod(outer(self._on_rows, self._on_columns), first[None])
+        on_v = outer(prod(self._on_rows, negative(first[None])), self._on_columns)
         again = self._side.transcript.field("projections of v", len(self._counts), PROJECTIONS)
-        on_second, out, at = np.zeros((self.entries, 3), np.uint64), [], 0
+        out, at = [], 0
         for kappa, count, width in zip(again, self._counts, self.widths, strict=True):
             piece, scaled = slice(PROJECTIONS * at, PROJECTIONS * (at + count)), prod(kappa, second[None])
-            on_second[piece] = combined(self._second[piece], scaled)
+            combine(self._second[piece], negative(scaled), on_v[piece])
             out.append(outer(scaled, powers_of_two(width)))
             program.equals(prod(total(scaled), integers_in_k(1 << (width - 1))))
             at += count
-        program.entries(v, minus(np.zeros_like(on_v), on_v))
-        program.entries(v, minus(np.zeros_like(on_second), on_second))
+        program.entries(v, on_v)
+        self._second = np.zeros((0, _BYTES), np.uint8)  # it was as long as v, and nothing asks for it any more
         return np.concatenate(out)

@@ -104,6 +104,7 @@ def prove_change(
     seed: bytes,
     minimum: float = TARGET,
     strict: bool = True,
+    forget: bool = False,
 ) -> bytes:
     """Prove of states what one of `STATEMENTS` says. The same statement always gives the same bytes.
 
@@ -113,14 +114,14 @@ def prove_change(
         For statements about a state before.
     context, seed
         As for `prove_enrolment`.
-    strict : bool
+    strict, forget : bool
         See `zkapex.circuits.transparent.iop.Prover`.
     """
     statement = STATEMENTS[type(request)]
     trees = {"old.": old, "new.": new} if statement.before else {"new.": new}
     roots = b"".join(tree.root for tree in trees.values() if tree is not None)
     secret = Secret(statement.name.encode(), seed, context, request.digest(), roots, witness.digest())
-    side = Prover(request.layout.parameters, statement.name, context, secret, minimum, strict)
+    side = Prover(request.layout.parameters, statement.name, context, secret, minimum, strict, forget)
     for prefix, tree in trees.items():
         assert tree is not None, f"{statement.name} is about a state before"
         side.attach(prefix, tree)

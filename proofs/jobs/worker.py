@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zkapex.proofs.chunk.public import PublicInputs
-from zkapex.proofs.chunk.witness import SaltedVector, Witness
-
 if TYPE_CHECKING:
     from zkapex.circuits.halo2.store import Circuit
+    from zkapex.proofs.chunk.public import PublicInputs
+    from zkapex.proofs.chunk.witness import Witness
 
 PROOF, COST = "proof.bin", "cost.json"
 
@@ -60,6 +59,9 @@ def write_job(folder: Path, public: PublicInputs, witness: Witness) -> None:
 
 def read_job(folder: Path) -> tuple[PublicInputs, Witness]:
     """The inverse of `write_job`."""
+    from zkapex.proofs.chunk.public import PublicInputs
+    from zkapex.proofs.chunk.witness import SaltedVector, Witness
+
     scalars = json.loads((folder / "job.json").read_text())
     with np.load(folder / "job.npz", allow_pickle=False) as arrays:
         a = {k: arrays[k] for k in arrays.files}

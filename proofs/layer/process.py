@@ -19,12 +19,12 @@ from zkapex.errors import Error, ProverError, ResourceError
 
 
 class LayerProcess:
-    """The process of `zkapex.proofs.layer.job`. Starting it costs as much as a small proof, so it does many."""
+    """The process of `zkapex.proofs.layer.prover`. Starting it costs as much as a small proof, so it does many."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "zkapex.proofs.layer.job"]
-        # What is freed goes back at once: else glibc keeps arrays of one step while the next makes its own.
-        environment = {"MALLOC_MMAP_THRESHOLD_": "262144", **os.environ}
+        command = [sys.executable, "-m", "zkapex.proofs.layer.prover"]
+        # Large arrays go back when they are freed: else glibc keeps those of one step while the next makes its own.
+        environment = {"MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "8388608", **os.environ}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(

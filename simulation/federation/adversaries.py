@@ -73,13 +73,14 @@ def forced_proof(engine: Engine, instance: Instance, holdings: Holdings, change:
 
         vectors = forced_vectors(engine.circuit, instance.public(chunk), change.witness(holdings, chunk))
         return prove_vectors(engine.circuit, vectors)[0]
-    from zkapex.proofs.layer.job import run_layer_job, write_layer_job
+    from zkapex.proofs.layer.job import write_layer_job
+    from zkapex.proofs.layer.prover import run_layer_job
     from zkapex.proofs.layer.terms import change_context, terms_of
 
     terms, context = terms_of(instance, chunk), change_context(instance, chunk)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job"
-        write_layer_job(job, terms, instance.manifest.statement, holdings, change, chunk, context, strict=False)
+        write_layer_job(job, terms, holdings, change, chunk, context, strict=False)
         run_layer_job(job)
         return (job / PROOF).read_bytes()
 

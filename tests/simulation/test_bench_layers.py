@@ -21,6 +21,7 @@ HALO2 = {
     "verification_key_kb", "setup_s", "rows", "log2_rows", "cells_per_weight",
 }  # fmt: skip
 RATES = LayerRates(
+    start=1.0,
     prove=(0.5, 2e-6),
     verify=(0.1, 3e-7),
     commit=(0.01, 3e-7),
@@ -48,6 +49,19 @@ def test_figures_have_the_names_that_halo2s_have(kind: str) -> None:
     assert 30 < found["prover_peak_rss_mb"] < 1000
 
 
+def test_other_widths_than_the_profiles() -> None:
+    options = ("--profile", "tiny", "--rows", "40", "--cols", "70", "--density", "0.02", "--chunks", "1")
+    command = ("bench", "proof", "--backend", "transparent", *options, "--json")
+    code, out, err = zkapex(*command, "--block-width", "8")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["block_width"] == 8
+    assert found["block_width"] != named_statement("tiny", "guarded-group-obs", "kfac").block_width
+    assert found["rows"] > 0
+    code, _, err = zkapex(*command, "--block-width", "1")
+    assert code == InputError.exit_code, err
+
+
 def test_unknown_backends_and_what_is_not_proved_are_refused() -> None:
     code, _, err = zkapex("bench", "proof", "--backend", "none")
     assert code == InputError.exit_code, err
@@ -60,11 +74,11 @@ def test_estimates_add_up_layer_by_layer() -> None:
     found = estimate_layers(model, spec, RATES, Question(0.005))
     weights, layers = model.weights, len(model.layers)
     assert found["chunks"] == found["chunks_touched"] == found["chunks_proved"] == layers
-    assert found["prove_cpu_s"] == pytest.approx(0.5 * layers + 2e-6 * weights)
+    assert found["prove_cpu_s"] == pytest.approx(1.0 + 0.5 * layers + 2e-6 * weights)
     assert found["proof_bytes"] == pytest.approx(4e5 * layers + weights)
     assert found["detection_probability"] == 1.0
     half = estimate_layers(model, spec, RATES, Question(0.005, touched=0.5, workers=4))
     assert half["chunks_proved"] == layers // 2
-    assert half["prove_wall_s"] == pytest.approx(float(half["prove_cpu_s"]) / 4)
+    assert half["prove_wall_s"] == pytest.approx(float(half["prove_cpu_s"]) / 4)  # each of four has to start
     with pytest.raises(InputError, match="sampled"):
         estimate_layers(model, spec, RATES, Question(0.005, audit="sampled"))

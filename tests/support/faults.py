@@ -605,9 +605,11 @@ def _check_all_done(
         assert set(site.asked) <= set(service.order.ids()), "a request is lost"
         for request_id in site.asked:
             delivered = service.order.folder(request_id).clients(DELIVERED) or set()
+            why = {one.client_id: one.reason for one in service.registry.requests(request_id)}
             for client_id, index in honest.items():
                 verdict = verdicts.get(request_id, {}).get(client_id)
-                assert verdict == "proved" or (verdict and request_id in may_fail), (request_id, index, verdict)
+                known = (request_id, index, verdict, why.get(client_id))
+                assert verdict == "proved" or (verdict and request_id in may_fail), known
                 assert (request_id, client_id) in on_disk, f"no receipt of {request_id} for device {index}"
                 if verdict == "proved":
                     assert client_id in delivered

@@ -39,8 +39,8 @@ class WrongWords(Code):
         """The first row of this block of coefficients."""
         self._block = block
 
-    def coset(self, coefficients: Array, number: int) -> Array:
-        word = super().coset(coefficients, number)
+    def coset(self, coefficients: Array, number: int, out: Array | None = None) -> Array:
+        word = super().coset(coefficients, number, out)
         if self._first(coefficients):
             inside = self._wrong[self._wrong // self.k == number] - number * self.k
             word[0, inside] = plus(word[0, inside], np.uint64(1))

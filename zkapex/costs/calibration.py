@@ -50,6 +50,8 @@ class LayerRates(BaseModel):
 
     Attributes
     ----------
+    start : float
+        CPU seconds of a process that proves before its first layer: imports, and loading machine code.
     prove, verify, commit, enrol, verify_enrolment : tuple of float
         CPU seconds of a layer, and of a weight: of proving a request (with the commitments to its states), verifying
         it, committing to a state, committing to and proving an enrolled one, and verifying that.
@@ -59,6 +61,7 @@ class LayerRates(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    start: float = Field(ge=0)
     prove: tuple[float, float]
     verify: tuple[float, float]
     commit: tuple[float, float]

@@ -40,6 +40,8 @@ from zkapex.unlearning.planning.steps import OnStep, no_step
 _EXAMPLES = 512
 _BATCH = 32
 """Chunks proved per message: the device reads its state again for each."""
+_LAYERS = 8
+"""Layers, of which one process proves all of a message."""
 
 _FORGET, _REQUEST = "weights drawn at random", "rehearsal"
 
@@ -233,7 +235,7 @@ def rehearse(model: ModelShapes, settings: RehearsalSettings, out: Path) -> dict
             "audit": settings.audit,
             "audit-detect": settings.audit_detect,
             "audit-cheating": settings.audit_cheating,
-            "batch": 1 if settings.backend == "transparent" else _BATCH,
+            "batch": _LAYERS if settings.backend == "transparent" else _BATCH,
             "backend": settings.backend,
             "timeout-s": 10**6,
             "seed": settings.seed,
