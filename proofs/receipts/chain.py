@@ -63,7 +63,7 @@ class ClientChain:
 def find_receipts(directory: Path) -> tuple[Path, ...]:
     """The folders of all receipts below a folder; of a federation's work folder, below its ``receipts``.
 
-    Whatever else is in a work folder is not evidence: a device keeps its receipt as an archive, and what it says beside.
+    Nothing else in a work folder is evidence: a device keeps its receipt as an archive, and what it says beside.
 
     Raises
     ------
