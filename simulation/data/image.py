@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from zkapex.errors import InputError
 
 MOST_PIXELS = 2**26
 """Of one image, 67 million: more than cameras make, less than what fills the memory when unpacked."""
+
+
+@contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """Pillow fills up what is missing of an image if anybody in the process has asked for that, as WeasyPrint does."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -36,7 +48,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             f"the image {name} cannot be decoded", why="the file is empty", fix="delete it, or fetch it again"
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _whole_images_only():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked below
             with Image.open(io.BytesIO(data)) as opened:
                 pixels = opened.width * opened.height

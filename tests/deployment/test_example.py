@@ -19,7 +19,7 @@ from deployed import free_port, zkapex
 from zkapex.errors import InputError
 from zkapex.simulation.federation.example import make_example, programs_of
 
-READY_S, DONE_S = 300.0, 600.0
+READY_S, DONE_S = 300.0, 900.0
 
 
 class Running:

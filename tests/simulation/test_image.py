@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from limits import case, refuses
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
 
 from zkapex.simulation.data.image import decode
 from zkapex.simulation.data.pictures import read
@@ -73,7 +73,11 @@ WHOLE = stored(Image.fromarray(RAMP))
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", WHOLE[:90], WHOLE[:-40], b"\x89PNG\r\n\x1a\n", bytes(100)])
-def test_what_is_no_whole_image_is_named(data: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lenient", [False, True], ids=["", "though another library fills images up"])
+def test_what_is_no_whole_image_is_named(
+    data: bytes, lenient: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     path = tmp_path / "photo" / "cup" / "7.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)

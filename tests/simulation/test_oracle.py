@@ -8,13 +8,21 @@ import pytest
 import torch
 from evaluation import TINY
 
+from zkapex.simulation.data.digits import digits_scenario
 from zkapex.simulation.evaluation.preparation import oracle_models
 from zkapex.simulation.federation.held import Request, held_scenario
 from zkapex.simulation.models.training import accuracy
 from zkapex.simulation.scenarios import Bench, Sources
 from zkapex.unlearning.personalise import FitSettings
 
-CONFIG = replace(TINY, local=FitSettings(12, 6e-3), personal=FitSettings(3, 2e-3))
+
+def make(seed: int, sources: Sources) -> Bench:
+    """Two clients with half of the digits each: it takes that much to learn anything."""
+    world = digits_scenario(2, 3, seed)
+    return Bench(world, world.retain_test, world.forget_test, f"two clients, seed {seed}", "the digit 3")
+
+
+CONFIG = replace(TINY, make=make, local=FitSettings(12, 6e-3), personal=FitSettings(3, 2e-3))
 
 
 def test_it_knows_everything_but_the_forget_class() -> None:
