@@ -12,6 +12,7 @@ from life import MASKS, left
 from zkapex.errors import VerificationError
 
 
+@pytest.mark.slow
 def test_a_device_that_is_restored_from_before_a_request(site: Site, tmp_path: Path) -> None:
     """It serves again what the request deleted, until it is next heard from: then it has to put the zeros back."""
     shutil.copytree(site.state(0), tmp_path / "backup")

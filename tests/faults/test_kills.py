@@ -31,6 +31,7 @@ def test_a_server_that_is_killed_again_and_again_ends_where_it_would_have(site: 
     check(site, over=True)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_killed_once_at_every_step_is_asked_again(finished: Site, tmp_path: Path) -> None:
     site = finished.copy(tmp_path / "site", cheats={2: "half"}, trusted=finished.asked, settings=ANEW)
     chance = random.Random(5)
