@@ -33,6 +33,8 @@ from zkapex.server.deployment.settings import Place, ServerSettings
 from zkapex.server.events import EventReader
 
 FACTORIES: Final = "zkapex.simulation.federation.deployed"
+PORT: Final = 8480
+"""Of the console, as of every server's."""
 EVERY_S: Final = 2.0
 """Between campaigns: whoever has ordered something is waiting for it."""
 START_S: Final = 180.0
@@ -111,7 +113,7 @@ def make_example(root: Path, devices: int) -> Example:
     return example
 
 
-def programs_of(example: Example, console_port: int) -> list[Program]:
+def programs_of(example: Example, port: int) -> list[Program]:
     """Everything that runs: the server's processes, the devices', the console, and campaigns one after the other.
 
     Raises
@@ -130,7 +132,7 @@ def programs_of(example: Example, console_port: int) -> list[Program]:
         found += [replace(one, name=f"device-{index} {one.name}") for one in device_programs.programs(device, own)]
     zkapex = program("zkapex")
     for name, rest in (
-        ("console", ("console", str(place.root), "--port", str(console_port))),
+        ("console", ("console", str(place.root), "--port", str(port))),
         ("campaigns", ("campaign", str(place.root), "--watch", "--every", str(EVERY_S))),
     ):
         env = environment(place.operator, None)
@@ -138,9 +140,22 @@ def programs_of(example: Example, console_port: int) -> list[Program]:
     return found
 
 
-def run_example(
-    example: Example, console_port: int, token: str, say: Callable[[str], None]
-) -> Generator[None, None, None]:
+def console_port(wanted: int | None) -> int:
+    """The port of the console: the wanted one, or, if none is, `PORT` or a free one in its stead.
+
+    Raises
+    ------
+    InputError
+        The wanted port is taken.
+    """
+    if not _answers(wanted or PORT):
+        return wanted or PORT
+    if wanted is not None:
+        raise InputError(f"port {wanted} is taken", fix="choose another with --port, or none")
+    return _free_ports(1)[0]
+
+
+def run_example(example: Example, port: int, token: str, say: Callable[[str], None]) -> Generator[None, None, None]:
     """Run it until the iterator is closed; says how far it is, once a look.
 
     Everything that was started has ended when the iterator is closed, whatever happened.
@@ -149,28 +164,30 @@ def run_example(
     ------
     RuntimeFailure
         It did not start within `START_S`.
-    InputError
-        The console's port is taken.
     """
-    if _answers(console_port):
-        raise InputError(f"port {console_port} is taken", fix="choose another with --port")
+    programs = programs_of(example, port)
+    logs = {one.name: one.log for one in programs}
+    ready = threading.Event()
 
     def ended(what: str, **details: object) -> None:
-        if what == "child.ended":
-            say(f"{details['program']} ended ({details['code']}) and is started again; see its file in logs/")
+        # Before that, a device may come too early for its server, and is simply started again.
+        if what == "child.ended" and ready.is_set():
+            name = str(details["program"])
+            say(f"{name} ended ({details['code']}) and is started again; see {logs[name]}")
 
-    supervisor = Supervisor(programs_of(example, console_port), ended)
+    supervisor = Supervisor(programs, ended)
     thread = threading.Thread(target=supervisor.run, name="supervisor")
     thread.start()
     try:
         yield from _until(lambda: _admitted(example), "the server did not serve")
         say("The server runs. Waiting for its devices ...")
         yield from _until(lambda: _online(example) == example.devices, "not every device came online")
-        yield from _until(lambda: _answers(console_port), "the console did not start")
+        yield from _until(lambda: _answers(port), "the console did not start")
+        ready.set()
         say(f"{example.devices} devices are online. They train a model, make it their own, and commit to it ...")
         while not _enrolled(example):
             yield
-        say(f"\nOpen http://{_LOOPBACK}:{console_port} and sign in with the token\n\n    {token}\n")
+        say(f"\nOpen http://{_LOOPBACK}:{port} and sign in with the token\n\n    {token}\n")
         say("Requests, Order a deletion: forget-class=3 forgets the digit 3. Ctrl-C ends all this; the folder is kept.")
         told: dict[str, str] = {}
         events = EventReader(example.server.federation, skip_existing=True)
@@ -187,8 +204,10 @@ def run_example(
                         say(_how_to_verify(example, one.order.request_id))
             yield
     finally:
+        say("Stopping; this takes up to 20 seconds ...")
         supervisor.stop()
         thread.join()
+        say(f"Stopped. To go on where it was: zkapex server example {example.root}")
 
 
 def described(one: Progress) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,8 @@ def console(
     socket = config.bind_socket()
     at = socket.getsockname()
     print(f"http://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}", flush=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    with contextlib.suppress(KeyboardInterrupt):  # it has closed everything, and says so to whoever called it
+        uvicorn.Server(config).run(sockets=[socket])
 
 
 def console_token(

@@ -5,7 +5,9 @@ if (shown) {
   const events = new EventSource(shown.dataset.progress);
   events.onmessage = (message) => {
     const state = JSON.parse(message.data);
+    if (Object.keys(state.clients).length > Number(shown.dataset.clients)) { events.close(); location.reload(); return; }
     const bar = shown.querySelector("progress");
+    if (!bar) { return; }
     bar.max = Math.max(state.drawn, 1);
     bar.value = state.proved;
     shown.querySelector("[data-count]").textContent = `${state.proved} of ${state.drawn} units proved`;
