@@ -166,7 +166,7 @@ class Follower:
         "keys.started": "building proving keys",
         "personalise.started": "personalising",
         "enrol.started": "enrolling (commit, sign)",
-        "search.started": "choosing the mask",
+        "search.started": "planning the deletion",
         "propose.asked": "the holder chooses the mask",
         "unlearn.started": "unlearning on the clients",
         "prove.started": "proving and verifying",
@@ -184,7 +184,7 @@ class Follower:
         self._progress = progress
         self._console = console
         self._task = progress.add_task("starting Flower", total=None, note="")
-        self._proved = 0
+        self._proved, self._total = 0, 0
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -193,7 +193,7 @@ class Follower:
             self.finish()
             total = event.get("rounds") or event.get("chunks") or event.get("clients")
             self._task = self._progress.add_task(self._STAGES[name], total=total, note="")
-            self._proved = 0
+            self._proved, self._total = 0, int(total or 0)
             if self._progress.disable:
                 self._console.print(f"{self._STAGES[name]} ...")
         elif name == "train.round" and event["round"]:
@@ -204,11 +204,13 @@ class Follower:
             self._progress.advance(self._task)
         elif name == "prove.accepted":
             self._proved += 1
-            self._update(self._proved, f"{self._proved} proofs accepted")
+            told = not self._progress.disable or self._proved % 10 == 0
+            self._update(self._proved, f"{self._proved} of {self._total} proofs accepted" if told else "")
         elif name == "search.step":
             self._progress.update(self._task, note=event["doing"])
         elif name == "search.done":
-            self._update(1, f"{event['masked_weights']} weights, {event['scorer']}", 1)
+            masked = event["masked_weights"]
+            self._update(1, f"{masked} weights to zero, {event['scorer']}" if masked else str(event["scorer"]), 1)
         elif name in self._SETBACKS:
             who = event.get("client", event.get("node", ""))[:16]
             what = name.removeprefix("client.").replace(".", " ")
