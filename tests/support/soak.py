@@ -32,6 +32,7 @@ from faults import FaultyGrid, Site, Weather, cipher_of, now
 from federation import SmallTask
 from flwr.app import Message
 from life import LivingProvider, left, spots
+from measured import megabytes, tell
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
@@ -178,9 +179,9 @@ def soak(
                 "wall_s": round(time.monotonic() - start, 1),
                 "cpu_s": round(time.process_time() - cpu, 1),
                 "rss_mb": round(process.memory_info().rss / 1e6, 1),
-                "registry_mb": round(_size(folder / "provider", "registry.sqlite*"), 2),
-                "server_mb": round(_size(folder, "*") - _size(folder / "devices", "*"), 2),
-                "devices_mb": round(_size(folder / "devices", "*"), 2),
+                "registry_mb": round(megabytes(folder / "provider", "registry.sqlite*"), 2),
+                "server_mb": round(megabytes(folder, "*") - megabytes(folder / "devices", "*"), 2),
+                "devices_mb": round(megabytes(folder / "devices", "*"), 2),
                 "due": len(left_over),
             }
         )
@@ -258,11 +259,6 @@ def _check_end(site: Crowd, due: list[str]) -> dict[str, Any]:
     return {"verdicts": dict(verdicts), "requests": requests, "receipts": receipts, "quarantined": quarantined}
 
 
-def _size(folder: Path, pattern: str) -> float:
-    """10^6 bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file()) / 1e6
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--devices", type=int, default=100)
@@ -274,10 +270,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zkapex-soak-") as folder:
         say = lambda row: sys.stderr.write(json.dumps(row) + "\n")  # noqa: E731
         found = soak(Path(folder) / "site", given.devices, given.requests, given.seed, say, given.minutes)
-    text = json.dumps(found, indent=1)
-    if given.out is not None:
-        given.out.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    tell(found, given.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from deployed import SMALL, Deployed, wait_for, zkapex
 from federation import SmallTask
 from life import LivingProvider, spots
+from measured import megabytes, tell
 from torch import nn
 
 from zkapex.circuits.statement import StatementSpec
@@ -128,17 +129,12 @@ def _row(here: Deployed, what: str, start: float, cpu: float = 0.0) -> dict[str,
         "wall_s": round(time.monotonic() - start, 1),
         "cpu_s": round(_cpu_s() - cpu, 1),
         **memory,
-        "link_db_mb": round(_size(state, "state.db*"), 2),
-        "registry_mb": round(_size(here.server / "provider" / "federation", "registry.sqlite*"), 2),
-        "server_mb": round(_size(here.server, "*"), 2),
-        "logs_mb": round(_size(here.server / "logs", "*"), 2),
-        "devices_mb": round(sum(_size(device, "*") for device in here.devices), 2),
+        "link_db_mb": round(megabytes(state, "state.db*"), 2),
+        "registry_mb": round(megabytes(here.server / "provider" / "federation", "registry.sqlite*"), 2),
+        "server_mb": round(megabytes(here.server, "*"), 2),
+        "logs_mb": round(megabytes(here.server / "logs", "*"), 2),
+        "devices_mb": round(sum(megabytes(device, "*") for device in here.devices), 2),
     }
-
-
-def _size(folder: Path, pattern: str) -> float:
-    """10^6 bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file()) / 1e6
 
 
 def main() -> None:
@@ -150,10 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zkapex-soak-") as folder:
         say = lambda row: sys.stderr.write(json.dumps(row) + "\n")  # noqa: E731
         found = soak(Path(folder), given.devices, given.requests, say)
-    text = json.dumps(found, indent=1)
-    if given.out is not None:
-        given.out.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    tell(found, given.out)
 
 
 if __name__ == "__main__":

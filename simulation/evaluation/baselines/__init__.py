@@ -56,9 +56,9 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 
 TARGETED = (Targeted.name, TargetedTuned.name)
 """Those that need targets to be planned."""
-CLASSIFICATION = tuple(name for name in METHODS if name not in ("npo", "loku", *TARGETED))
+CLASSIFICATION: tuple[str, ...] = tuple(name for name in METHODS if name not in ("npo", "loku", *TARGETED))
 """Those that make sense for a classifier, whatever is planned."""
-ANY_DELETION = tuple(name for name in CLASSIFICATION if name != "modhifi-u")
+ANY_DELETION: tuple[str, ...] = tuple(name for name in CLASSIFICATION if name != "modhifi-u")
 """Of these, those that do where no class goes: the others look for what makes up a class."""
 
 

@@ -86,3 +86,8 @@ def batches(examples: Examples, size: int, generator: torch.Generator) -> Iterat
     """One epoch of shuffled batches."""
     for index in torch.split(torch.randperm(len(examples.labels), generator=generator), size):
         yield examples.take(index)
+
+
+def paired_batches(case: Case, size: int, generator: torch.Generator) -> Iterator[tuple[Examples, Examples]]:
+    """Shuffled batches of the forget set, each with one of the retain set, until either has none left."""
+    return zip(batches(case.forget, size, generator), batches(case.retain, size, generator), strict=False)

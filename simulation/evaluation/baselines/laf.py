@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, concatenate
-from zkapex.simulation.evaluation.baselines.base import Case, batches
+from zkapex.simulation.evaluation.baselines.base import Case, paired_batches
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,7 @@ class LabelAgnosticForgetting:
         align = torch.optim.Adam(model.parameters(), self.alignment_rate)
         model.train()
         for _ in range(self.epochs):
-            pairs = zip(
-                batches(case.forget, self.batch_size, generator),
-                batches(case.retain, self.batch_size, generator),
-                strict=False,
-            )
-            for (u, _), (s, _) in pairs:
+            for (u, _), (s, _) in paired_batches(case, self.batch_size, generator):
                 unlearn.zero_grad()
                 retained, forgotten = representations(model, s), representations(model, u)
                 loss = unlearning_loss(retained, kept(retained, generator)[0], forgotten, gone(forgotten, generator)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,8 @@ from torch.func import functional_call
 
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.evaluation.baselines.base import Case, batches
+from zkapex.simulation.models.blocks import INSIDE_BLOCK
 from zkapex.unlearning.personalise import cross_entropy
-
-_INSIDE = re.compile(r"(^|\.)(blocks|layers|layer|h)\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class LowRankUnlearning:
         names = [
             f"{name}.weight"
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and _INSIDE.search(name)
+            if isinstance(module, nn.Linear) and INSIDE_BLOCK.search(name)
         ]
         scale = self.alpha / self.rank
         forget, retain = (self._importance(model, names, part) for part in (case.forget, case.retain))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from zkapex.simulation.evaluation.baselines.base import Case
+from zkapex.unlearning.curvature.moments import FloatArray, visit_inputs
 
 _DOWN = ("fc2", "down_proj")
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,19 @@ class ModHiFi:
         return model
 
 
-@torch.no_grad()
 def _second_moments(model: nn.Module, layers: dict[str, nn.Linear], inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """Mean of ``h h^T`` over all examples and tokens, of what goes into each layer."""
-    totals = {name: torch.zeros(layer.in_features, layer.in_features).double() for name, layer in layers.items()}
+    totals: dict[str, FloatArray] = {}
     counts = dict.fromkeys(layers, 0)
 
-    def add(name: str, h: torch.Tensor) -> None:
-        rows = h.flatten(0, -2).double()
-        totals[name] += rows.T @ rows
+    def add(name: str, h: FloatArray) -> None:
+        rows = h[:, 0, : layers[name].in_features]
+        totals[name] = totals.get(name, 0.0) + rows.T @ rows
         counts[name] += len(rows)
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: add(name, args[0])) for name, layer in layers.items()
-    ]
-    try:
-        for part in torch.split(inputs, _BATCH):
-            model(part)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: total / max(1, counts[name]) for name, total in totals.items()}
+    width = max((layer.in_features for layer in layers.values()), default=1)
+    visit_inputs(model, list(layers), inputs, width, add)
+    return {name: torch.from_numpy(total / counts[name]) for name, total in totals.items()}
 
 
 def fidelity(weight: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from zkapex.simulation.evaluation.baselines.base import Case, batches
+from zkapex.simulation.evaluation.baselines.base import Case, paired_batches
+from zkapex.simulation.models.blocks import BLOCK
 from zkapex.unlearning.personalise import cross_entropy
-
-_BLOCK = re.compile(r"(^|\.)(blocks|layers|layer|h)\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,7 @@ class RepresentationProjection:
         learnt = self._start(model, case, generator)
         model.train()
         for _ in range(self.epochs):
-            pairs = zip(
-                batches(case.forget, self.batch_size, generator),
-                batches(case.retain, self.batch_size, generator),
-                strict=False,
-            )
-            for forget, retain in pairs:
+            for forget, retain in paired_batches(case, self.batch_size, generator):
                 with _projected(model, {name: basis_of(rows) for name, rows in learnt.items()}):
                     loss = self.retain_weight * cross_entropy(model(retain.inputs), retain.labels)
                     loss = loss - cross_entropy(model(forget.inputs), forget.labels)
@@ -71,7 +64,7 @@ class RepresentationProjection:
         return model.eval()
 
     def _start(self, model: nn.Module, case: Case, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        names = [name for name, _ in model.named_modules() if _BLOCK.search(name)]
+        names = [name for name, _ in model.named_modules() if BLOCK.search(name)]
         names = names[:-1] or names
         order = torch.randperm(len(names), generator=generator)[: self.blocks].tolist()
         widths: dict[str, int] = {}

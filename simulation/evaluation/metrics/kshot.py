@@ -11,7 +11,6 @@ together.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from zkapex.simulation.data.digits import Examples
+from zkapex.simulation.models.blocks import BLOCK
 from zkapex.simulation.scenarios.base import FewShot
 from zkapex.unlearning.personalise import cross_entropy
 
@@ -33,7 +33,6 @@ RETAIN_BATCH = 64
 HEAD_RATE = 1e-2
 PROBE_SHOTS, PROBE_DRAWS, PROBE_RETAIN = 5, 3, 256
 _RIDGE = 0.01
-BLOCK = re.compile(r"(^|\.)(blocks|layers|layer|h)\.\d+$")
 
 
 def relearned_from(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zkapex.simulation.data.digits import Examples
-from zkapex.simulation.evaluation.metrics.kshot import BLOCK
+from zkapex.simulation.models.blocks import BLOCK
 
 
 def restored(model: nn.Module, original: nn.Module, forget: Examples) -> float:
