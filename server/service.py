@@ -20,50 +20,53 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-import numpy as np
-import numpy.typing as npt
 from flwr.serverapp import Grid
 from torch import nn
 
-from zkapex.errors import Error, InputError, ProtocolError
+from zkapex.errors import InputError, ProtocolError
 from zkapex.proofs.backends import about
 from zkapex.proofs.backends.interface import Engine
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.ledger.log import Log
 from zkapex.proofs.messages import EvaluateReply, ModelManifest
-from zkapex.proofs.receipts.chain import ENROLMENTS
 from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
 from zkapex.server.events import EventLog
 from zkapex.server.federation.admission import Admission
+from zkapex.server.federation.barring import barred
 from zkapex.server.federation.claim import claim
-from zkapex.server.federation.identity import Identity, identify
 from zkapex.server.federation.lock import one_writer
 from zkapex.server.federation.provider import Continuing, Delegating, Orders, Provider
 from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
 from zkapex.server.federation.setup import check_provider, load_manifest, prepare
 from zkapex.server.federation.training import train
-from zkapex.server.protocol.states import ClientStatus
+from zkapex.server.requests.concluding import publish_enrolments
 from zkapex.server.requests.coordinator import Coordinator
-from zkapex.server.requests.delegation import delegated_plan, proposal_facts
+from zkapex.server.requests.delegation import delegated_plan
 from zkapex.server.requests.deletion import Deletion
 from zkapex.server.requests.due import TUNED, Due, due
 from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
 from zkapex.server.requests.keeping import Keeper
 from zkapex.server.requests.past import SCORES, Past
-from zkapex.server.requests.plan import StoredPlan, keep_plan, load_plan, save_plan, unlearn_global
-from zkapex.server.requests.result import client_result
+from zkapex.server.requests.plan import (
+    StoredPlan,
+    keep_plan,
+    load_plan,
+    provider_curvature,
+    save_plan,
+    unlearn_global,
+)
+from zkapex.server.requests.result import write_result
 from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.transport.peers import Peers
-from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
 from zkapex.unlearning.operators import operator
 from zkapex.unlearning.planning.keep import keep
 from zkapex.unlearning.planning.standing import Standing
@@ -315,7 +318,7 @@ class Federation:
         """Issue the receipts of all whose part is over and deliver them; their folders by client id."""
         coordinator, folder = self._coordinator(grid), self.order.folder(request_id)
         written = coordinator.conclude(request_id, folder.receipts)
-        self._publish_enrolments(written)
+        publish_enrolments(self.registry, self.work_dir / "receipts", written)
         delivered = folder.clients(DELIVERED) or set()
         taken = coordinator.deliver({one: path for one, path in written.items() if one not in delivered})
         if taken:
@@ -341,7 +344,7 @@ class Federation:
         text = {client_id: json.loads(reply.to_bytes()) for client_id, reply in known.items()}
         save_text(folder.own / TUNED, json.dumps(text))
         self.enrol(grid)
-        self._publish_enrolments(known)
+        publish_enrolments(self.registry, self.work_dir / "receipts", known)
 
     def _to_tune(self, request_id: str) -> set[str]:
         """Clients that are still to be asked to train on after a request."""
@@ -449,64 +452,16 @@ class Federation:
         before = self.model(request_id)
         if not folder.unlearned.exists():
             plan, manifest = self.past.plan_of(request_id), self._coordinator(grid).roster.manifest
-            matrices = self._curvature(provider, before, grid)
+            matrices = provider_curvature(provider, before, manifest)
             save_arrays(folder.unlearned, unlearn_global(before, manifest, matrices.__getitem__, plan))
         after = self.past.loaded(load_arrays(folder.unlearned))
-        self._write_result(grid, folder, provider, (before, after), scores, receipts)
-
-    def _write_result(
-        self,
-        grid: Grid,
-        folder: RequestFolder,
-        provider: Provider,
-        models: tuple[nn.Module, nn.Module],
-        scores: dict[str, EvaluateReply],
-        receipts: dict[str, Path],
-    ) -> None:
-        plan, costs = self.past.plan_of(folder.request_id), self.past.costs(folder.request_id)
-        tuned = self.past.tuned(folder.request_id)
         roster = self._coordinator(grid).roster
-        requests = sorted(self.registry.requests(folder.request_id), key=lambda request: request.client_id)
-        result = {
-            "request_id": folder.request_id,
-            "forget_commitment": self._keeper().commitment(folder.request_id, provider.forget_description()),
-            "manifest": json.loads(roster.manifest.to_bytes()),
-            "plan": plan.chosen,
-            "curve": plan.curve,
-            "proposal": proposal_facts(folder.own),
-            "global": {
-                name: dict(provider.evaluate(model)) for name, model in zip(("before", "after"), models, strict=True)
-            },
-            "clients": [
-                client_result(
-                    roster.client(one.client_id),
-                    one,
-                    costs,
-                    [table[one.client_id] for table in (scores, tuned) if one.client_id in table],
-                    receipts.get(one.client_id),
-                    self.work_dir,
-                )
-                for one in requests
-            ],
-            "not_enrolled": [{"node": str(node), "reason": reason} for node, reason in roster.not_enrolled().items()],
+        facts = {
+            "request_id": request_id,
+            "forget_commitment": self._keeper().commitment(request_id, provider.forget_description()),
+            "global": {name: dict(provider.evaluate(model)) for name, model in (("before", before), ("after", after))},
         }
-        folder.result.parent.mkdir(exist_ok=True)
-        save_text(folder.result, json.dumps(result, indent=1))
-        ids = [one for one in self.order.ids() if self.order.folder(one).result.exists()]
-        last = self.result(ids[-1])
-        save_text(
-            self.work_dir / "result.json", json.dumps({**last, "requests": [self.result(one) for one in ids]}, indent=1)
-        )
-
-    def _publish_enrolments(self, clients: Collection[str]) -> None:
-        """Put clients' enrolments beside their receipts: those that no receipt rests on are links of the chain too."""
-        for client_id in clients:
-            folder = self.work_dir / "receipts" / ENROLMENTS / client_id[:16]
-            folder.mkdir(parents=True, exist_ok=True)
-            for revision, envelope in self.registry.enrolments(client_id).items():
-                path = folder / f"{revision}.json"
-                if not path.exists():
-                    save_text(path, envelope.decode())
+        write_result(roster, self.past, facts, [scores, self.past.tuned(request_id)], receipts)
 
     def _deletion(self, request_id: str) -> Deletion:
         plan, settings = self.past.plan_of(request_id), self.settings
@@ -535,37 +490,13 @@ class Federation:
         deadline = None if self._orders is None else self._orders.deadline(request_id)
         return least if deadline is None else max(least, deadline - self._clock())
 
+    def _barred(self, grid: Grid) -> set[int]:
+        return barred(Peers(grid, self.settings.timeout_s), self.registry, self.admission, self._events.emit)
+
     def _manifest(self) -> ModelManifest:
         if self._engine is None:
             raise ProtocolError("nobody has joined")
         return self._engine.manifest
-
-    def _curvature(self, provider: Provider, model: nn.Module, grid: Grid) -> dict[str, list[npt.NDArray[np.int64]]]:
-        """The curvature matrices of the provider's own model, by layer; empty if the operator looks at none."""
-        manifest = self._coordinator(grid).roster.manifest
-        if manifest.statement.curvature == "none":
-            return {}
-        names = [layer.name for layer in manifest.layers]
-        encoded = curvature_of(model, names, provider.curvature_inputs(), CurvatureEncoding.of(manifest.statement))
-        return {name: [block.matrix for block in blocks] for name, blocks in encoded.items()}
-
-    def _barred(self, grid: Grid) -> set[int]:
-        """Nodes that take no part in training: clients in quarantine, and devices that wait for an operator."""
-        quarantined = {c.client_id for c in self.registry.clients() if c.status is ClientStatus.QUARANTINED}
-        if not quarantined and self.settings.admission == "open":
-            return set()
-        barred = self.admission.barred(quarantined)
-        for node, found in identify(Peers(grid, self.settings.timeout_s)).items():
-            if not isinstance(found, Identity):
-                continue
-            if found.client_id in quarantined:
-                barred.add(node)
-            try:
-                self.admission.check(found.client_id, node)
-            except Error as e:
-                self._events.emit("client.waiting", node=str(node), client=found.client_id, reason=e.what)
-                barred.add(node)
-        return barred
 
 
 def _planned(

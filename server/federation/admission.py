@@ -53,6 +53,7 @@ class Admission:
     path : Path
         Of ``roster.json``; need not exist.
     policy : str
+        See `Policy`.
 
     Raises
     ------
@@ -62,7 +63,7 @@ class Admission:
 
     def __init__(self, path: Path, policy: str = "open") -> None:
         self._path = path
-        self._policy = policy
+        self.policy = policy
 
     def entries(self) -> Entries:
         """Everything, as it is on disk now: an operator may have changed it."""
@@ -95,7 +96,7 @@ class Admission:
         tied = found.nodes.get(str(node))
         if tied not in (None, client_id):
             why = f"its node is client {str(tied)[:16]}... and now shows another key"
-        elif tied is None and self._policy == "listed" and str(node) not in found.admitted:
+        elif tied is None and self.policy == "listed" and str(node) not in found.admitted:
             why = "it is not on the list of this federation"
         else:
             return

@@ -16,7 +16,9 @@ from zkapex.circuits.operators import declared
 from zkapex.errors import StorageError
 from zkapex.proofs.chunk.demands import Along, Demands
 from zkapex.proofs.messages import ModelManifest
+from zkapex.server.federation.provider import Provider
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
+from zkapex.unlearning.curvature.factor import CurvatureEncoding, curvature_of
 from zkapex.unlearning.operators import Curvature, Terms, operator
 from zkapex.unlearning.planning.trials import Outcome, Plan
 from zkapex.unlearning.weights import encode_weights, load_weights
@@ -156,6 +158,17 @@ def unlearn_global(
     after = {name: value.clone().numpy(force=True) for name, value in model.state_dict().items()}
     model.load_state_dict(before)
     return after
+
+
+def provider_curvature(
+    provider: Provider, model: nn.Module, manifest: ModelManifest
+) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """The curvature matrices of the provider's own model, by layer; empty if the operator looks at none."""
+    if manifest.statement.curvature == "none":
+        return {}
+    names = [layer.name for layer in manifest.layers]
+    encoded = curvature_of(model, names, provider.curvature_inputs(), CurvatureEncoding.of(manifest.statement))
+    return {name: [block.matrix for block in blocks] for name, blocks in encoded.items()}
 
 
 def _flat(outcome: Outcome) -> dict[str, Any]:

@@ -1,15 +1,20 @@
-"""What came of a request, for people and machines: ``results/<id>.json``."""
+"""What came of a request, for people and machines: ``results/<id>.json``, and ``result.json`` for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zkapex.proofs.messages import EvaluateReply, TuneReply
+from zkapex.server.federation.roster import Roster
 from zkapex.server.protocol.states import UNDER_WAY, Client, ClientStatus, Request
 from zkapex.server.requests.costs import CostBook
+from zkapex.server.requests.delegation import proposal_facts
+from zkapex.server.requests.past import Past
+from zkapex.storage import load_json, save_text
 
 
 def verdict_of(client: Client, request: Request) -> str:
@@ -60,3 +65,57 @@ def client_result(
         "accuracy": table,
         "receipt": str(receipt.relative_to(work_dir)) if receipt else None,
     }
+
+
+def write_result(
+    roster: Roster,
+    past: Past,
+    facts: Mapping[str, Any],
+    tables: Sequence[Mapping[str, EvaluateReply | TuneReply]],
+    receipts: Mapping[str, Path],
+) -> None:
+    """Write what came of a request so far.
+
+    Parameters
+    ----------
+    roster : Roster
+    past : Past
+    facts : mapping of str to Any
+        What the provider says: ``request_id``, ``forget_commitment``, and ``global``, its own model's accuracy.
+    tables : sequence of mapping of str to EvaluateReply or TuneReply
+        What clients say of their models, by client id.
+    receipts : mapping of str to Path
+        Folders of those issued, by client id.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    request_id = facts["request_id"]
+    folder, plan, costs = past.order.folder(request_id), past.plan_of(request_id), past.costs(request_id)
+    requests = sorted(roster.registry.requests(request_id), key=lambda request: request.client_id)
+    result = {
+        **facts,
+        "manifest": json.loads(roster.manifest.to_bytes()),
+        "plan": plan.chosen,
+        "curve": plan.curve,
+        "proposal": proposal_facts(folder.own),
+        "clients": [
+            client_result(
+                roster.client(one.client_id),
+                one,
+                costs,
+                [table[one.client_id] for table in tables if one.client_id in table],
+                receipts.get(one.client_id),
+                past.work_dir,
+            )
+            for one in requests
+        ],
+        "not_enrolled": [{"node": str(node), "reason": reason} for node, reason in roster.not_enrolled().items()],
+    }
+    folder.result.parent.mkdir(exist_ok=True)
+    save_text(folder.result, json.dumps(result, indent=1))
+    paths = [path for one in past.order.ids() if (path := past.order.folder(one).result).exists()]
+    last: dict[str, Any] = load_json(paths[-1])
+    save_text(past.work_dir / "result.json", json.dumps({**last, "requests": list(map(load_json, paths))}, indent=1))

@@ -8,12 +8,12 @@ import pytest
 from faults import FIRST, SECOND, Site, check
 from life import MASKS, left
 
-from zkapex.server.requests import coordinator
+from zkapex.server.requests import opening
 
 
 def test_a_device_refuses_what_does_not_keep_its_zeros(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signed and well formed, but the mask leaves out what the first request deleted in a chunk that it touches."""
-    monkeypatch.setattr(coordinator, "require_kept", lambda *_, **__: None)  # whoever has the key runs other code
+    monkeypatch.setattr(opening, "require_kept", lambda *_, **__: None)  # whoever has the key runs other code
     with site.service() as service:
         grid = site.grid()
         service.join(grid)

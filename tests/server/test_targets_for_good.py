@@ -18,7 +18,7 @@ from zkapex.errors import ProtocolError, ReceiptError
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.messages import Demand, ModelManifest
 from zkapex.server import service
-from zkapex.server.requests import coordinator
+from zkapex.server.requests import opening
 
 IDS = ("request-1", "request-2", "request-3")
 
@@ -92,7 +92,7 @@ def test_a_request_that_gives_up_targets_is_refused_by_everybody(
     monkeypatch.setattr(service, "keep", lambda plan, earlier, manifest: plan)
     federation.settings["requests"] = "request-2"
     assert "would bring back" in refused(federation.run, ProtocolError).what
-    monkeypatch.setattr(coordinator, "require_kept", lambda demands, instance: None)
+    monkeypatch.setattr(opening, "require_kept", lambda demands, instance: None)
     (row,) = ask(federation, "request-2")["clients"]
     assert row["verdict"] == "failed"
     assert "would bring back" in row["reason"], "the device does not do it"
