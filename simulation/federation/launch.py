@@ -53,6 +53,8 @@ _LONGEST_TMPDIR: Final = 18
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The SuperLink is on this machine, whatever proxy the caller has for others."""
 _CAUSE: Final = re.compile(r"\s*(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b: ")
+_CRASHED: Final = b"Stopping Simulation Runtime."
+"""What Flower logs, as a warning, when Ray has not started or the threads that serve the clients have ended."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 _NOT_INHERITED: Final = frozenset({"PYTHONOPTIMIZE", "PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONHOME"})
@@ -144,15 +146,34 @@ def run_flower(
         config_file.write_text(tomli_w.dumps({**run_config, "work-dir": str(work_dir)}), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot prepare a run of Flower in {home}", why=str(error)) from None
-    events = EventReader(work_dir, skip_existing=True)
-    with _processes(home, environment or {}) as env:
+    # One core per client, whatever the machine has: Ray starts exactly as many workers as run side by side.
+    simulation = f"num-supernodes={num_supernodes} client-resources-num-cpus=1 init-args-num-cpus={workers}"
+    command = ["run", str(app_dir.resolve()), _CONNECTION, "--stream", "--run-config", str(config_file)]
+    for attempts_left in reversed(range(_START_ATTEMPTS)):
+        try:
+            _run_once([*command, "--federation-config", simulation], home, environment or {}, on_event)
+            return
+        except _RayError:
+            # Two Rays that start at once on a busy machine can take each other's ports. No client has done anything
+            # yet, and the ServerApp goes on from what is on disk, as after a kill.
+            if not attempts_left:
+                raise
+            shutil.copy(home / "run.log", home / "run-crashed.log")
+
+
+class _RayError(RuntimeFailure):
+    """Ray has not started."""
+
+
+def _run_once(
+    command: list[str], home: Path, environment: Mapping[str, str], on_event: Callable[[dict[str, Any]], None]
+) -> None:
+    events = EventReader(home.parent, skip_existing=True)
+    with _processes(home, environment) as env:
         superlink = _start_superlink(home, env)
         log = home / "run.log"
-        # One core per client, whatever the machine has: Ray starts exactly as many workers as run side by side.
-        simulation = f"num-supernodes={num_supernodes} client-resources-num-cpus=1 init-args-num-cpus={workers}"
-        command = ["run", str(app_dir.resolve()), _CONNECTION, "--stream", "--run-config", str(config_file)]
-        run = _spawn("flwr", [*command, "--federation-config", simulation], home, env, log)
-        alive = _Watch(superlink, run)
+        run = _spawn("flwr", command, home, env, log)
+        alive = _Watch(superlink, run, log)
         while True:
             # Looked at before the events: a process that has ended will not add any.
             death = alive.look()
@@ -172,18 +193,21 @@ def run_flower(
 class _Watch:
     """Notices when a process without which the run cannot go on has ended.
 
-    The SuperLink itself would notice the death of the process that runs the apps only a minute later.
+    The SuperLink itself would notice the death of the process that runs the apps only a minute later. And where Ray
+    cannot start, Flower leaves the ServerApp to wait for clients that there will never be: only the log says so.
     """
 
-    def __init__(self, superlink: subprocess.Popen[bytes], run: subprocess.Popen[bytes]) -> None:
+    def __init__(self, superlink: subprocess.Popen[bytes], run: subprocess.Popen[bytes], log: Path) -> None:
         self._superlink = superlink
         self._run = run
+        self._log = log
+        self._read = 0
         self._apps: psutil.Process | None = None
         self._died_at: float | None = None
         self._next_look = 0.0
 
     def look(self) -> str:
-        """Name what has ended: ``""`` nothing, ``run`` (then Flower knows the outcome), ``superlink`` or ``apps``."""
+        """Name what has ended: ``run`` (then Flower knows the outcome), ``superlink``, ``apps`` or ``ray``; or not."""
         if self._run.poll() is not None:
             return "run"
         if self._superlink.poll() is not None:
@@ -191,12 +215,22 @@ class _Watch:
         if time.monotonic() < self._next_look:
             return ""
         self._next_look = time.monotonic() + _WATCH_S
+        if self._crashed():
+            return "ray"
         if self._apps is None:
             self._apps = self._find_apps()
         elif not self._apps.is_running() or self._apps.status() == psutil.STATUS_ZOMBIE:
             self._died_at = self._died_at or time.monotonic()
         # A run that ends in order takes a moment to end everywhere.
         return "apps" if self._died_at and time.monotonic() > self._died_at + _END_GRACE_S else ""
+
+    def _crashed(self) -> bool:
+        """Whether the log, as far as it is new, says that what runs the clients has ended by an error."""
+        with self._log.open("rb") as log:
+            log.seek(max(0, self._read - len(_CRASHED)))
+            new = log.read()
+            self._read = log.tell()
+        return _CRASHED in new
 
     def _find_apps(self) -> psutil.Process | None:
         try:
@@ -374,9 +408,14 @@ def _failure(home: Path, env: dict[str, str], log: Path) -> RuntimeFailure:
 
 
 def _death(of: str, home: Path) -> RuntimeFailure:
-    what = {"superlink": "Flower's SuperLink", "apps": "the process that runs the ServerApp"}[of]
+    what = {
+        "superlink": "Flower's SuperLink",
+        "apps": "the process that runs the ServerApp",
+        "ray": "Ray, which runs the clients,",
+    }[of]
     log = home / ("superlink.log" if of == "superlink" else "run.log")
-    return RuntimeFailure(
+    kind = _RayError if of == "ray" else RuntimeFailure
+    return kind(
         f"{what} died during the run",
         why=_tail(log),
         fix=f"the whole log is in {log}; if the system ran out of memory, run fewer clients at once",

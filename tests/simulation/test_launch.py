@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ def test_a_run_reports_its_events_and_leaves_nothing_behind(tmp_path: Path, monk
     run(tmp_path / "out", events, nodes=3, rounds=2, fail="a 'quoted' \"word\"")
     kinds = [event["event"] for event in events]
     assert kinds[:2] == ["run.started", "trained"]
-    assert sorted(kinds[2:-1]) == ["evaluated"] * 3 + ["refused"] * 3
+    log = (tmp_path / "out" / "flower" / "run.log").read_text()
+    assert sorted(kinds[2:-1]) == ["evaluated"] * 3 + ["refused"] * 3, log
     assert kinds[-1] == "run.completed"
     settings = {"work-dir": str(tmp_path / "out"), "rounds": 2, "dimension": 4, "fail": "a 'quoted' \"word\""}
     assert events[0]["settings"] == settings
@@ -80,6 +83,29 @@ def test_a_run_that_dies_is_noticed_soon(tmp_path: Path) -> None:
         run(tmp_path, events, fail="by-dying")
     assert [event["event"] for event in events] == ["run.started"]
     assert str(tmp_path / "flower" / "run.log") in caught.value.fix
+    assert left_over() == []
+
+
+@pytest.mark.slow
+def test_ray_that_cannot_start_is_noticed_and_started_again(tmp_path: Path) -> None:
+    crashed = tmp_path / "flower" / "run-crashed.log"
+    events: list[dict[str, Any]] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        def free() -> None:
+            while not crashed.exists():
+                time.sleep(0.1)
+            taken.close()
+
+        threading.Thread(target=free, daemon=True).start()
+        environment = {**ENVIRONMENT, "RAY_GCS_SERVER_PORT": str(taken.getsockname()[1])}
+        run_flower(SUPPORT / "lineapp", {}, 2, tmp_path, events.append, environment=environment)
+    kinds = [event["event"] for event in events]
+    assert kinds[:3] == ["run.started", "run.started", "trained"]
+    assert sorted(kinds[3:]) == ["evaluated"] * 2 + ["refused"] * 2 + ["run.completed"]
+    assert "Failed to start GCS" in crashed.read_text()
     assert left_over() == []
 
 
