@@ -396,7 +396,9 @@ def engine_of(bundle: Bundle, policy: Policy) -> tuple[Engine, Srs | None]:
 def _chain_before(engine: Engine, bundle: Bundle) -> float:
     """Check what the proofs of a request rest on: the enrolled states of its layers, and every change of them since."""
     dossier, touched = bundle.dossier, set(bundle.dossier.instance.touched)
-    cpu_s = engine.verify_enrolment(dossier.enrolment.record, sorted(touched))
+    # What a receipt says of curvature, it says of all of it.
+    units = None if dossier.manifest.curvature_check is not None else sorted(touched)
+    cpu_s = engine.verify_enrolment(dossier.enrolment.record, units)
     for number, link in enumerate(dossier.links):
         claim = Claim(dossier.manifest, link.instance.request, (), link.pre, link.post)
         verifier = engine.verifier(claim)

@@ -12,6 +12,7 @@ from zkapex.circuits.transparent.enrol import Enrolled
 from zkapex.circuits.transparent.iop import Prover, Side, Verifier
 from zkapex.circuits.transparent.layout import Layout, digest
 from zkapex.circuits.transparent.merkle import Tree
+from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.params import TARGET
 from zkapex.circuits.transparent.transcript import Secret
 
@@ -64,7 +65,13 @@ STATEMENTS: Mapping[type, Statement] = MappingProxyType(
 
 
 def prove_enrolment(
-    layout: Layout, state: Tree, witness: Enrolled, context: bytes, seed: bytes, minimum: float = TARGET
+    layout: Layout,
+    state: Tree,
+    witness: Enrolled,
+    context: bytes,
+    seed: bytes,
+    minimum: float = TARGET,
+    moment: Moment | None = None,
 ) -> bytes:
     """Prove of a state what `zkapex.circuits.transparent.enrol` says. The same statement always gives the same bytes.
 
@@ -74,25 +81,40 @@ def prove_enrolment(
         What the proof is bound to: client, model, layer, nonce.
     seed : bytes
         Secret of the device, 32 bytes or more.
+    moment : Moment, optional
+        What is to be shown of the witness's activations.
     """
-    secret = Secret(b"enrol", seed, context, layout.digest_parts(), state.root, digest(witness.theta, witness.factors))
-    side = Prover(layout.parameters, enrol.NAME, context, secret, minimum)
+    what = [b"enrol", seed, context, layout.digest_parts(), state.root, digest(witness.theta, witness.factors)]
+    if moment is not None and witness.activations is not None:
+        what += [moment.digest_parts(), digest(witness.activations)]
+    side = Prover(layout.parameters, _enrolment_name(moment), context, Secret(*what), minimum)
     side.attach("state.", state)
-    enrol.enrol(side, layout, witness)
+    enrol.enrol(side, layout, witness, moment)
     return bytes(side.proof)
 
 
-def verify_enrolment(layout: Layout, root: bytes, context: bytes, proof: bytes, minimum: float = TARGET) -> None:
-    """Return only if the proof holds.
+def verify_enrolment(
+    layout: Layout,
+    root: bytes,
+    context: bytes,
+    proof: bytes,
+    minimum: float = TARGET,
+    moment: Moment | None = None,
+) -> None:
+    """Return only if the proof holds, and shows what `moment` says if there is one.
 
     Raises
     ------
     ProofError, CommitmentError
         It does not.
     """
-    side = Verifier(layout.parameters, enrol.NAME, context, proof, minimum)
+    side = Verifier(layout.parameters, _enrolment_name(moment), context, proof, minimum)
     side.attach("state.", layout.state(root))
-    enrol.enrol(side, layout, None)
+    enrol.enrol(side, layout, None, moment)
+
+
+def _enrolment_name(moment: Moment | None) -> str:
+    return enrol.NAME if moment is None else enrol.WITH_MOMENT
 
 
 def prove_change(

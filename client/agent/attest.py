@@ -1,22 +1,14 @@
-"""Curvature that is proved at enrolment: made of activations that are committed to, and shown to be so."""
+"""Curvature that is proved at enrolment: made of activations that are committed to. A backend shows that it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
-from zkapex.circuits.halo2.store import Circuit
-from zkapex.client.state.holdings import Holdings
-from zkapex.client.state.salts import SaltLedger
 from zkapex.errors import InputError, ProverError
-from zkapex.proofs.chunk.commitment import commit
-from zkapex.proofs.chunk.enrolled import statement_about
-from zkapex.proofs.chunk.second_moment import MomentWitness, prove_curvature
-from zkapex.proofs.chunk.witness import SaltedVector
-from zkapex.proofs.messages import CurvatureCheck, CurvatureProof, ModelManifest
+from zkapex.proofs.messages import CurvatureCheck, ModelManifest
 from zkapex.unlearning.curvature.activations import (
     EncodedActivations,
     FloatArray,
@@ -73,47 +65,6 @@ def encode_for_proof(
                 )
             encoded.append(one)
     return tuple(encoded)
-
-
-def prove_enrolment(
-    circuit: Circuit,
-    holdings: Holdings,
-    encoded: Sequence[EncodedActivations],
-    client_id: str,
-    nonce: str,
-    ledger: SaltLedger,
-) -> Iterator[CurvatureProof]:
-    """Prove of every enrolled factor, in order, that it is the second moment of its activations; some seconds each.
-
-    Parameters
-    ----------
-    circuit : Circuit
-        `zkapex.proofs.chunk.verifier.check_circuit_of` the manifest.
-    encoded : sequence of EncodedActivations
-        As `encode_for_proof` gives them.
-    client_id, nonce : str
-        As in the enrolment.
-    ledger : SaltLedger
-        Counts the opening of each factor before its proof starts.
-
-    Raises
-    ------
-    ProverError
-        If ezkl fails.
-    """
-    manifest = holdings.manifest
-    factors = [factor for layer in manifest.layers for factor in holdings.curvature[layer.name]]
-    for number, (factor, one) in enumerate(zip(factors, encoded, strict=True)):
-        public = statement_about(manifest, client_id, nonce, number, one.scale, one.per_mille)
-        salts = holdings.salts[f"curvature/{number}"]
-        witness = MomentWitness(SaltedVector(np.ascontiguousarray(factor), salts), SaltedVector(one.values))
-        ledger.spend({f"curvature/{number}": salts})
-        yield CurvatureProof(
-            activations=commit(circuit, witness.activations.vector()).hex(),
-            scale=one.scale,
-            per_mille=one.per_mille,
-            proof=prove_curvature(circuit, public, witness),
-        )
 
 
 def _check(manifest: ModelManifest) -> CurvatureCheck:

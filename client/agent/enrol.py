@@ -20,7 +20,6 @@ from zkapex.proofs.chunk.earlier import continuation_context
 from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import (
-    CurvatureProof,
     Delivery,
     Demand,
     Enrolment,
@@ -63,12 +62,12 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     if demand is not None and not same:
         weights = _held(weights, manifest, _demands(manifest, demand))
     load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
-    check_circuit = engine.check
+    checked = manifest.curvature_check is not None
     encoded: tuple[EncodedActivations, ...] = ()
     keeps = (
         demand is not None
         and earlier is not None
-        and check_circuit is None
+        and not checked
         and bool(earlier.secrets.curvature)
         and not device.memory.retrained
         and demand.previous == sha256_hex(vault.get(ENROLMENT))
@@ -76,11 +75,9 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     damping = 0.0
     if keeps and earlier is not None:
         factors, damping = dict(earlier.secrets.curvature), earlier.damping
-    elif check_circuit is not None and engine.circuit is not None:
+    elif checked:
         from zkapex.client.agent.attest import curvature_from, drawn_activations, encode_for_proof
-        from zkapex.proofs.chunk.second_moment import same_commitments
 
-        same_commitments(check_circuit, engine.circuit)
         activations = drawn_activations(model, manifest, device.present_task.curvature_inputs(), request.nonce)
         made = curvature_from(activations, manifest)
         encoded = encode_for_proof(activations, made, manifest)
@@ -96,14 +93,9 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     staged.put(MANIFEST, manifest.to_bytes())
     ledger = SaltLedger(device.vault)
     ledger.begin(holdings.salts)
-    proofs: tuple[CurvatureProof, ...] = ()
-    if check_circuit is not None:
-        from zkapex.client.agent.attest import prove_enrolment
-
-        proofs = tuple(prove_enrolment(check_circuit, holdings, encoded, device.client_id, request.nonce, ledger))
     theta = tuple(commitment for _, commitment in engine.commit(holdings, range(manifest.n_chunks)))
     curvature = engine.commit_curvature(holdings)
-    states = engine.prove_states(holdings, theta, device.client_id, request.nonce, ledger)
+    shown = engine.prove_states(holdings, theta, device.client_id, request.nonce, ledger, encoded)
     continuation = None
     if demand is not None:
         context = continuation_context(device.client_id, manifest.digest(), request.nonce, demand.previous)
@@ -121,9 +113,8 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
         damping=damping,
         theta=theta,
         curvature=curvature,
-        curvature_proofs=proofs,
         continuation=continuation,
-        state_proofs=states,
+        **shown,
     )
     envelope = seal(enrolment, device.key).envelope
     device.memory.save_model(model)

@@ -51,7 +51,6 @@ class About:
     curvatures: tuple[str, ...] | None = None
     samples: bool = True
     tolerances_stated: bool = True
-    proves_curvature: bool = True
 
 
 ABOUT: Mapping[str, About] = MappingProxyType(
@@ -66,7 +65,6 @@ ABOUT: Mapping[str, About] = MappingProxyType(
             curvatures=("kfac", "none"),
             samples=False,
             tolerances_stated=False,
-            proves_curvature=False,
         ),
     }
 )
@@ -85,9 +83,7 @@ def about(name: str) -> About:
     return ABOUT[name]
 
 
-def check_backend(
-    name: str, operator: str, curvature: str = "kfac", audit: str = "full", prove_curvature: bool = False
-) -> None:
+def check_backend(name: str, operator: str, curvature: str = "kfac", audit: str = "full") -> None:
     """Refuse by name what a backend cannot prove.
 
     Raises
@@ -113,12 +109,6 @@ def check_backend(
             f"the {name} backend has no sampled audit",
             why="each proof rests on the one before it of the same layer, and all together cost less than a sample",
             fix=f"choose audit full, or backend {DEFAULT}",
-        )
-    if prove_curvature and not known.proves_curvature:
-        raise InputError(
-            f"the {name} backend does not prove what curvature was made of",
-            why="its enrolments show that curvature is positive definite, not whose activations it is of",
-            fix=f"leave prove-curvature out, or choose backend {DEFAULT}",
         )
 
 

@@ -17,6 +17,7 @@ from zkapex.proofs.backends.interface import (
     Earlier,
     Engine,
     Fields,
+    Made,
     OnStart,
     Openings,
     Secrets,
@@ -25,13 +26,21 @@ from zkapex.proofs.backends.interface import (
 from zkapex.proofs.chunk.commitment import Point
 from zkapex.proofs.chunk.continuation import Pair, held_circuit, prove_equal, prove_held, verify_continuation
 from zkapex.proofs.chunk.demands import Demands
-from zkapex.proofs.chunk.enrolled import curvature_distance, verify_enrolment
+from zkapex.proofs.chunk.enrolled import curvature_distance, prove_enrolment, verify_enrolment
 from zkapex.proofs.chunk.instance import Instance, place
-from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
+from zkapex.proofs.chunk.second_moment import same_commitments
 from zkapex.proofs.chunk.verifier import ChunkVerifier, check_circuit_of, circuit_of
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.jobs.worker import write_job
-from zkapex.proofs.messages import Continuation, CurvatureCheck, Demand, Enrolment, LayerSpec, ModelManifest
+from zkapex.proofs.messages import (
+    LARGEST_PER_MILLE,
+    Continuation,
+    CurvatureCheck,
+    Demand,
+    Enrolment,
+    LayerSpec,
+    ModelManifest,
+)
 
 
 def opened_by(secrets: Secrets, change: Changed, chunk: int) -> dict[str, tuple[int, ...]]:
@@ -73,7 +82,7 @@ class Halo2Engine(Engine):
 
     @property
     def check(self) -> Circuit | None:
-        """See `Engine`."""
+        """Of the manifest's curvature check, if it has one."""
         return self._check
 
     def files(self) -> dict[str, bytes]:
@@ -91,6 +100,21 @@ class Halo2Engine(Engine):
     def commit_curvature(self, secrets: Secrets) -> tuple[str, ...]:
         """See `Engine`."""
         return secrets.curvature_commitments(self._built)
+
+    def prove_states(
+        self,
+        secrets: Secrets,
+        theta: Sequence[str],
+        client_id: str,
+        nonce: str,
+        openings: Openings,
+        made: Sequence[Made] = (),
+    ) -> Fields:
+        """See `Engine`; of every factor in order, some seconds each."""
+        if self.check is None:
+            return {}
+        same_commitments(self.check, self._built)
+        return {"curvature_proofs": tuple(prove_enrolment(self.check, secrets, made, client_id, nonce, openings))}
 
     def continuation(
         self,
@@ -141,7 +165,7 @@ class Halo2Engine(Engine):
 
     def verify_enrolment(self, enrolment: Enrolment, units: Sequence[int] | None = None) -> float:
         """See `Engine`; of the curvature, whatever the units."""
-        if enrolment.state_proofs:
+        if enrolment.state_proofs or enrolment.moments:
             raise CommitmentError("an enrolment comes with proofs of another backend")
         curvature_distance(self.manifest, enrolment)
         return 0.0 if self.check is None else verify_enrolment(self.check, self.manifest, enrolment)

@@ -90,6 +90,22 @@ class Changed(Protocol):
         """The witness of one chunk."""
 
 
+class Made(Protocol):
+    """What one column block's curvature was made of, as a device commits to it."""
+
+    @property
+    def values(self) -> IntArray:
+        """Activations, int64 [n, B]; rows that are not used are zero."""
+
+    @property
+    def scale(self) -> int:
+        """c, such that their second moment is close to ``c F^T F``."""
+
+    @property
+    def per_mille(self) -> int:
+        """How close, in thousandths of ``2**curvature_bits``."""
+
+
 @dataclass(frozen=True)
 class Earlier:
     """What a device has enrolled before, as far as it still stands by it.
@@ -152,11 +168,6 @@ class Engine(ABC):
         """Of halo2, for worker processes; None for a backend whose proofs are checked in this process."""
         return None
 
-    @property
-    def check(self) -> Circuit | None:
-        """Of the manifest's curvature check, if it has one."""
-        return None
-
     def files(self) -> dict[str, bytes]:
         """What receipts carry of it: ``settings`` and ``verification_key``, if it has them."""
         return {}
@@ -176,10 +187,31 @@ class Engine(ABC):
         return ()
 
     def prove_states(
-        self, secrets: Secrets, theta: Sequence[str], client_id: str, nonce: str, openings: Openings
-    ) -> tuple[bytes, ...]:
-        """What an enrolment has to show of each layer's state, if anything."""
-        return ()
+        self,
+        secrets: Secrets,
+        theta: Sequence[str],
+        client_id: str,
+        nonce: str,
+        openings: Openings,
+        made: Sequence[Made] = (),
+    ) -> Fields:
+        """What an enrolment has to show of its curvature, and of each layer's state: fields of the message.
+
+        Parameters
+        ----------
+        theta : sequence of str
+            Commitments of `secrets`.
+        client_id, nonce : str
+            As in the enrolment.
+        made : sequence of Made
+            By column block, layer by layer, if the manifest has a curvature check.
+
+        Raises
+        ------
+        SaltsSpentError, ProverError
+            It cannot be shown.
+        """
+        return {}
 
     @abstractmethod
     def continuation(

@@ -18,6 +18,7 @@ from zkapex.proofs.backends.interface import (
     Earlier,
     Engine,
     Fields,
+    Made,
     OnStart,
     Openings,
     Secrets,
@@ -28,11 +29,14 @@ from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.jobs.worker import finished
 from zkapex.proofs.layer.job import write_layer_job
+from zkapex.proofs.layer.moment import check_digest, claims_from, moment_distance
 from zkapex.proofs.layer.process import prove_layers
 from zkapex.proofs.layer.state import prove_held_state, prove_same, prove_state, roots, verify_continued, verify_state
 from zkapex.proofs.layer.terms import change_context, parameters_digest, terms_of
 from zkapex.proofs.messages import (
+    LARGEST_PER_MILLE,
     Continuation,
+    CurvatureCheck,
     Demand,
     Enrolment,
     Held,
@@ -91,14 +95,21 @@ class TransparentEngine(Engine):
         return roots(secrets, units)
 
     def prove_states(
-        self, secrets: Secrets, theta: Sequence[str], client_id: str, nonce: str, openings: Openings
-    ) -> tuple[bytes, ...]:
-        """See `Engine`."""
+        self,
+        secrets: Secrets,
+        theta: Sequence[str],
+        client_id: str,
+        nonce: str,
+        openings: Openings,
+        made: Sequence[Made] = (),
+    ) -> Fields:
+        """See `Engine`; a proof about each layer's state shows what its curvature was made of, too."""
         proofs = []
         for unit in range(self.manifest.n_chunks):
             openings.spend(_vector(secrets, unit), _statement("state", client_id, nonce, theta[unit]))
-            proofs.append(prove_state(secrets, unit, client_id, nonce))
-        return tuple(proofs)
+            proofs.append(prove_state(secrets, unit, client_id, nonce, made))
+        claims = {} if self.manifest.curvature_check is None else {"moments": claims_from(made)}
+        return {"state_proofs": tuple(proofs), **claims}
 
     def continuation(
         self,
@@ -166,6 +177,7 @@ class TransparentEngine(Engine):
         start = time.process_time()
         if enrolment.curvature or enrolment.curvature_proofs:
             raise CommitmentError("an enrolment comes with commitments or proofs of another backend")
+        moment_distance(self.manifest, enrolment)
         for unit in range(self.manifest.n_chunks) if units is None else units:
             verify_state(self.manifest, enrolment, unit)
         return time.process_time() - start
@@ -192,18 +204,27 @@ class Transparent(Backend):
     ) -> Fields:
         """See `Backend`."""
         shapes = [(layer.rows, layer.cols) for layer in layers]
-        return {"circuit_digest": parameters_digest(statement, shapes, kappa), "backend": self.name}
+        found = {"circuit_digest": parameters_digest(statement, shapes, kappa), "backend": self.name}
+        if check is None:
+            return found
+        digest = check_digest(check, statement, shapes, kappa)
+        asked = CurvatureCheck(statement=check, circuit_digest=digest, largest_per_mille=LARGEST_PER_MILLE)
+        return {**found, "curvature_check": asked}
 
     def open(self, manifest: ModelManifest, parcel: Mapping[str, bytes]) -> TransparentEngine:
         """See `Backend`."""
         shapes = [(layer.rows, layer.cols) for layer in manifest.layers]
-        ours = parameters_digest(manifest.statement, shapes, manifest.curvature_bits)
-        if ours != manifest.circuit_digest:
-            raise ReceiptError(
-                "the manifest's parameters are not those its statement has",
-                why=f"made here: {ours[:16]}..., claimed: {manifest.circuit_digest[:16]}...",
-                fix="whoever made it used other parameters or another release; do not accept it",
-            )
+        statement, kappa, check = manifest.statement, manifest.curvature_bits, manifest.curvature_check
+        digests = [(parameters_digest(statement, shapes, kappa), manifest.circuit_digest)]
+        if check is not None:
+            digests.append((check_digest(check.statement, statement, shapes, kappa), check.circuit_digest))
+        for ours, theirs in digests:
+            if ours != theirs:
+                raise ReceiptError(
+                    "the manifest's parameters are not those its statement has",
+                    why=f"made here: {ours[:16]}..., claimed: {theirs[:16]}...",
+                    fix="whoever made it used other parameters or another release; do not accept it",
+                )
         return TransparentEngine(manifest)
 
 

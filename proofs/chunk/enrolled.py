@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from zkapex.circuits.halo2.store import Circuit
 from zkapex.errors import CommitmentError, InputError, ProofError
-from zkapex.proofs.chunk.commitment import Point
-from zkapex.proofs.chunk.second_moment import MomentPublic, curvature_context, verify_curvature
+from zkapex.proofs.chunk.commitment import Point, commit
+from zkapex.proofs.chunk.second_moment import (
+    MomentPublic,
+    MomentWitness,
+    curvature_context,
+    prove_curvature,
+    verify_curvature,
+)
+from zkapex.proofs.chunk.witness import SaltedVector
 from zkapex.proofs.messages import CurvatureProof, Enrolment, ModelManifest
+
+if TYPE_CHECKING:
+    from zkapex.proofs.backends.interface import Made, Openings, Secrets
 
 
 def statement_about(
@@ -67,6 +81,44 @@ def curvature_distance(manifest: ModelManifest, enrolment: Enrolment) -> float |
         return max(public.distance(check.statement) for public in publics)
     except InputError as e:
         raise ProofError(f"the enrolment's proofs about its curvature are wrong: {e.what}", why=e.why) from e
+
+
+def prove_enrolment(
+    built: Circuit, secrets: Secrets, made: Sequence[Made], client_id: str, nonce: str, openings: Openings
+) -> Iterator[CurvatureProof]:
+    """Prove of every enrolled factor, in order, that it is the second moment of its activations; some seconds each.
+
+    Parameters
+    ----------
+    built : Circuit
+        `zkapex.proofs.chunk.verifier.check_circuit_of` the manifest.
+    secrets : Secrets
+        The factors, and their salts.
+    made : sequence of Made
+        What each was made of.
+    client_id, nonce : str
+        As in the enrolment.
+    openings : Openings
+        Counts the opening of each factor before its proof starts.
+
+    Raises
+    ------
+    ProverError
+        If ezkl fails.
+    """
+    manifest = secrets.manifest
+    factors = [factor for layer in manifest.layers for factor in secrets.curvature[layer.name]]
+    for number, (factor, one) in enumerate(zip(factors, made, strict=True)):
+        public = statement_about(manifest, client_id, nonce, number, one.scale, one.per_mille)
+        salts = secrets.salts[f"curvature/{number}"]
+        witness = MomentWitness(SaltedVector(np.ascontiguousarray(factor), salts), SaltedVector(one.values))
+        openings.spend({f"curvature/{number}": salts})
+        yield CurvatureProof(
+            activations=commit(built, witness.activations.vector()).hex(),
+            scale=one.scale,
+            per_mille=one.per_mille,
+            proof=prove_curvature(built, public, witness),
+        )
 
 
 def verify_enrolment(built: Circuit, manifest: ModelManifest, enrolment: Enrolment) -> float:

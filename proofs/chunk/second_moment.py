@@ -25,11 +25,9 @@ from zkapex.proofs.chunk.commitment import Point, commit
 from zkapex.proofs.chunk.prove import challenge, complete, leading_points, prove_vectors, verify_exactly
 from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.chunk.witness import SaltedVector
+from zkapex.proofs.messages import LARGEST_PER_MILLE
 from zkapex.proofs.operators import powers
 from zkapex.proofs.records.record import encode_parts
-
-LARGEST_PER_MILLE = 100
-"""What a verifier accepts unless told otherwise; ``docs/security.md`` has what honest encoding needs."""
 
 
 @dataclass(frozen=True)

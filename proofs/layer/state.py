@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from zkapex.circuits.transparent.merkle import Tree
 from zkapex.circuits.transparent.prove import prove_change, prove_enrolment, verify_change, verify_enrolment
 from zkapex.circuits.transparent.same import Nothing, Same
 from zkapex.errors import CommitmentError, ProofError
-from zkapex.proofs.backends.interface import Before, Secrets
+from zkapex.proofs.backends.interface import Before, Made, Secrets
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.chunk.earlier import continuation_context
+from zkapex.proofs.layer.moment import activations_of, claims_from, moment_of
 from zkapex.proofs.layer.terms import layout, state_context
 from zkapex.proofs.messages import Enrolment, ModelManifest, SameStates
 from zkapex.proofs.records.record import encode_parts
@@ -49,11 +51,14 @@ def roots(secrets: Secrets, units: Sequence[int]) -> Iterator[tuple[int, str]]:
         yield unit, state_tree(secrets, unit)[1].root.hex()
 
 
-def prove_state(secrets: Secrets, unit: int, client_id: str, nonce: str) -> bytes:
-    """That a layer's integers are small, and its curvature is one."""
+def prove_state(secrets: Secrets, unit: int, client_id: str, nonce: str, made: Sequence[Made] = ()) -> bytes:
+    """That a layer's integers are small and its curvature is one; and of what, if the manifest asks for that."""
+    manifest = secrets.manifest
     y, tree, witness = state_tree(secrets, unit)
-    context = state_context(secrets.manifest, client_id, nonce, unit)
-    return prove_enrolment(y, tree, witness, context, proof_seed(state_seed(secrets.salts[f"theta/{unit}"])))
+    context, seed = state_context(manifest, client_id, nonce, unit), state_seed(secrets.salts[f"theta/{unit}"])
+    moment = moment_of(manifest, claims_from(made), unit)
+    whole = replace(witness, activations=activations_of(manifest, made, unit))
+    return prove_enrolment(y, tree, whole, context, proof_seed(seed), moment=moment)
 
 
 def verify_state(manifest: ModelManifest, enrolment: Enrolment, unit: int) -> None:
@@ -65,8 +70,9 @@ def verify_state(manifest: ModelManifest, enrolment: Enrolment, unit: int) -> No
         )
     context = state_context(manifest, enrolment.client_id, enrolment.nonce, unit)
     try:
+        root, proof = bytes.fromhex(enrolment.theta[unit]), enrolment.state_proofs[unit]
         verify_enrolment(
-            layout(manifest, unit), bytes.fromhex(enrolment.theta[unit]), context, enrolment.state_proofs[unit]
+            layout(manifest, unit), root, context, proof, moment=moment_of(manifest, enrolment.moments, unit)
         )
     except (CommitmentError, ProofError) as e:
         name = manifest.layers[unit].name

@@ -33,15 +33,17 @@ from zkapex.proofs.messages.enrolment import (
     Equality,
     Held,
     HeldProof,
+    MomentClaim,
     PersonaliseReply,
     PersonaliseRequest,
     SameStates,
 )
 from zkapex.proofs.messages.evaluation import EvaluateReply, EvaluateRequest, Score, TuneReply, TuneRequest
-from zkapex.proofs.messages.manifest import CurvatureCheck, LayerSpec, ModelManifest
+from zkapex.proofs.messages.manifest import LARGEST_PER_MILLE, CurvatureCheck, LayerSpec, ModelManifest
 from zkapex.proofs.messages.terms import Claims, GuardBlock, LayerMask, Proposal, ProposeRequest
 
 __all__ = [
+    "LARGEST_PER_MILLE",
     "MAX_BATCH",
     "MAX_CHUNKS",
     "Audit",
@@ -66,6 +68,7 @@ __all__ = [
     "LayerMask",
     "LayerSpec",
     "ModelManifest",
+    "MomentClaim",
     "PersonaliseReply",
     "PersonaliseRequest",
     "Proposal",

@@ -99,6 +99,17 @@ class CurvatureProof(Part):
     proof: Annotated[Blob, Field(min_length=1, max_length=MAX_PROOF_BYTES)]
 
 
+class MomentClaim(Part):
+    """For transparent: what is shown of one column block's curvature, by the proof of its layer's state.
+
+    See `zkapex.proofs.layer.moment`.
+    """
+
+    scale: Annotated[int, Field(ge=1, le=MAX_SCALE)]
+    per_mille: Annotated[int, Field(ge=1, le=1000)]
+    """The tolerance, in thousandths of ``2**curvature_bits``."""
+
+
 class Equality(Part):
     """That commitments differ from earlier ones by their salts alone: see `zkapex.proofs.chunk.continuation`."""
 
@@ -186,3 +197,5 @@ class Enrolment(Record):
         Field(max_length=MAX_LAYERS, exclude_if=is_empty),
     ] = ()
     """For transparent: of each layer, that its integers are small and its curvature is one."""
+    moments: Annotated[tuple[MomentClaim, ...], Field(max_length=MAX_CHUNKS, exclude_if=is_empty)] = ()
+    """For transparent, if the manifest has a `CurvatureCheck`: one per column block, layer by layer."""

@@ -20,12 +20,23 @@ class LayerSpec(Part):
     exponent: Annotated[int, Field(ge=-64, le=64)]
 
 
+LARGEST_PER_MILLE = 100
+"""How far curvature may be from the second moment of its activations, in thousandths of the largest norm it is encoded
+with, unless a manifest says otherwise; ``docs/security.md`` has what honest encoding needs."""
+
+
 class CurvatureCheck(Part):
-    """What a device must prove about its curvature when it enrols: see :mod:`zkapex.proofs.chunk.second_moment`."""
+    """What a device must prove about its curvature when it enrols.
+
+    See :mod:`zkapex.proofs.chunk.second_moment`, and for transparent :mod:`zkapex.proofs.layer.moment`.
+    """
 
     statement: StatementSpec
+    """Its ``rows_per_chunk`` is how many activations of a column block are committed to."""
     circuit_digest: Digest
-    settings_digest: Digest
+    """SHA-256 of the verification key file; for transparent, of the parameters of all layers."""
+    settings_digest: Annotated[Digest | None, Field(exclude_if=is_none)] = None
+    """SHA-256 of the circuit's settings file; none for transparent."""
     largest_per_mille: Annotated[int, Field(ge=1, le=1000)]
     """How far from the second moment of its activations a curvature may be, in thousandths of ``2**curvature_bits``."""
 
@@ -74,8 +85,10 @@ class ModelManifest(Record):
         setup = (self.settings_digest, self.srs_digest, self.srs_origin)
         if self.backend == "halo2" and None in setup:
             raise ValueError("a manifest of halo2 names its settings and its reference string")
-        if self.backend != "halo2" and (any(setup) or self.curvature_check is not None):
-            raise ValueError(f"{self.backend} has no reference string, settings file or curvature check")
+        if self.backend != "halo2" and any(setup):
+            raise ValueError(f"{self.backend} has no reference string or settings file")
+        if self.curvature_check is not None and (self.curvature_check.settings_digest is None) != self.by_layer:
+            raise ValueError("a curvature check names its settings file if it is halo2's, and none otherwise")
         if self.n_chunks > MAX_CHUNKS:
             raise ValueError(f"the model has {self.n_chunks} chunks, at most {MAX_CHUNKS} are supported")
         return self

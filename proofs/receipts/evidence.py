@@ -409,9 +409,13 @@ def _curvature_within(manifest: ModelManifest, enrolled: Enrolment) -> float | N
         "it has not every proof about its states, or such as do not belong there",
     )
     if manifest.by_layer:
+        from zkapex.proofs.layer.moment import moment_distance
+
         _demand(not enrolled.curvature_proofs, "enrolment.json", "it has proofs of another backend")
-        return None
+        return _within("enrolment.json", lambda record: moment_distance(manifest, record), enrolled)
     from zkapex.proofs.chunk.enrolled import curvature_distance
+
+    _demand(not enrolled.moments, "enrolment.json", "it says of its curvature what another backend proves")
 
     return _within("enrolment.json", lambda record: curvature_distance(manifest, record), enrolled)
 

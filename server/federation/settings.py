@@ -159,7 +159,7 @@ class RunSettings:
                 )
         profile(self.profile)
         check_operator(self.operator, self.curvature, self.guard_rank, self.prove_curvature)
-        check_backend(self.backend, self.operator, self.curvature, self.audit, self.prove_curvature)
+        check_backend(self.backend, self.operator, self.curvature, self.audit)
         for name in ("personal_lr", "tune_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(

@@ -90,7 +90,7 @@ def check_provider(provider: Provider, settings: RunSettings) -> None:
     model = provider.initial_model()
     rank = None if settings.guard_rank < 0 else settings.guard_rank
     statement = named_statement(settings.profile, settings.operator, settings.curvature, rank)
-    check_backend(settings.backend, settings.operator, settings.curvature, settings.audit, settings.prove_curvature)
+    check_backend(settings.backend, settings.operator, settings.curvature, settings.audit)
     backend(settings.backend).require_buildable(statement)
     inputs = None if statement.curvature == "none" else provider.curvature_inputs()
     check_model(model, provider.target_layers(model), profile(settings.profile).weight_limit, inputs)

@@ -137,7 +137,7 @@ class DemoSettings:
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {getattr(self, name)!r}", fix=f"choose one of {', '.join(choices)}")
         check_operator(self.operator, self.curvature, prove_curvature=self.prove_curvature)
-        check_backend(self.backend, self.operator, self.curvature, self.audit, self.prove_curvature)
+        check_backend(self.backend, self.operator, self.curvature, self.audit)
         if self.dishonest:
             check_cheat(self.cheat, self.operator)
         if self.dishonest and self.cheat == "replay" and self.dishonest == self.clients:

@@ -206,7 +206,6 @@ def test_where_ezkl_is_missing_halo2_is_refused_by_name() -> None:
     [
         {"operator": "guarded-group-obs", "curvature": "block-fisher"},
         {"operator": "guarded-group-obs", "audit": "sampled"},
-        {"operator": "guarded-group-obs", "prove_curvature": True},
     ],
 )
 def test_what_cannot_be_proved_is_refused_by_name(asked: dict[str, Any]) -> None:

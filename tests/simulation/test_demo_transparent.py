@@ -45,7 +45,7 @@ def test_the_default_demo(tmp_path: Path, cheat: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(("--prove-curvature",), "curvature was made of"), (("--curvature", "block-fisher"), "block-fisher")],
+    [(("--audit", "sampled"), "sampled audit"), (("--curvature", "block-fisher"), "block-fisher")],
 )
 def test_what_the_backend_does_not_prove_is_refused_by_name(
     tmp_path: Path, options: tuple[str, ...], named: str

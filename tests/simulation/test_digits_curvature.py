@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zkapex.circuits.profiles import PROFILES, profile
-from zkapex.proofs.chunk.second_moment import LARGEST_PER_MILLE
+from zkapex.proofs.messages import LARGEST_PER_MILLE
 from zkapex.simulation.federation.device import ScenarioTask
 from zkapex.simulation.federation.federation import federation_of
 from zkapex.simulation.models.tiny import target_layers

@@ -13,17 +13,18 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from transparent_examples import complying, dampening, example
+from transparent_examples import attested, complying, dampening, example
 from transparent_vectors import ARRAYS, FOLDER, verify
 
 from zkapex import __version__
 from zkapex.circuits.transparent.enrol import Enrolled
 from zkapex.circuits.transparent.layout import Layout, commit
+from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.params import TARGET, Parameters
 from zkapex.circuits.transparent.prove import STATEMENTS, prove_change, prove_enrolment
 from zkapex.circuits.transparent.same import Nothing, Same
@@ -45,6 +46,7 @@ class Case:
     terms: Any
     witness: Any
     curvature: np.ndarray | None = None
+    moment: Moment | None = None
 
 
 def repair(parameters: Parameters, rank: int) -> Layout:
@@ -73,6 +75,13 @@ def enrolled(parameters: Parameters, curvature: bool) -> Case:
     return Case(y, theta, theta, None, Enrolled(theta, NO_FACTORS))
 
 
+def attesting(parameters: Parameters) -> Case:
+    """Of an enrolment that shows what its curvature was made of; there is room for one activation more."""
+    of = enrolled(parameters, curvature=True)
+    witness, moment = attested(of.layout, of.witness, count=19)
+    return replace(of, witness=witness, moment=moment)
+
+
 def same(parameters: Parameters, curvature: bool) -> Case:
     of = enrolled(parameters, curvature)
     return Case(of.layout, of.before, of.before, Same(of.layout, curvature), Nothing(), of.curvature)
@@ -99,6 +108,7 @@ CASES: Mapping[str, tuple[Callable[[Parameters], Case], Parameters]] = MappingPr
         "same-state": (lambda p: same(p, curvature=True), SMALL),
         "same-weights": (lambda p: same(p, curvature=False), SMALL),
         "enrolment": (lambda p: enrolled(p, curvature=True), SMALL),
+        "enrolment-moment": (attesting, SMALL),
         "enrolment-weights": (lambda p: enrolled(p, curvature=False), SMALL),
     }
 )
@@ -117,6 +127,9 @@ def states(case: Case) -> dict[str, dict[str, np.ndarray]]:
 def made_with(case: Case) -> dict[str, Any]:
     """What is public of a case, as a vector's file says it; without roots, which proofs come with."""
     statement, public = "enrolment", {}
+    if case.moment is not None:
+        statement = "enrolment-moment"
+        public = {one: getattr(case.moment, one) for one in ("activations", "scales", "tolerances")}
     if case.terms is not None:
         statement = STATEMENTS[type(case.terms)].name
         public = {one: getattr(case.terms, one).astype(np.int64).tolist() for one in ARRAYS[statement]}
@@ -138,7 +151,7 @@ def made(name: str, full: bool = False) -> tuple[dict[str, Any], bytes]:
     old, new = commit(y, case.before, case.curvature, SEEDS["old"]), commit(y, case.after, case.curvature, SEEDS["new"])
     if case.terms is None:
         roots = {"state": old.root.hex()}
-        proof = prove_enrolment(y, old, case.witness, CONTEXT, secret, minimum)
+        proof = prove_enrolment(y, old, case.witness, CONTEXT, secret, minimum, case.moment)
     else:
         before = old if STATEMENTS[type(case.terms)].before else None
         roots = ({"old": old.root.hex()} if before is not None else {}) | {"new": new.root.hex()}

@@ -224,18 +224,22 @@ def same_state(c: Check, about: Mapping[str, Any]) -> None:
 def enrolment(c: Check, about: Mapping[str, Any]) -> None:
     y, used = c.y, c.y.blocks * c.y.q
     c.absorb("layout", y.text)
-    c.tree("", "first", ({"F": y.rows_for(used * y.width)} if y.q else {}) | MASKS)
+    m = SecondMoment(c, about["public"]) if about["statement"] == "enrolment-moment" else None
+    c.tree("", "first", ({"F": y.rows_for(used * y.width)} if y.q else {}) | (m.sizes if m else {}) | MASKS)
     b, on, xi = c.draw("b", y.width), c.draw("c", y.width), c.draw("xi", y.blocks)
     of_f, of_h = math.sqrt(y.blocks * 2.0**y.kappa * math.sqrt(y.q)), 2.0**y.kappa * math.sqrt(y.blocks)
     groups = [(("state.theta",), y.weight_norm())] + ([(("F",), of_f), (("state.H",), of_h)] if y.q else [])
-    small = Small(c, groups)
+    small = Small(c, groups + (m.drawn(b, on) if m else []))
     if y.q:
         need(y.q * small.bounds[1] ** 2 + y.ridge + small.bounds[2] < P / 4, "the curvature could wrap around")
     parts = y.rows_for(used)
-    c.tree("", "second", ({"left": 3 * parts, "right": 3 * parts} if y.q else {}) | {"v": small.rows_of_v})
+    vectors = ({"left": 3 * parts, "right": 3 * parts} if y.q else {}) | (m.vectors(small.bounds) if m else {})
+    c.tree("", "second", vectors | {"v": small.rows_of_v})
     s_left, s_right = c.draw("s left", parts * y.slots), c.draw("s right", parts * y.slots)
+    if m:
+        m.points()
     small.second()
-    c.tree("", "third", {"bits": y.rows_for(small.count)})
+    c.tree("", "third", {"bits": y.rows_for((y.blocks * m.width if m else 0) + small.count)})
     tau = c.draw("multipliers", 5)
     if y.q:
         c.entries("state.H", outer(kmul(xi, tau[:1]), outer(b, on)))
@@ -245,8 +249,79 @@ def enrolment(c: Check, about: Mapping[str, Any]) -> None:
         c.vector("right", kmul(s_right, tau[2:3]))
         of_left = kmul(kmul(s_left[:used], np.repeat(xi, y.q, 0)), tau[1:2])
         c.entries("F", neg(add(outer(of_left, b), outer(kmul(s_right[:used], tau[2:3]), on))))
-    c.entries("bits", small.constrain(tau[3:]))
+    on_bits = [m.equations()] if m else []
+    c.entries("bits", np.concatenate([*on_bits, small.constrain(tau[3:])]))
     c.vanish("state.theta", c.draw("beyond", y.theta), y.pack(np.ones((y.rows, y.cols), np.int64)) == 0)
+
+
+class SecondMoment:
+    """That curvature is the second moment of activations, between the parts of an enrolment."""
+
+    def __init__(self, c: Check, public: Mapping[str, Any]) -> None:
+        self.c, y = c, c.y
+        self.n, self.scales, self.taus = public["activations"], list(public["scales"]), list(public["tolerances"])
+        need(y.q > 0 and 0 < self.n <= 1 << 14, "no curvature or no activations")
+        need(len(self.scales) == len(self.taus) == y.blocks and min(self.scales + self.taus) > 0, "not one per block")
+        text = f"Moment(activations={self.n}, scales={tuple(self.scales)}, tolerances={tuple(self.taus)})"
+        c.absorb("moment", text.encode())
+        self.bands = -(-self.n // (y.slots // y.width))
+        self.height, self.per = -(-self.n // self.bands), y.rows_for(y.width**2)
+        self.rows, self.width = y.blocks * self.bands, max(self.taus).bit_length()
+        self.entries = self.rows * self.height
+        firsts = range(0, y.blocks, 16)
+        self.groups = {f"D{i}": slice(at, min(at + 16, y.blocks)) for i, at in enumerate(firsts)}
+        self.sizes = {"A": self.rows} | {name: len(self.taus[own]) * self.per for name, own in self.groups.items()}
+
+    def drawn(self, x: A, on: A) -> list[tuple[tuple[str, ...], float]]:
+        y, self.x, self.on = self.c.y, x, on
+        self.eta = self.c.draw("eta", y.blocks)
+        trace = sum(self.scales) * 2.0**y.kappa * math.sqrt(min(y.q, y.width))
+        of_a = math.sqrt(trace + math.sqrt(y.width) * sum(math.sqrt(tau) for tau in self.taus))
+        return [(("A",), of_a)] + [((name,), math.sqrt(sum(self.taus[own]))) for name, own in self.groups.items()]
+
+    def vectors(self, bounds: Sequence[float]) -> dict[str, int]:
+        of_h, of_a, of_d, y = bounds[2], bounds[3], max(bounds[4:]), self.c.y
+        moment = max(self.scales) * (of_h + y.ridge) + of_d + self.bands * of_a**2
+        need(max(moment, self.per * of_d**2, 2.0**self.width) < P / 4, "the second moment could wrap around")
+        self.parts = y.rows_for(self.entries)
+        return {"left_A": 3 * self.parts, "right_A": 3 * self.parts}
+
+    def points(self) -> None:
+        rest = self.parts * self.c.y.slots - self.entries
+        self.s = [
+            tuple(
+                self.c.draw(f"s {side} {of}", n)
+                for of, n in (("row", self.rows), ("column", self.height), ("beyond", rest))
+            )
+            for side in ("left_A", "right_A")
+        ]
+
+    def equations(self) -> A:
+        c, y, tau = self.c, self.c.y, self.c.draw("moment", 3)
+        both, of_h = outer(self.x, self.on), kmul(self.eta, up(self.scales))
+        c.entries("state.H", outer(kmul(of_h, tau[:1]), both))
+        ridge = kmul(kmul(total(of_h), total(kmul(self.x, self.on))), up(y.ridge))
+        c.constant = add(c.constant, kmul(ridge, tau[0]))
+        by_block = np.zeros((y.blocks, self.per * y.slots, 3), np.uint64)
+        by_block[:, : y.width**2] = outer(neg(kmul(self.eta, tau[:1])), both).reshape(y.blocks, -1, 3)
+        for name, own in self.groups.items():
+            c.entries(name, by_block[own].reshape(-1, y.slots, 3))
+        c.products.append(("left_A", "right_A", neg(tau[0])))
+        on_a = []
+        scaled = kmul(self.s[0][0], np.repeat(self.eta, self.bands, 0)), self.s[1][0]
+        for index, (name, by_column) in enumerate((("left_A", self.x), ("right_A", self.on))):
+            rows, columns, rest = self.s[index]
+            one = tau[1 + index : 2 + index]
+            c.vector(name, kmul(np.concatenate([outer(rows, columns), rest]), one))
+            on_a.append(outer(kmul(scaled[index], one), outer(columns, by_column)).reshape(self.rows, -1, 3))
+        c.entries("A", neg(add(*on_a)))
+        real = np.arange(self.bands * self.height) < self.n
+        none = np.repeat(np.tile(~real, y.blocks).reshape(self.rows, self.height), y.width, 1)
+        c.vanish("A", c.draw("no activation", self.rows), none)
+        each = c.draw("sizes D", y.blocks)
+        c.squares |= {name: np.repeat(each[own], self.per, 0) for name, own in self.groups.items()}
+        c.constant = add(c.constant, total(kmul(each, up(self.taus))))
+        return outer(each, up([1 << i for i in range(self.width)]))
 
 
 STATEMENTS = {
@@ -255,6 +330,7 @@ STATEMENTS = {
     "dampening": (dampening, ("old", "new")),
     "same-state": (same_state, ("old", "new")),
     "enrolment": (enrolment, ("state",)),
+    "enrolment-moment": (enrolment, ("state",)),
 }
 
 

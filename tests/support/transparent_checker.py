@@ -18,6 +18,7 @@ from zkapex.circuits.transparent.field import Array, residues
 from zkapex.circuits.transparent.group_obs import Request, Witness
 from zkapex.circuits.transparent.iop import MASKS, Prover
 from zkapex.circuits.transparent.layout import Layout
+from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.program import Program, sum_over_slots
 from zkapex.circuits.transparent.transcript import Secret, Transcript
 
@@ -53,6 +54,14 @@ ENROL = {
     "bits": ("Boolean", None),
 }
 
+ATTEST = ENROL | {
+    "second moment": ("moment", 0),
+    "left_A": ("moment", 1),
+    "right_A": ("moment", 2),
+    "no activation": ("no activation", None),
+    "squares of D": ("sizes D", None),
+}
+"""And those of an enrolment that shows what curvature was made of."""
 
 COMPLY = {
     "guard": ("equations", 0),
@@ -182,17 +191,22 @@ def dampen_violated(
 
 
 def enrol_violated(
-    y: Layout, witness: Enrolled, change: Change = lambda name, rows: None, curvature: np.ndarray | None = None
+    y: Layout,
+    witness: Enrolled,
+    change: Change = lambda name, rows: None,
+    curvature: np.ndarray | None = None,
+    moment: Moment | None = None,
 ) -> set[str]:
     """As `unlearn_violated`, of an enrolment; the state's curvature may be another than the factors'."""
-    out = set()
-    for which in ENROL:
-        side = Checker(y, Only(enrol.NAME, ENROL, which), change)
+    out, equations = set(), ENROL if moment is None else ATTEST
+    for which in equations:
+        side = Checker(y, Only(enrol.NAME, equations, which), change)
+        side.strict = moment is None
         state = {"theta": y.pack(witness.theta)}
         if y.factor_rank:
             state["H"] = y.flat(witness.curvature(y) if curvature is None else curvature)
         side.put("state.", "state", state)
-        enrol.enrol(side, y, witness)
+        enrol.enrol(side, y, witness, moment)
         if not side.holds:
             out.add(which)
     return out

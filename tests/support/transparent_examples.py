@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from zkapex.circuits.transparent.enrol import Enrolled
 from zkapex.circuits.transparent.group_obs import Request, Witness
 from zkapex.circuits.transparent.layout import Layout, commit
 from zkapex.circuits.transparent.merkle import Tree
+from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.params import Parameters
 
 SEED = b"a device's secret of some length"
@@ -95,6 +96,19 @@ def example(
             after[i, first:last] += d[:used].astype(np.int64)
     request = Request(y, mask, guard, offsets, on_result)
     return Example(request, Witness(theta, after, mu, h), Enrolled(theta, f))
+
+
+def attested(y: Layout, enrolled: Enrolled, count: int, scale: int = 64, seed: int = 4) -> tuple[Enrolled, Moment]:
+    """The same with activations of which its curvature is the second moment, as nearly as rounding lets it be."""
+    rng, f = np.random.default_rng(seed), enrolled.factors
+    activations = np.zeros((y.blocks, count, y.width), np.int64)
+    for block in range(y.blocks):
+        rotation = np.linalg.qr(rng.normal(size=(count, y.factor_rank)))[0]
+        activations[block] = np.rint(np.sqrt(scale) * rotation @ f[block])
+    differences = scale * f.transpose(0, 2, 1) @ f - activations.transpose(0, 2, 1) @ activations
+    tolerances = np.einsum("bij,bij->b", differences, differences) + 7
+    public = Moment(y, count, (scale,) * y.blocks, tuple(int(tau) for tau in tolerances))
+    return replace(enrolled, activations=activations), public
 
 
 def complying(y: Layout, along: bool = True, seed: int = 2) -> tuple[Compliance, Held]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from transparent_vectors import layout
+from transparent_vectors import enrols, layout, moment
 from transparent_vectors import request as request_of
 
 from zkapex.circuits.transparent import enrol
@@ -139,13 +139,13 @@ def forged(
     lie
         As for `Forger`.
     """
-    enrolling = about["statement"] == "enrolment"
+    enrolling = enrols(about)
     terms: Any = None if enrolling else request_of(about)
     y, context = layout(about), bytes.fromhex(about["context"])
     side = Forger(y.parameters, about["statement"], context, Secret(seed), **lie)
     roots = {prefix[:-1]: side.state(prefix, rows).hex() for prefix, rows in states.items()}
     if enrolling:
-        enrol.enrol(side, y, witness)
+        enrol.enrol(side, y, witness, moment(about))
     else:
         STATEMENTS[type(terms)].run(side, terms, witness)
     return {**about, "roots": roots}, bytes(side.proof)

@@ -17,6 +17,7 @@ from zkapex.circuits.transparent.compliance import Compliance
 from zkapex.circuits.transparent.dampening import Dampening
 from zkapex.circuits.transparent.group_obs import Request
 from zkapex.circuits.transparent.layout import Layout
+from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.params import Parameters
 from zkapex.circuits.transparent.prove import verify_change, verify_enrolment
 from zkapex.circuits.transparent.same import Same
@@ -29,6 +30,7 @@ ARRAYS = {
     "dampening": ("mask", "factors"),
     "same-state": (),
     "enrolment": (),
+    "enrolment-moment": (),
 }
 """What is public of each statement, in the order of its digest."""
 
@@ -83,11 +85,24 @@ def request(about: dict[str, Any]) -> Request | Compliance | Dampening | Same:
     return Compliance(y, **arrays, along=public["along"])
 
 
+def moment(about: dict[str, Any]) -> Moment | None:
+    """What an enrolment shows of its curvature besides, if anything."""
+    if about["statement"] != "enrolment-moment":
+        return None
+    public = about["public"]
+    return Moment(layout(about), public["activations"], tuple(public["scales"]), tuple(public["tolerances"]))
+
+
+def enrols(about: dict[str, Any]) -> bool:
+    """Whether it is an enrolment: about one state, and no change."""
+    return bool(about["statement"].startswith("enrolment"))
+
+
 def verify(about: dict[str, Any], proof: bytes, minimum: float = 0.0) -> None:
     """Return only if this release accepts the proof; raises VerificationError, or InputError, otherwise."""
     context, roots = bytes.fromhex(about["context"]), {k: bytes.fromhex(v) for k, v in about["roots"].items()}
-    if about["statement"] == "enrolment":
-        verify_enrolment(layout(about), roots["state"], context, proof, minimum)
+    if enrols(about):
+        verify_enrolment(layout(about), roots["state"], context, proof, minimum, moment(about))
     else:
         verify_change(request(about), roots.get("old"), roots["new"], context, proof, minimum)
 

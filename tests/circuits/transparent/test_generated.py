@@ -42,7 +42,7 @@ def read(case: Case) -> dict[str, np.ndarray]:
     for prefix, rows in states(case).items():
         side.put(prefix, "state", rows)
     if case.terms is None:
-        enrol.enrol(side, case.layout, case.witness)
+        enrol.enrol(side, case.layout, case.witness, case.moment)
     else:
         STATEMENTS[type(case.terms)].run(side, case.terms, case.witness)
     slots = case.layout.parameters.slots

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from make_vectors import CASES, made_with, states
 from transparent_simulator import Programmed, Simulator
-from transparent_vectors import layout, reason, request
+from transparent_vectors import enrols, layout, moment, reason, request
 
 from zkapex.circuits.transparent import enrol, iop
 from zkapex.circuits.transparent.code import code_of
@@ -26,8 +26,8 @@ def simulated(about: dict[str, Any], prefixes: tuple[str, ...], seed: bytes) -> 
     side = Simulator(y.parameters, about["statement"], Secret(seed))
     for prefix in prefixes:
         side.commit("state", y.state_sizes, dict, prefix=prefix)
-    if about["statement"] == "enrolment":
-        enrol.enrol(side, y, None)
+    if enrols(about):
+        enrol.enrol(side, y, None, moment(about))
     else:
         terms = request(about)
         STATEMENTS[type(terms)].run(side, terms, None)

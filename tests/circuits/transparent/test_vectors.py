@@ -84,7 +84,8 @@ def test_every_statement_has_a_vector_that_says_how_it_was_made() -> None:
     from zkapex.circuits.transparent.prove import STATEMENTS
 
     vectors = [load(name).about for name in names()]
-    assert {about["statement"] for about in vectors} == {one.name for one in STATEMENTS.values()} | {"enrolment"}
+    enrolments = {"enrolment", "enrolment-moment"}
+    assert {about["statement"] for about in vectors} == {one.name for one in STATEMENTS.values()} | enrolments
     assert set(names()) == set(CASES)
     for about in vectors:
         assert about["made_by"]["zkapex"]
