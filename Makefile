@@ -1,4 +1,4 @@
-# make demo and make test are all anybody needs; each creates and fills .venv first if it has to.
+# make demo and make test are all anybody needs, make example to try a deployment; each creates and fills .venv first if it has to.
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
 
-.PHONY: help demo test test-slow test-faults test-soak test-soak-nodes test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
+.PHONY: help demo example test test-slow test-faults test-soak test-soak-nodes test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -29,6 +29,14 @@ $(STAMP)-dev: $(STAMP)
 
 demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
 	$(BIN)/zkapex demo $(ARGS)
+
+# With the console on top.
+$(STAMP)-web: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[simulation,web]'
+	touch $@
+
+example: $(STAMP)-web ## Order a deletion yourself: a server, two devices and the console on this machine
+	$(BIN)/zkapex server example zkapex-example $(ARGS)
 
 test: $(STAMP)-dev ## Run the tests
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)

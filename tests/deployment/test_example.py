@@ -98,6 +98,12 @@ def test_a_deletion_is_ordered_in_the_console_and_its_receipts_verify(tmp_path: 
         assert again.says(r"(no-threes: done)", 30), "it goes on where it was"
 
 
+def test_the_start_page_begins_with_it() -> None:
+    root = Path(__file__).parents[2]
+    said = subprocess.run(["make", "-n", "example"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].split()[-3:] == ["server", "example", "zkapex-example"]
+
+
 def test_folders_are_made_once_and_kept(tmp_path: Path) -> None:
     first = make_example(tmp_path / "example", 1)
     key = first.device(0).node_key.read_bytes()
