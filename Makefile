@@ -18,6 +18,7 @@ help: ## Show what can be made
 
 $(STAMP): $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing zkapex into $(VENV), which takes a minute or more ..."
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[simulation]'
 	rm -f $(VENV)/.zkapex-*
 	touch $@
@@ -30,10 +31,13 @@ $(STAMP)-dev: $(STAMP)
 demo: $(STAMP) ## Run the whole thing: a federation that unlearns and proves it
 	$(BIN)/zkapex demo $(ARGS)
 
-# With the console on top.
-$(STAMP)-web: $(STAMP)
+# With the console on top, in one go.
+$(STAMP)-web: $(INPUTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing zkapex into $(VENV), which takes a minute or more ..."
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[simulation,web]'
-	touch $@
+	rm -f $(VENV)/.zkapex-*
+	touch $(STAMP) $@
 
 example: $(STAMP)-web ## Order a deletion yourself: a server, two devices and the console on this machine
 	$(BIN)/zkapex server example zkapex-example $(ARGS)

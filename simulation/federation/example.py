@@ -7,14 +7,18 @@ on ports that were free when it was made. Only the data are an example's: scikit
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import shutil
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from zkapex.client.deployment import init as device_init
 from zkapex.client.deployment import programs as device_programs
@@ -40,13 +44,18 @@ EVERY_S: Final = 2.0
 START_S: Final = 180.0
 _LOOPBACK: Final = "127.0.0.1"
 _WORDS: Final = {
+    "train.started": "a model is trained ...",
+    "personalise.started": "each device makes it its own ...",
+    "enrol.started": "they commit to what they hold ...",
     "search.started": "planning what the models are to lose ...",
     "unlearn.started": "the devices unlearn ...",
     "prove.started": "the devices prove it ...",
     "receipts.started": "receipts are issued ...",
-    "tune.started": "the devices train on, with what was deleted held ...",
+    "tune.started": "nothing more to wait for; the devices train on, and what was deleted stays deleted",
 }
 """What a campaign's events are to somebody who waits."""
+_BEFORE: Final = frozenset({"train.started", "personalise.started", "enrol.started"})
+"""Said while the first model is made; later campaigns look whether there is anything to do."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ def make_example(root: Path, devices: int) -> Example:
         gate, link, health, metrics = _free_ports(4)
         values = {
             "host": "localhost", "provider": f"{FACTORIES}:provider", "options": options,
-            "run": {"rounds": 2, "personal-epochs": 5}, "gate": {"listen": _LOOPBACK, "port": gate},
+            # Each message to a device starts a process there, which takes as long as proving a chunk or two.
+            "run": {"rounds": 2, "personal-epochs": 5, "batch": 64}, "gate": {"listen": _LOOPBACK, "port": gate},
             "link": {"port": link, "health_port": health}, "observe": {"port": metrics},
             "campaigns": {"devices": devices},
         }  # fmt: skip
@@ -184,17 +194,22 @@ def run_example(example: Example, port: int, token: str, say: Callable[[str], No
         yield from _until(lambda: _online(example) == example.devices, "not every device came online")
         yield from _until(lambda: _answers(port), "the console did not start")
         ready.set()
-        say(f"{example.devices} devices are online. They train a model, make it their own, and commit to it ...")
+        say(f"{example.devices} devices are online. Before a deletion there has to be a model: two or three minutes.")
+        words = Words()
+        events = EventReader(example.server.federation, skip_existing=True)
         while not _enrolled(example):
+            for line in words.about(events.new()):
+                say(line)
             yield
         say(f"\nOpen http://{_LOOPBACK}:{port} and sign in with the token\n\n    {token}\n")
-        say("Requests, Order a deletion: forget-class=3 forgets the digit 3. Ctrl-C ends all this; the folder is kept.")
+        say(
+            "Requests, Order a deletion: an id of your choice, and forget-class=3 to forget the digit 3. "
+            "Ctrl-C ends all this; the folder is kept."
+        )
         told: dict[str, str] = {}
-        events = EventReader(example.server.federation, skip_existing=True)
         while True:
-            for event in events.new():
-                if event["event"] in _WORDS:
-                    say(f"  {_WORDS[event['event']]}")
+            for line in words.about(event for event in events.new() if event["event"] not in _BEFORE):
+                say(line)
             for one in progress(example.server, datetime.now(UTC)):
                 line = described(one)
                 if told.get(one.order.request_id) != line:
@@ -207,7 +222,29 @@ def run_example(example: Example, port: int, token: str, say: Callable[[str], No
         say("Stopping; this takes up to 20 seconds ...")
         supervisor.stop()
         thread.join()
-        say(f"Stopped. To go on where it was: zkapex server example {example.root}")
+        say(f"Stopped. To go on where it was: {_zkapex()} server example {_short(example.root)}")
+
+
+class Words:
+    """What a federation's events are to somebody who waits; proofs are counted by quarters."""
+
+    def __init__(self) -> None:
+        self._asked = self._proved = 0
+
+    def about(self, events: Iterable[dict[str, Any]]) -> Iterator[str]:
+        """Lines to say; for most events there are none."""
+        for event in events:
+            kind = event["event"]
+            if kind in _WORDS:
+                yield f"  {_WORDS[kind]}"
+            if kind == "train.round":
+                yield f"  round {event['round']} of {event['total']}"
+            elif kind == "prove.started":
+                self._asked, self._proved = int(event["chunks"]), 0
+            elif kind == "prove.accepted":
+                before, self._proved = self._proved, self._proved + 1
+                if self._asked and 4 * before // self._asked < 4 * self._proved // self._asked:
+                    yield f"  {self._proved} of {self._asked} proofs hold"
 
 
 def described(one: Progress) -> str:
@@ -218,8 +255,26 @@ def described(one: Progress) -> str:
 
 
 def _how_to_verify(example: Example, request_id: str) -> str:
+    """A command that can be pasted; of the first receipt there is."""
     federation = example.server.federation
-    return f"Verify: zkapex verify {federation}/receipts/{request_id}/<client> --trust {federation}/key.pub"
+    receipts = sorted(path.parent for path in (federation / "receipts" / request_id).glob("*/receipt.json"))
+    if not receipts:
+        return "No client has a receipt."
+    command = f"{_zkapex()} verify {_short(receipts[0])} --trust {_short(federation / 'key.pub')}"
+    return f"Verify a receipt (there are {len(receipts)}), in another terminal or after Ctrl-C:\n\n    {command}\n"
+
+
+def _zkapex() -> str:
+    """How the command is called from here, where its environment may not be activated."""
+    found = shutil.which("zkapex")
+    own = Path(sys.executable).with_name("zkapex")
+    return "zkapex" if found is not None and Path(found) == own else _short(own)
+
+
+def _short(path: Path) -> str:
+    """A path as somebody would type it here."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith(os.pardir) else relative)
 
 
 def _until(condition: Callable[[], bool], what: str) -> Iterator[None]:

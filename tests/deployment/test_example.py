@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from deployed import free_port, zkapex
 
 from zkapex.errors import InputError
-from zkapex.simulation.federation.example import make_example, programs_of
+from zkapex.simulation.federation.example import Words, make_example, programs_of
 
 READY_S, DONE_S = 300.0, 900.0
 
@@ -113,3 +114,18 @@ def test_folders_are_made_once_and_kept(tmp_path: Path) -> None:
     assert names == ["link", "superexec", "gate", "observe", "device-0 node", "device-0 tasks", "console", "campaigns"]
     with pytest.raises(InputError, match="has 1 devices, not 2"):
         make_example(tmp_path / "example", 2)
+
+
+def test_events_become_lines_for_somebody_who_waits() -> None:
+    words = Words()
+    events: list[dict[str, Any]] = [
+        {"event": "train.started"},
+        {"event": "train.round", "round": 1, "total": 2, "forget": 0.9},
+        {"event": "search.step", "doing": "..."},
+        {"event": "prove.started", "chunks": 10},
+        *({"event": "prove.accepted", "client": "c", "chunk": chunk} for chunk in range(10)),
+    ]
+    said = [line.strip() for line in words.about(events)]
+    assert said[0] == "a model is trained ..."
+    assert said[1] == "round 1 of 2"
+    assert said[3:] == ["3 of 10 proofs hold", "5 of 10 proofs hold", "8 of 10 proofs hold", "10 of 10 proofs hold"]
