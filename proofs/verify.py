@@ -355,7 +355,9 @@ class _Verification:
                 cpu_s = engine.verify_enrolment(dossier.enrolment.record)
             from zkapex.circuits.halo2.known import ceremony_of
 
-            convinces = "convinces nobody but whoever made it" if manifest.srs_origin == "local" else ceremony_of(srs.digest)
+            convinces = (
+                "convinces nobody but whoever made it" if manifest.srs_origin == "local" else ceremony_of(srs.digest)
+            )
             named = "named by you" if self._policy.srs == srs.digest else convinces
             note = f"{note}; {manifest.srs_origin} reference string {srs.digest} ({named})"
         else:

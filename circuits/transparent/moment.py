@@ -44,10 +44,11 @@ from zkapex.circuits.transparent.program import Program
 from zkapex.circuits.transparent.projection import powers_of_two, proved_bound
 from zkapex.errors import InputError
 
-MAX_ACTIVATIONS = 1 << 14
-"""Of one block; a verifier lays out no more."""
+MAX_ACTIVATIONS, MAX_ENTRIES = 1 << 14, 1 << 26
+"""Of one block, and numbers in those of a layer; a verifier lays out no more."""
+MAX_SCALE, MAX_TOLERANCE = 1 << 20, 1 << 61
 TOGETHER = 16
-"""Blocks whose differences are shown to be small together."""
+"""Rows of D that are shown to be small together, but at least those of one block."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ class Moment:
         y = self.layout
         if not y.factor_rank or not 0 < self.activations <= MAX_ACTIVATIONS:
             raise InputError(f"no curvature of this layer can be shown to be made of {self.activations} activations")
-        if {len(self.scales), len(self.tolerances)} != {y.blocks} or min(*self.scales, *self.tolerances) < 1:
-            raise InputError("a scale and a tolerance of 1 or more belong to each block of a layer")
+        if self.bands * self.height * y.blocks * y.width > MAX_ENTRIES:
+            raise InputError(
+                f"{self.activations} activations of each block are too many for a layer of {y.cols} columns"
+            )
+        for values, most in ((self.scales, MAX_SCALE), (self.tolerances, MAX_TOLERANCE)):
+            if len(values) != y.blocks or min(values) < 1 or max(values) > most:
+                raise InputError(f"a scale and a tolerance from 1 to {most} belong to each block of a layer")
         try:
             self.check_no_wrap()
         except ValueError as e:
@@ -109,8 +115,9 @@ class Moment:
     @cached_property
     def groups(self) -> dict[str, slice]:
         """Blocks of D0, D1, ..."""
-        starts = range(0, self.layout.blocks, TOGETHER)
-        return {f"D{i}": slice(start, min(start + TOGETHER, self.layout.blocks)) for i, start in enumerate(starts)}
+        blocks, together = self.layout.blocks, max(1, TOGETHER // self.per_block)
+        starts = range(0, blocks, together)
+        return {f"D{i}": slice(start, min(start + together, blocks)) for i, start in enumerate(starts)}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -177,9 +184,10 @@ class Moment:
     @property
     def beyond(self) -> npt.NDArray[np.bool_]:
         """Slots of `pack` that are no activation of the n."""
-        every = np.ones((self.layout.blocks, self.activations, self.layout.width), np.int64)
-        outside: npt.NDArray[np.bool_] = self.pack(every) == 0
-        return outside
+        y = self.layout
+        out = np.zeros((y.blocks, self.bands * self.height, y.width), np.bool_)
+        out[:, self.activations :] = True
+        return out.reshape(y.blocks * self.bands, -1)
 
 
 class Steps:

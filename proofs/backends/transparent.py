@@ -29,9 +29,17 @@ from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.jobs.claim import Claim
 from zkapex.proofs.jobs.worker import finished
 from zkapex.proofs.layer.job import write_layer_job
-from zkapex.proofs.layer.moment import check_digest, claims_from, moment_distance
+from zkapex.proofs.layer.moment import check_digest, claims_from, made_digest, moment_distance
 from zkapex.proofs.layer.process import prove_layers
-from zkapex.proofs.layer.state import prove_held_state, prove_same, prove_state, roots, verify_continued, verify_state
+from zkapex.proofs.layer.state import (
+    prove_held_state,
+    prove_same,
+    prove_state,
+    require_every_layer,
+    roots,
+    verify_continued,
+    verify_state,
+)
 from zkapex.proofs.layer.terms import change_context, parameters_digest, terms_of
 from zkapex.proofs.messages import (
     LARGEST_PER_MILLE,
@@ -106,7 +114,8 @@ class TransparentEngine(Engine):
         """See `Engine`; a proof about each layer's state shows what its curvature was made of, too."""
         proofs = []
         for unit in range(self.manifest.n_chunks):
-            openings.spend(_vector(secrets, unit), _statement("state", client_id, nonce, theta[unit]))
+            whole = _statement("state", client_id, nonce, theta[unit], *made_digest(self.manifest, made, unit))
+            openings.spend(_vector(secrets, unit), whole)
             proofs.append(prove_state(secrets, unit, client_id, nonce, made))
         claims = {} if self.manifest.curvature_check is None else {"moments": claims_from(made)}
         return {"state_proofs": tuple(proofs), **claims}
@@ -177,6 +186,7 @@ class TransparentEngine(Engine):
         start = time.process_time()
         if enrolment.curvature or enrolment.curvature_proofs:
             raise CommitmentError("an enrolment comes with commitments or proofs of another backend")
+        require_every_layer(self.manifest, enrolment)
         moment_distance(self.manifest, enrolment)
         for unit in range(self.manifest.n_chunks) if units is None else units:
             verify_state(self.manifest, enrolment, unit)

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from zkapex.circuits.statement import StatementSpec
+from zkapex.circuits.transparent.layout import digest
 from zkapex.circuits.transparent.moment import Moment
 from zkapex.circuits.transparent.transcript import DOMAIN
 from zkapex.errors import InputError, ProofError
 from zkapex.proofs.backends.interface import Made
 from zkapex.proofs.chunk.public import IntArray
 from zkapex.proofs.layer.terms import layout, layout_for
-from zkapex.proofs.messages import Enrolment, ModelManifest, MomentClaim
+from zkapex.proofs.messages import CurvatureCheck, Enrolment, ModelManifest, MomentClaim
 from zkapex.proofs.records.record import encode_parts
 
 
@@ -38,10 +39,10 @@ def tolerance(claim: MomentClaim, kappa: int) -> int:
     return (claim.per_mille**2 * claim.scale**2 << 2 * kappa) // 1000**2
 
 
-def claims_of(manifest: ModelManifest, claims: Sequence[MomentClaim], unit: int) -> Sequence[MomentClaim]:
-    """Those about the column blocks of one layer, of an enrolment's."""
+def blocks_of(manifest: ModelManifest, unit: int) -> slice:
+    """Where the column blocks of one layer are among those of all."""
     start = sum(manifest.blocks(layer) for layer in manifest.layers[:unit])
-    return claims[start : start + manifest.blocks(manifest.layers[unit])]
+    return slice(start, start + manifest.blocks(manifest.layers[unit]))
 
 
 def moment_of(manifest: ModelManifest, claims: Sequence[MomentClaim], unit: int) -> Moment | None:
@@ -55,7 +56,11 @@ def moment_of(manifest: ModelManifest, claims: Sequence[MomentClaim], unit: int)
     check = manifest.curvature_check
     if check is None:
         return None
-    own, kappa = claims_of(manifest, claims, unit), manifest.curvature_bits
+    return _moment(manifest, check, claims[blocks_of(manifest, unit)], unit)
+
+
+def _moment(manifest: ModelManifest, check: CurvatureCheck, own: Sequence[MomentClaim], unit: int) -> Moment:
+    kappa = manifest.curvature_bits
     return Moment(
         layout(manifest, unit),
         check.statement.rows_per_chunk,
@@ -68,8 +73,20 @@ def activations_of(manifest: ModelManifest, made: Sequence[Made], unit: int) -> 
     """A of all column blocks of a layer, ``[blocks, n, B]``; None if the manifest asks for nothing."""
     if manifest.curvature_check is None:
         return None
-    start = sum(manifest.blocks(layer) for layer in manifest.layers[:unit])
-    return np.stack([one.values for one in made[start : start + manifest.blocks(manifest.layers[unit])]])
+    return np.stack([one.values for one in made[blocks_of(manifest, unit)]])
+
+
+def made_digest(manifest: ModelManifest, made: Sequence[Made], unit: int) -> tuple[str, ...]:
+    """SHA-256 (hex) of what one layer's curvature was made of; empty if the manifest asks for nothing.
+
+    A proof of the same state about other activations is another opening of it.
+    """
+    activations = activations_of(manifest, made, unit)
+    if activations is None:
+        return ()
+    claims = str([(one.scale, one.per_mille) for one in made[blocks_of(manifest, unit)]])
+    parts = encode_parts("zkapex:made:v1", manifest.digest(), claims, digest(activations))
+    return (hashlib.sha256(parts).hexdigest(),)
 
 
 def claims_from(made: Sequence[Made]) -> tuple[MomentClaim, ...]:
@@ -103,8 +120,11 @@ def moment_distance(manifest: ModelManifest, enrolment: Enrolment) -> float | No
             why=f"the manifest allows {check.largest_per_mille}",
         )
     try:
-        for unit in range(manifest.n_chunks):
-            moment_of(manifest, enrolment.moments, unit)
+        start = 0
+        for unit, layer in enumerate(manifest.layers):
+            stop = start + manifest.blocks(layer)
+            _moment(manifest, check, enrolment.moments[start:stop], unit)
+            start = stop
     except InputError as e:
         raise ProofError(f"what the enrolment says of its curvature is wrong: {e.what}", why=e.why) from e
     kappa = manifest.curvature_bits

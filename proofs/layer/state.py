@@ -61,8 +61,17 @@ def prove_state(secrets: Secrets, unit: int, client_id: str, nonce: str, made: S
     return prove_enrolment(y, tree, whole, context, proof_seed(seed), moment=moment)
 
 
+def require_every_layer(manifest: ModelManifest, enrolment: Enrolment) -> None:
+    """Raise CommitmentError unless an enrolment commits to each layer."""
+    if len(enrolment.theta) != manifest.n_chunks:
+        raise CommitmentError(
+            f"the enrolment commits to {len(enrolment.theta)} layers", why=f"the model has {manifest.n_chunks}"
+        )
+
+
 def verify_state(manifest: ModelManifest, enrolment: Enrolment, unit: int) -> None:
     """Return only if an enrolment's proof about a layer holds; raises VerificationError otherwise."""
+    require_every_layer(manifest, enrolment)
     if len(enrolment.state_proofs) != manifest.n_chunks:
         raise ProofError(
             f"the enrolment has {len(enrolment.state_proofs)} proofs about its states",
@@ -77,6 +86,9 @@ def verify_state(manifest: ModelManifest, enrolment: Enrolment, unit: int) -> No
     except (CommitmentError, ProofError) as e:
         name = manifest.layers[unit].name
         raise type(e)(f"the enrolled state of layer {name}: {e.what}", why=e.why) from e
+    except ValueError as e:  # a layout or a sum without room in the field
+        name = manifest.layers[unit].name
+        raise ProofError(f"the enrolled state of layer {name} cannot be proved", why=str(e)) from e
 
 
 # -- enrolling again --------------------------------------------------------------------------------------------------
@@ -128,6 +140,7 @@ def verify_continued(manifest: ModelManifest, enrolment: Enrolment, before: Befo
     CommitmentError, ProofError
         Otherwise.
     """
+    require_every_layer(manifest, enrolment)
     continued = enrolment.continuation
     if continued is None:
         raise CommitmentError("an enrolment does not say what it continues")

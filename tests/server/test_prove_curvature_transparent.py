@@ -92,6 +92,8 @@ def test_what_does_not_fit_the_enrolment_is_rejected(enrolled: tuple[ModelManife
         ({"moments": tuple(rest)}, "2 column blocks"),
         ({"moments": ()}, "0 column blocks"),
         ({"nonce": "0" * 64}, "enrolled state of layer"),
+        ({"theta": enrolment.theta[:1]}, "commits to 1 layers"),
+        ({"theta": (*enrolment.theta, enrolment.theta[0])}, "commits to 3 layers"),
     ):
         with pytest.raises((ProofError, CommitmentError), match=why):
             engine.verify_enrolment(enrolment.model_copy(update=changes))

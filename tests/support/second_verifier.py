@@ -268,8 +268,10 @@ class SecondMoment:
         self.height, self.per = -(-self.n // self.bands), y.rows_for(y.width**2)
         self.rows, self.width = y.blocks * self.bands, max(self.taus).bit_length()
         self.entries = self.rows * self.height
-        firsts = range(0, y.blocks, 16)
-        self.groups = {f"D{i}": slice(at, min(at + 16, y.blocks)) for i, at in enumerate(firsts)}
+        need(self.rows * self.height * y.width <= 1 << 26, "too many activations")
+        need(max(self.scales) <= 1 << 20 and max(self.taus) <= 1 << 61, "out of range")
+        some = max(1, 16 // self.per)
+        self.groups = {f"D{i}": slice(at, min(at + some, y.blocks)) for i, at in enumerate(range(0, y.blocks, some))}
         self.sizes = {"A": self.rows} | {name: len(self.taus[own]) * self.per for name, own in self.groups.items()}
 
     def drawn(self, x: A, on: A) -> list[tuple[tuple[str, ...], float]]:

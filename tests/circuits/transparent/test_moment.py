@@ -133,6 +133,8 @@ def test_what_is_out_of_range() -> None:
         {"scales": (-1, *moment.scales[1:])},
         {"tolerances": (2**62, *moment.tolerances[1:])},
         {"scales": (2**40, *moment.scales[1:])},
+        {"scales": (2**1100, *moment.scales[1:])},
+        {"tolerances": (2**1100, *moment.tolerances[1:])},
     ):
         refused(lambda wrong=wrong: replace(moment, **wrong), InputError)
     tree = commit(layout, enrolled.theta, enrolled.curvature(layout), bytes(64))
@@ -141,7 +143,9 @@ def test_what_is_out_of_range() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize(("rows", "cols"), [(3072, 768), (768, 3072), (4096, 11008), (64, 32)])
+@pytest.mark.parametrize(
+    ("rows", "cols"), [(3072, 768), (768, 3072), (4096, 11008), (64, 32), (1, 768), (2, 768), (9, 512), (10, 3072)]
+)
 def test_there_is_room_at_the_sizes_that_profiles_have(profile: str, rows: int, cols: int) -> None:
     """At c = 1024, and the largest tolerance that a manifest allows; 600 activations a block at ``server``."""
     check = PROFILES[profile].statement("second-moment")
