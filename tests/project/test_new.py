@@ -40,6 +40,7 @@ def test_a_new_project_passes_its_own_test(tmp_path: Path) -> None:
     assert "1 passed" in run(tmp_path / "own-thing", "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
+@pytest.mark.slow  # the project's own test, above, takes the same way
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     """Every file of the page, written over the project's; then its test, a run, and a verified receipt."""
     project = tmp_path / "mine"
