@@ -62,29 +62,12 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     if demand is not None and not same:
         weights = _held(weights, manifest, _demands(manifest, demand))
     load_weights(model, manifest, weights)  # curvature of the model that is committed to, and will run
-    checked = manifest.curvature_check is not None
-    encoded: tuple[EncodedActivations, ...] = ()
-    keeps = (
-        demand is not None
-        and earlier is not None
-        and not checked
-        and bool(earlier.secrets.curvature)
-        and not device.memory.retrained
-        and demand.previous == sha256_hex(vault.get(ENROLMENT))
-    )
-    damping = 0.0
-    if keeps and earlier is not None:
-        factors, damping = dict(earlier.secrets.curvature), earlier.damping
-    elif checked:
-        from zkapex.client.agent.attest import curvature_from, drawn_activations, encode_for_proof
-
-        activations = drawn_activations(model, manifest, device.present_task.curvature_inputs(), request.nonce)
-        made = curvature_from(activations, manifest)
-        encoded = encode_for_proof(activations, made, manifest)
-        factors = {name: np.stack([block.factor for block in blocks]) for name, blocks in made.items()}
-        damping = max(block.damping for blocks in made.values() for block in blocks)
-    else:
-        factors, damping = _curvature(device, model, manifest)
+    # A second moment that is shown is drawn for this very enrolment, so that its factors are never kept.
+    kept_from = None
+    if demand is not None and manifest.curvature_check is None and earlier is not None:
+        stands = bool(earlier.secrets.curvature) and demand.previous == sha256_hex(vault.get(ENROLMENT))
+        kept_from = earlier if stands and not device.memory.retrained else None
+    factors, damping, encoded = _curvature(device, model, manifest, request.nonce, kept_from)
     holdings = Holdings.create(manifest, weights, factors)
     revision = device.memory.next_revision(vault)
     device.trust.pin(request.server_key)
@@ -100,7 +83,7 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     if demand is not None:
         context = continuation_context(device.client_id, manifest.digest(), request.nonce, demand.previous)
         continuation = engine.continuation(
-            holdings, theta, curvature, demand, earlier if same else None, earlier if keeps else None, context,
+            holdings, theta, curvature, demand, earlier if same else None, kept_from, context,
             ledger,
         )  # fmt: skip
     enrolment = Enrolment(
@@ -151,13 +134,27 @@ def _demands(manifest: ModelManifest, demand: Demand) -> Demands:
     return Demands.unpacked(manifest, demand.mask, demand.guards)
 
 
-def _curvature(device: DeviceAgent, model: nn.Module, manifest: ModelManifest) -> tuple[dict[str, IntArray], float]:
-    """Factors by layer, and the largest damping; nothing if the statement needs none."""
+def _curvature(
+    device: DeviceAgent, model: nn.Module, manifest: ModelManifest, nonce: str, kept_from: Earlier | None
+) -> tuple[dict[str, IntArray], float, tuple[EncodedActivations, ...]]:
+    """Factors by layer, the largest damping, and the activations that they are shown to be made of.
+
+    No factors if the statement needs none, no activations unless their second moment is to be proved.
+    """
+    if kept_from is not None:
+        return dict(kept_from.secrets.curvature), kept_from.damping, ()
     if manifest.statement.curvature == "none":
-        return {}, 0.0
-    encoding = CurvatureEncoding.of(manifest.statement, manifest.curvature_bits)
-    made = curvature_of(
-        model, [layer.name for layer in manifest.layers], device.present_task.curvature_inputs(), encoding
-    )
+        return {}, 0.0, ()
+    encoded: tuple[EncodedActivations, ...] = ()
+    if manifest.curvature_check is not None:
+        from zkapex.client.agent.attest import curvature_from, drawn_activations, encode_for_proof
+
+        activations = drawn_activations(model, manifest, device.present_task.curvature_inputs(), nonce)
+        made = curvature_from(activations, manifest)
+        encoded = encode_for_proof(activations, made, manifest)
+    else:
+        encoding = CurvatureEncoding.of(manifest.statement, manifest.curvature_bits)
+        layers = [layer.name for layer in manifest.layers]
+        made = curvature_of(model, layers, device.present_task.curvature_inputs(), encoding)
     factors = {name: np.stack([block.factor for block in blocks]) for name, blocks in made.items()}
-    return factors, max(block.damping for blocks in made.values() for block in blocks)
+    return factors, max(block.damping for blocks in made.values() for block in blocks), encoded

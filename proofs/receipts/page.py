@@ -85,7 +85,7 @@ def content(
             "verification_key": facts.circuit_digest,
             "mask": facts.mask_digest,
             "guard": facts.guard_digest,
-            "tolerances": f"{facts.tau_s}, {facts.tau_g}",
+            "tolerances": f"stationarity {facts.tau_s}, guard {facts.tau_g}",
             "enrolments": [
                 f"{b.dossier.facts.enrolment_digest} (revision {b.dossier.facts.enrolment_revision})" for b in bundles
             ],

@@ -249,7 +249,7 @@ class Words:
 
 def described(one: Progress) -> str:
     """How far a request is, in a line."""
-    parts = ", ".join(f"{part.client_id[:8]} {part.verdict or part.status}" for part in one.parts)
+    parts = ", ".join(f"{part.client_id[:16]} {part.verdict or part.status}" for part in one.parts)
     problem = f" ({one.problem})" if one.problem else ""
     return f"{one.order.request_id}: {one.state}{': ' if parts else ''}{parts}{problem}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from zkapex.cli.web import console, console_token
 from zkapex.errors import IllegalTransitionError, InputError, LedgerError
 from zkapex.server.console.access import Access, Operator, Role, add_operator, load_access
 from zkapex.server.console.app import create_app
+from zkapex.server.console.folder import FederationFolder
 from zkapex.server.console.views import (
     Answer,
     ClientView,
@@ -365,3 +368,27 @@ def test_a_file_that_is_wrong_says_how(file: Path, text: str, says: str) -> None
 def test_nobody_is_let_in_by_an_empty_list() -> None:
     assert Access(()).by_token("") is None
     assert Access(()).by_name("") is None
+
+
+def test_a_port_that_is_taken_is_said_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "provider").mkdir()
+    (tmp_path / "provider" / "run.json").write_text("{}", encoding="utf-8")
+    console_token(tmp_path, "ada")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1, port {port}") as caught:
+            console(tmp_path, "127.0.0.1", port)
+    assert caught.value.fix is not None
+    assert "--port" in caught.value.fix
+
+
+def test_a_token_is_printed_alone_and_what_it_is_for_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "provider").mkdir()
+    (tmp_path / "provider" / "run.json").write_text("{}", encoding="utf-8")
+    console_token(tmp_path, "grace", "auditor")
+    printed = capsys.readouterr()
+    access = load_access(FederationFolder.of(tmp_path).tokens)
+    assert access.by_token(printed.out.strip()) == Operator("grace", Role.AUDITOR)
+    assert "grace signs in with this, as auditor" in printed.err

@@ -263,7 +263,7 @@ def test_a_receipt_without_what_it_rests_on_is_refused(chained: Federation) -> N
 
 
 def test_an_earlier_proof_that_does_not_hold_is_noticed(chained: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zkapex.proofs import verify as module
+    from zkapex.proofs.verify import receipt as module
 
     def altered(path: Path) -> dict[str, bytes]:
         files = original(path)

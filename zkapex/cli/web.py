@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -60,11 +62,23 @@ def console(
         app, host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         lifespan="off", ws="none",
     )  # fmt: skip
-    socket = config.bind_socket()
-    at = socket.getsockname()
+    listening = _listening(host, port)
+    at = listening.getsockname()
     print(f"http://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # it has closed everything, and says so to whoever called it
-        uvicorn.Server(config).run(sockets=[socket])
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"the console cannot listen on {host}, port {port}",
+            why=str(error),
+            fix="stop what listens there, another console perhaps, or choose another --port (0 for a free one)",
+        ) from None
 
 
 def console_token(
@@ -86,6 +100,8 @@ def console_token(
         raise InputError(f"there is no role {role!r}", fix=f"choose one of {', '.join(Role)}")
     token = add_operator(FederationFolder.of(folder).tokens, name, Role(role))
     print(json.dumps({"name": name, "role": role, "token": token}) if as_json else token)
+    if not as_json:
+        print(f"{name} signs in with this, as {role}; it is shown this once.", file=sys.stderr)
 
 
 def estimated(manifest: Path, density: float) -> Mapping[str, str | int | float]:

@@ -10,7 +10,7 @@ if (shown) {
     if (!bar) { return; }
     bar.max = Math.max(state.drawn, 1);
     bar.value = state.proved;
-    shown.querySelector("[data-count]").textContent = `${state.proved} of ${state.drawn} units proved`;
+    shown.querySelector("[data-count]").textContent = `${state.proved} of ${state.drawn} proofs hold`;
     for (const [client, status] of Object.entries(state.clients)) {
       const cell = document.querySelector(`[data-client="${CSS.escape(client)}"]`);
       if (cell) { cell.textContent = status; cell.className = status; }
