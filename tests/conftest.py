@@ -41,6 +41,18 @@ def _one_thread_each() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _provers_are_near(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Devices prove in the test's process, but where processes are the subject: `near` says why."""
+    if TORCH and not {"proofs", "faults"} & set(request.path.parts):
+        from near import proving
+
+        with proving(here=True):
+            yield
+    else:
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Data of the user's, and what earlier tests left in the cache of features, decide nothing. Keys are kept."""
@@ -63,12 +75,13 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A finished run of two honest clients and one for every way to cheat, in this order. Not to be changed."""
     from federation import CHEATERS, Federation, mixed
     from filelock import FileLock
+    from near import proving
 
     # One for all workers: whoever comes second goes on with a run that is finished, which takes next to nothing.
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     federation = Federation(shared / "market" / "run", clients=2 + len(CHEATERS), device=mixed)
-    with FileLock(shared / "market.lock"):
+    with FileLock(shared / "market.lock"), proving(here=False):
         federation.serve()
     return federation
 

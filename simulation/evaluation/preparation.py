@@ -84,12 +84,29 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
         raise StorageError(f"cannot use {folder}", why=str(e), fix="choose another --out") from e
     shelf = Shelf(partial(config.build, bench), seed, folder, on_event)
     world = bench.world
+    cases = cases_of(config, bench, seed, shelf, folder, on_event)
+    shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
+    order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
+    retain = world.retain_set.take(order[: config.retain_cap])
+    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn, config.few_shot), shelf.seconds)
+
+
+def cases_of(
+    config: ScenarioConfig, bench: Bench, seed: int, shelf: Shelf, folder: Path, on_event: OnEvent
+) -> tuple[Case, ...]:
+    """Every client's part, with models and plans of that seed, whatever the data are of; those that are not kept yet.
+
+    Raises
+    ------
+    StorageError, RangeExceededError
+        As `prepare`.
+    """
+    world = bench.world
     model, own, deployment = before_deletion(config, bench, seed, shelf)
     retrained = shelf.models("retrain", lambda: oracle_models(config, bench, seed))
     plan = shelf.plan(lambda: searched(config, bench, seed, deployment, model, folder, on_event))
     wide, targets = targeted(config, bench, seed, model, shelf, folder, on_event)
-    shadows = shelf.shadows(lambda: _shadows(config, bench, seed))
-    cases = tuple(
+    return tuple(
         Case(
             before=deployment.deploy(before),
             retrained=deployment.deploy(oracle),
@@ -104,9 +121,6 @@ def prepare(config: ScenarioConfig, bench: Bench, seed: int, folder: Path, on_ev
         )
         for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )
-    order = torch.randperm(len(world.retain_set.labels), generator=torch.Generator().manual_seed(seed))
-    retain = world.retain_set.take(order[: config.retain_cap])
-    return Prepared(bench, cases, Yardstick(bench, retain, shadows, config.relearn, config.few_shot), shelf.seconds)
 
 
 def targeted(

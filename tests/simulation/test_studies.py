@@ -15,11 +15,13 @@ from evaluation import TINY
 
 from zkapex.errors import InputError, StorageError
 from zkapex.server.requests.plan import load_plan
+from zkapex.simulation.evaluation.metrics.klom import klom
 from zkapex.simulation.evaluation.report.report import read_results, write_page
 from zkapex.simulation.evaluation.report.study import plot, table
 from zkapex.simulation.evaluation.studies import STUDIES, run_study, what_is_called
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
 from zkapex.simulation.evaluation.studies.directions import DirectionsStudy
+from zkapex.simulation.evaluation.studies.margins import KINDS, MarginsStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import CHAINS, SequenceStudy, World
 from zkapex.simulation.models.tiny import ViTConfig
@@ -33,6 +35,9 @@ WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, frac
 CHUNKS = ConcentrationStudy("digits-chunks", "Fewer chunks", WIDE, (0.0, 1.0))
 SHORT = Opponent(rank=1, steps=2, shots=(), prototypes=0.0)
 DIRECTIONS = DirectionsStudy("digits-directions", "Two requests", TINY, 1, 25, SHORT, SHORT, FitSettings(1, 1e-3))
+MARGINS = MarginsStudy(
+    "digits-klom", "Two trainings", replace(TINY, targeted=()), 2, ("original", "retrain", "mask-only"), 20
+)
 SCORED = ScorerStudy("digits-scorers", "Two scorers", TINY, fraction=0.03, scorers=("taylor", "magnitude"))
 
 
@@ -52,6 +57,12 @@ def chunks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 def directions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("directions") / "out"
     return out, run_study(DIRECTIONS, 1, out)
+
+
+@pytest.fixture(scope="module")
+def margins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("margins") / "out"
+    return out, run_study(MARGINS, 1, out)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +190,39 @@ def test_what_one_request_prescribes_stands_in_all_later_ones(directions: tuple[
     assert all(row["undone_5"] >= row["undone"] >= row["forget"] for rows in attacked.values() for row in rows)
 
 
-@pytest.mark.parametrize("which", ["sequence", "directions", "chunks", "scored"])
+def test_margins_of_many_trainings_are_compared_with_those_of_other_oracles(
+    margins: tuple[Path, dict[str, Any]],
+) -> None:
+    out, results = margins
+    (seed,) = results["seeds"]
+    assert seed["models"] == 4
+    assert seed["examples"] == dict.fromkeys(KINDS, 20)
+    assert [row["method"] for row in seed["rows"]] == list(MARGINS.methods)
+    assert all(0 <= row[kind]["mean"] <= row[kind]["p95"] <= 11.6 for row in seed["rows"] for kind in KINDS)
+    folder = out / "seeds" / "0"
+    first, second = (load_arrays(folder / f"training-{number:02}" / "margins.npz") for number in (0, 1))
+    oracles = [load_arrays(folder / f"oracles-{number:02}.npz") for number in (2, 3)]
+    assert not (folder / "oracles-01.npz").exists()  # that one shares its initial weights with a model that unlearns
+    for kind in KINDS:
+        assert first[f"original/{kind}"].shape == (2, 20)
+        assert not np.array_equal(first[f"original/{kind}"], second[f"original/{kind}"])
+        unlearned = np.concatenate([first[f"mask-only/{kind}"], second[f"mask-only/{kind}"]])
+        far = klom(unlearned, np.concatenate([one[kind] for one in oracles]))
+        assert seed["rows"][2][kind]["mean"] == pytest.approx(far.mean())
+
+
+def test_margins_go_on_where_they_were(margins: tuple[Path, dict[str, Any]]) -> None:
+    out, results = margins
+    folder = out / "seeds" / "0"
+    for name in ("result.json", "training-01/margins.npz", "oracles-03.npz"):
+        (folder / name).unlink()
+    events: list[dict[str, Any]] = []
+    again = run_study(MARGINS, 1, out, events.append)
+    assert [event["stage"] for event in events if event["event"] == "stage"] == ["margins", "oracles-03"]
+    assert again["seeds"][0]["rows"] == results["seeds"][0]["rows"]
+
+
+@pytest.mark.parametrize("which", ["sequence", "directions", "chunks", "scored", "margins"])
 def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     out, first = request.getfixturevalue(which)
     results = json.loads((out / "results.json").read_text())

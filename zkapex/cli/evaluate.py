@@ -83,6 +83,8 @@ def evaluate(
 
     In digits-scorers the same number of weights is chosen in every way there is to score them.
 
+    In digits-klom one digit is deleted from models of many trainings, and their margins are compared with oracles'.
+
     Clients are simulated in this process; nothing is sent and nothing is proved. An evaluation that was interrupted
     goes on when it is started again.
     """

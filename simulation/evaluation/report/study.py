@@ -9,7 +9,7 @@ from typing import Any
 
 from zkapex.errors import StorageError
 from zkapex.simulation.evaluation.baselines import METHODS
-from zkapex.simulation.evaluation.report import directions
+from zkapex.simulation.evaluation.report import directions, margins
 from zkapex.simulation.evaluation.report.cells import IN_A_ROW, cell, in_a_row
 from zkapex.simulation.evaluation.report.figures import plot_concentration, plot_scorers, plot_sequence
 from zkapex.storage import save_text
@@ -63,6 +63,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             plot_scorers(results, path)
         elif results["kind"] == "directions":
             directions.plot(results, path)
+        elif results["kind"] == "margins":
+            margins.plot(results, path)
         else:
             plot_concentration(results, path, PROVE_CPU_MS_PER_WEIGHT)
     except OSError as e:
@@ -76,6 +78,7 @@ def table(results: Mapping[str, Any]) -> str:
         "concentration": _concentration,
         "scorers": _scorers,
         "directions": directions.table,
+        "margins": margins.table,
     }
     return tables[results["kind"]](results["seeds"])
 
@@ -89,6 +92,8 @@ def section(results: Mapping[str, Any]) -> str:
         legend = CONCENTRATION_LEGEND.format(ms=PROVE_CPU_MS_PER_WEIGHT)
     elif results["kind"] == "directions":
         legend = directions.legend(results)
+    elif results["kind"] == "margins":
+        legend = margins.legend(results)
     elif results["kind"] == "scorers":
         (first, *_) = results["seeds"]
         legend = SCORERS_LEGEND.format(masked=first["rows"][0]["chosen"]["masked_weights"], weights=first["weights"])

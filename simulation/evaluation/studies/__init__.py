@@ -26,6 +26,7 @@ from zkapex.simulation.evaluation.report.study import FORMAT, write_study
 from zkapex.simulation.evaluation.seeds import OnEvent, check, run_seeds
 from zkapex.simulation.evaluation.studies.concentration import ConcentrationStudy
 from zkapex.simulation.evaluation.studies.directions import DirectionsStudy
+from zkapex.simulation.evaluation.studies.margins import MarginsStudy
 from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import SequenceStudy
 from zkapex.simulation.models.tiny import ViTConfig
@@ -49,7 +50,7 @@ class Study(Protocol):
 
     @property
     def kind(self) -> str:
-        """How results are shown: `directions`, `sequence`, `concentration` or `scorers`."""
+        """How results are shown: `directions`, `sequence`, `concentration`, `scorers` or `margins`."""
         ...
 
     def run(self, seed: int, folder: Path, on_event: OnEvent) -> dict[str, Any]:
@@ -92,8 +93,13 @@ DIGITS_DIRECTIONS = DirectionsStudy(
     title="scikit-learn's handwritten digits: ten deletion requests in a row by targets, and attacks on all of them",
     base=replace(DIGITS, proxies=2, search_retain=300),
 )
+DIGITS_KLOM = MarginsStudy(
+    name="digits-klom",
+    title="scikit-learn's handwritten digits: one digit deleted from models of many trainings, compared with oracles",
+    base=DIGITS,
+)
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (DIGITS_DIRECTIONS, DIGITS_SEQUENCE, DIGITS_CHUNKS, DIGITS_SCORERS)}
+    {study.name: study for study in (DIGITS_DIRECTIONS, DIGITS_SEQUENCE, DIGITS_CHUNKS, DIGITS_SCORERS, DIGITS_KLOM)}
 )
 """Every study."""
 
