@@ -38,15 +38,21 @@ def test_every_command_of_the_pages_exists_with_its_options() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("instead", "state"), [(SMALL, "proved"), ({}, "enrolled")], ids=["small", "digits"])
+@pytest.mark.parametrize(
+    ("instead", "state", "apart"),
+    [(SMALL, "proved", None), (SMALL, "proved", False), ({}, "enrolled", None)],
+    ids=["small", "loopback", "digits"],
+)
 def test_the_pages_lead_from_empty_machines_to_chained_receipts(
-    tmp_path: Path, instead: Mapping[str, str], state: str
+    tmp_path: Path, instead: Mapping[str, str], state: str, apart: bool | None
 ) -> None:
     """With a perceptron of the tests, and as they stand; where there is libfaketime, 15 days pass between requests.
 
+    Each machine is in a network namespace of its own where these may be made; once all share the loopback interface.
+
     As they stand, devices train on after a deletion and enrol what comes of it; of the perceptron, weights are masked.
     """
-    with Machines(tmp_path, instead) as machines:
+    with Machines(tmp_path, instead, apart) as machines:
         machines.follow(DOCS / "deployment.md")
         federation = tmp_path / "server" / "zkapex" / "provider" / "federation"
         chains = verify_chain(federation / "receipts", [load_public_key(federation / "key.pub")])

@@ -63,7 +63,11 @@ class Ran:
         return plan
 
 
-@pytest.fixture(scope="module", params=RUNS)
+# The circuit of block-fisher, and proofs that cheat at it, are in tests/circuits and tests/proofs.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "block-fisher" else name for name in RUNS],
+)
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Stopped once after planning, so that the plan is read back from disk."""
     operator, curvature, cheats = RUNS[request.param]

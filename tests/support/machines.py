@@ -144,13 +144,15 @@ class Machines:
     root : Path
     instead : mapping
         What stands in commands in the place of parts of them.
+    apart : bool, optional
+        Whether each is in a namespace of its own; by default where they may be made.
     """
 
-    def __init__(self, root: Path, instead: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path, instead: Mapping[str, str] | None = None, apart: bool | None = None) -> None:
         self.root = root
         self._instead = instead or {}
         self._unused = set(self._instead)
-        self.apart = namespaces()
+        self.apart = namespaces() if apart is None else apart
         self._stack = ExitStack()
         self._names = [f"zk{os.getpid()}{part}" for part in ("s", "a", "b")]
         self.outputs: list[tuple[str, str, str]] = []
