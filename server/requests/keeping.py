@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zkapex.errors import Error, StorageError
+from zkapex.errors import Error, LedgerError, StorageError
+from zkapex.proofs.ledger.entry import new_nonce
 from zkapex.proofs.ledger.files import put
 from zkapex.proofs.ledger.keeper import log_payload, nonce_of
 from zkapex.proofs.ledger.log import Cosign, Log
 from zkapex.proofs.ledger.policy import LogPolicy
+from zkapex.proofs.ledger.proof import LogProof
 from zkapex.proofs.ledger.witness import ask_witnesses
 from zkapex.proofs.receipts.evidence import forget_commitment
 from zkapex.proofs.receipts.timestamp import request_stamp
@@ -56,14 +58,17 @@ class Keeper:
         return forget_commitment(bytes.fromhex(kept["random"]), description)
 
     def opened(self, request_id: str, client_id: str, envelope: bytes) -> None:
-        """Log a signed request, before any work on it starts."""
+        """Log a signed request, before any work on it starts.
+
+        What is kept may be of another one: of one that was signed right before the server was killed, and never sent.
+        """
         if self.log is None:
             return
-        path = self._opened(request_id, client_id)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = sha256_hex(peek(envelope))
-            put(path, log_payload(self.log, digest, nonce_of(path)))
+        path, digest = self._opened(request_id, client_id), sha256_hex(peek(envelope))
+        if path.exists() and _is_of(path, digest):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, log_payload(self.log, digest, new_nonce()))
 
     def reject(self, request_id: str, client_id: str, chunk: int, proof: bytes) -> None:
         """Keep a proof that was refused."""
@@ -99,3 +104,14 @@ class Keeper:
 
     def _rejected(self, request_id: str, client_id: str) -> Path:
         return self.folder / "rejected" / request_id / client_id
+
+
+def _is_of(path: Path, digest: str) -> bool:
+    """Whether a proof of inclusion that was kept is of this payload."""
+    try:
+        LogProof.from_bytes(path.read_bytes()).check_inclusion(digest)
+    except LedgerError:
+        return False
+    except OSError as error:
+        raise StorageError(f"{path} could not be read", why=str(error)) from error
+    return True

@@ -11,8 +11,8 @@ from faults import SECOND, THIRD, Kill, Site, check
 ANEW = {"personalise-between": True}
 """Devices personalise and enrol again before the request."""
 STEPS = ("personalise", "enrol", "unlearn", "prove", "evaluate", "receipt")
-POINTS = 80
-"""More than the server, and any step of a device, has."""
+POINTS = 100
+"""More durable writes than the server has in a request."""
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
@@ -20,7 +20,7 @@ def test_a_server_that_is_killed_again_and_again_ends_where_it_would_have(site: 
     chance = random.Random(seed)
     killed = 0
     for _ in range(4):
-        done = site.spawned(SECOND, kills=(Kill("server", chance.randrange(6, 40)),))
+        done = site.spawned(SECOND, kills=(Kill("server", chance.randrange(3, 30)),))
         assert not done.error, done.error
         killed += done.killed
         check(site, over=False)
@@ -35,7 +35,7 @@ def test_a_server_that_is_killed_again_and_again_ends_where_it_would_have(site: 
 def test_a_device_that_is_killed_once_at_every_step_is_asked_again(finished: Site, tmp_path: Path) -> None:
     site = finished.copy(tmp_path / "site", cheats={2: "half"}, trusted=finished.asked, settings=ANEW)
     chance = random.Random(5)
-    kills = tuple(Kill("device", chance.randrange(8), step) for step in STEPS)
+    kills = tuple(Kill("device", chance.randrange(3), step) for step in STEPS)
     done = site.spawned(SECOND, kills=kills)
     assert not done.error, done.error
     assert len(done.value["killed"]) >= 4
@@ -45,7 +45,7 @@ def test_a_device_that_is_killed_once_at_every_step_is_asked_again(finished: Sit
 
 @pytest.mark.slow
 def test_a_device_that_always_dies_at_its_answer_is_asked_when_it_no_longer_does(site: Site) -> None:
-    done = site.spawned(SECOND, kills=(Kill("device", 7, "unlearn", times=99),))
+    done = site.spawned(SECOND, kills=(Kill("device", 3, "unlearn", times=99),))
     assert not done.error, done.error
     assert [(one.what, one.client_id) for one in done.value["due"]] == [("unlearn", site.client_id(0))]
     verdicts = check(site, over=False)
@@ -64,7 +64,9 @@ def points(finished: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     site = finished.copy(tmp_path_factory.mktemp("points") / "site", settings=ANEW)
     watched = tuple(Kill("device", -1, step) for step in STEPS)
     done = site.spawned(SECOND, kills=watched)
-    return {who: len(done.points(who)) for who in ("server", *STEPS)}
+    found = {who: len(done.points(who)) for who in ("server", *STEPS)}
+    assert found["server"] <= POINTS, "some would not be tried"
+    return found
 
 
 @pytest.mark.slow

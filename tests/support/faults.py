@@ -75,7 +75,7 @@ class Kill:
     who : str
         ``server``, or ``device``.
     at : int
-        Number of the write, from 0; it is done or not as the order of `Points` says.
+        Number of the write, from 0; see `Points`.
     step : str
         Of a device: the step it is at.
     client : int
@@ -92,10 +92,20 @@ class Kill:
 
 
 class Points:
-    """Counts the durable writes of this process, before and after each, and kills it at one of them."""
+    """Counts the durable writes of this process in a folder, and kills it right before one of them.
 
-    def __init__(self, at: int | None = None) -> None:
-        self.at = at
+    Right after one is right before the next, as far as a disk knows. What changes nothing is not counted: a commit of
+    a transaction that only read, a file that is deleted if it is there, and is not, and whatever is elsewhere.
+
+    Parameters
+    ----------
+    root : Path
+    at : int, optional
+        Number of the write, from 0, that is never done.
+    """
+
+    def __init__(self, root: Path, at: int | None = None) -> None:
+        self.root, self.at = root, at
         self.seen: list[str] = []
         self.paused = 0
 
@@ -118,16 +128,24 @@ class Points:
     def watch(self) -> None:
         """From now on until the end of the process."""
         for name in ("rename", "replace", "unlink", "rmdir"):
-            setattr(os, name, self._around(name, getattr(os, name)))
-        sqlalchemy.event.listen(Engine, "commit", lambda connection: self.reach("commit"))
+            setattr(os, name, self._before(name, getattr(os, name)))
+        sqlalchemy.event.listen(Engine, "commit", self._commit)
 
-    def _around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _commit(self, connection: sqlalchemy.Connection) -> None:
+        database: Any = connection.connection.dbapi_connection
+        before, connection.info["changes"] = connection.info.get("changes", 0), database.total_changes
+        if connection.info["changes"] != before:
+            self.reach("commit")
+
+    def _before(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            path = str(args[-1])
-            self.reach(f"before {name} {path}")
-            done = real(*args, **kwargs)
-            self.reach(f"after {name} {path}")
-            return done
+            path = Path(os.fspath(args[-1]))
+            if kwargs.get("dir_fd") is not None:
+                path = Path(f"/proc/self/fd/{kwargs['dir_fd']}").resolve() / path
+            there = name in ("rename", "replace") or os.path.lexists(path)
+            if there and path.is_relative_to(self.root):
+                self.reach(f"{name} {path.relative_to(self.root)}")
+            return real(*args, **kwargs)
 
         return call
 
@@ -291,7 +309,7 @@ class Site:
     def __post_init__(self) -> None:
         self.died = False
         self.killed: Counter[Kill] = Counter()
-        self.points = Points()
+        self.points = Points(self.folder)
         self.device_points: dict[str, list[str]] = {}
         """Durable writes of the last isolated message, by step."""
         self.sent: list[tuple[int, str, bytes]] = []
@@ -451,7 +469,7 @@ class _Watched:
 def _campaign(site: Site, request_ids: tuple[str, ...], weather: Weather | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     fatal = [kill.at for kill in site.kills if kill.who == "server"]
-    site.points = Points(fatal[0] if fatal else None)
+    site.points = Points(site.folder, fatal[0] if fatal else None)
     site.points.watch()
     due = site.campaign(*request_ids, weather=weather)
     return {"server": site.points.seen, **site.device_points, "due": due, "killed": dict(site.killed)}
@@ -460,7 +478,7 @@ def _campaign(site: Site, request_ids: tuple[str, ...], weather: Weather | None)
 def _message(site: Site, index: int, query: str, content: bytes, at: int | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     agent = site.agent(index)
-    site.points = Points(at)
+    site.points = Points(site.folder, at)
     site.points.watch()
     reply = agent.answer(query, from_bytes(content))
     return {"points": site.points.seen, "reply": to_bytes(reply)}
@@ -638,11 +656,13 @@ def traces(site: Site, index: int, before: Weights, masks: Weights) -> list[str]
 
 
 def contents(site: Site, index: int) -> Iterator[tuple[Path, bytes]]:
-    """All files below a device's state, decrypted where they are encrypted."""
+    """All files below a device's state, decrypted where they are encrypted; half-written ones, too."""
     folder, cipher = site.state(index), cipher_of(site.state(index))
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
             if is_sealed(data):
-                data = cipher.open(path.relative_to(folder).as_posix(), data)
+                own = path.with_name(path.name.removeprefix(".").removesuffix(".partial"))
+                named = own if path.name.endswith(".partial") else path
+                data = cipher.open(named.relative_to(folder).as_posix(), data)
             yield path, data
