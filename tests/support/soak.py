@@ -254,9 +254,22 @@ def _check_end(site: Crowd, due: list[str]) -> dict[str, Any]:
         for request_id in proved.get(client_id, []):
             assert left(site.deployed(index), mask_of(request_id)) == 0
     here = [index for index in site.honest() if index not in site.leaves and index not in site.comes]
-    for index in here:
-        assert len(proved[site.client_id(index)]) == site.number, f"device {index} missed a request"
+    missed = {index: found for index in here if (found := _not_proved(site, site.client_id(index)))}
+    assert not missed, f"honest devices missed requests: {missed}"
     return {"verdicts": dict(verdicts), "requests": requests, "receipts": receipts, "quarantined": quarantined}
+
+
+def _not_proved(site: Crowd, client_id: str) -> dict[str, str]:
+    """Requests since it became a client that one has not proved, and what became of them instead."""
+    with site.registry() as registry:
+        mine = {request.request_id: request for request in registry.requests() if request.client_id == client_id}
+    first = min(mine, default=request_name(site.number))  # who was away at the first ones became a client later
+    names = [name for number in range(1, site.number + 1) if (name := request_name(number)) >= first]
+    return {
+        name: "never asked" if name not in mine else f"{mine[name].verdict}: {mine[name].reason}"
+        for name in names
+        if name not in mine or mine[name].verdict != "proved"
+    }
 
 
 def main() -> None:
