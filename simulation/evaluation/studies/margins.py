@@ -52,7 +52,7 @@ class MarginsStudy:
     name: str
     title: str
     base: ScenarioConfig
-    trainings: int = 24
+    trainings: int = 12
     methods: tuple[str, ...] = (
         "original", "retrain", "fine-tune", "gradient-ascent", "scrub", "salun", "ssd", "laf", "mask-only",
         "guarded-group-obs", "targeted-group-obs", "targeted-tuned",
