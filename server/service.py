@@ -63,7 +63,7 @@ from zkapex.server.requests.plan import (
     save_plan,
     unlearn_global,
 )
-from zkapex.server.requests.result import write_result
+from zkapex.server.requests.result import verdict_of, write_result
 from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.transport.peers import Peers
@@ -429,12 +429,26 @@ class Federation:
         return [one for one in self.order.ids() if one in opened]
 
     def _settle_earlier(self, grid: Grid, ids: list[str]) -> None:
-        waiting = {one.request_id for one in self.due()}
+        """Go on with those that wait for somebody who is here, or for the server; what waits for others only, waits.
+
+        So a device that left for good, and that no operator has retired, costs nothing at every later request.
+        """
+        here = set(self._coordinator(grid).roster.clients.values())
+        moving = {one.request_id for one in self.due() if one.what == "conclude" or one.client_id in here}
         for request_id in ids:
-            folder = self.order.folder(request_id)
-            unfinished = request_id in waiting or not folder.result.exists()
-            if unfinished and load_plan(folder.own) is not None:
+            unfinished = request_id in moving or not self._told(request_id)
+            if unfinished and load_plan(self.order.folder(request_id).own) is not None:
                 self._go_on(grid, request_id)
+
+    def _told(self, request_id: str) -> bool:
+        """Whether the result of a request says of every client what the registry knows."""
+        path = self.order.folder(request_id).result
+        if not path.exists():
+            return False
+        told = {row["client_id"]: row["verdict"] for row in load_json(path)["clients"]}
+        clients = {client.client_id: client for client in self.registry.clients()}
+        asked = self.registry.requests(request_id)
+        return all(told.get(one.client_id) == verdict_of(clients[one.client_id], one) for one in asked)
 
     def _go_on(self, grid: Grid, request_id: str) -> None:
         """Whatever of a request can be done now."""

@@ -93,6 +93,10 @@ def test_whoever_is_away_is_asked_when_it_is_back(tmp_path: Path) -> None:
     federation.network = lambda m: Fate.NODE_DOWN if m.metadata.dst_node_id == away else Fate.DELIVERED
     ask(federation, "request-2")
     assert federation.row(ask(federation, "request-3"), 0)["verdict"] == "proved"
+    told = federation.folder / "results" / "request-2.json"
+    before = told.stat().st_mtime_ns
+    ask(federation, "request-3")
+    assert told.stat().st_mtime_ns == before, "it waits for nobody who is here, and was gone on with"
     federation.network = reliable
     ask(federation, "request-3")
     assert sorted(chains(federation).values()) == [["proved"] * 3] * 2
