@@ -20,7 +20,7 @@ def test_a_server_that_is_killed_again_and_again_ends_where_it_would_have(site: 
     chance = random.Random(seed)
     killed = 0
     for _ in range(4):
-        done = site.spawned(SECOND, kills=(Kill("server", chance.randrange(3, 30)),))
+        done = site.spawned(SECOND, kills=(Kill("server", chance.randrange(2, 14)),))
         assert not done.error, done.error
         killed += done.killed
         check(site, over=False)
