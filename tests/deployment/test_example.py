@@ -86,7 +86,7 @@ def test_a_deletion_is_ordered_in_the_console_and_its_receipts_verify(tmp_path: 
             page = browser.post("/requests/new", data={**draft, "step": "estimate"}).text
             assert "What it will cost" in page
             browser.post("/requests/new", data={**draft, "csrf": csrf(page), "estimated": "0.01", "step": "create"})
-            assert example.says(r"(no-threes: done: \w{8} proved, \w{8} proved)", DONE_S)
+            assert example.says(r"(no-threes: done: \w{16} proved, \w{16} proved)", DONE_S)
             assert "proved" in browser.get("/requests/no-threes").text
     federation = folder / "server" / "provider" / "federation"
     receipts = [path.parent for path in federation.glob("receipts/no-threes/*/receipt.json")]
