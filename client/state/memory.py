@@ -211,14 +211,24 @@ class Memory:
 
     @property
     def retrained(self) -> bool:
-        """Whether the deployed weights were changed otherwise than by a request since the device enrolled."""
-        return self._vault.has(RETRAINED)
+        """Whether the deployed weights were changed otherwise than by a request since the device enrolled.
+
+        What is kept names the enrolment since when: a device that is killed right after it has put another one in its
+        place has enrolled what it deployed.
+        """
+        if not self._vault.has(RETRAINED):
+            return False
+        since, enrolled = self._vault.get(RETRAINED).decode(), self._vault.inner("enrolment")
+        if not since or not enrolled.has(ENROLMENT):  # an earlier release kept nothing but that it was so
+            return True
+        return since == sha256_hex(enrolled.get(ENROLMENT))
 
     def retrain(self, model: nn.Module) -> None:
         """Deploy weights that were learned; requests that were begun are over with that."""
-        if self._vault.inner("enrolment").has(ENROLMENT):
+        enrolled = self._vault.inner("enrolment")
+        if enrolled.has(ENROLMENT):
             self.settle_all()
-            self._vault.put(RETRAINED, b"")
+            self._vault.put(RETRAINED, sha256_hex(enrolled.get(ENROLMENT)).encode())
         self.save_model(model)
 
     def staging(self) -> Vault:

@@ -8,7 +8,7 @@
 ``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.state.salts`
 ``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
 ``proposals/<nonce>``      the proposal that answered a request for one, signed
-``retrained``              there while the model was changed otherwise than by a request since the device enrolled
+``retrained``              the enrolment since which the model was changed otherwise than by a request, by digest
 ``enrolment/``             manifest.json, enrolment.json, secrets.npz + salts.json: committed weights and curvature
 ``enrolling/``             the same, while it is put together; it takes the other's place when it is complete
 ``requests/<id>/``         request.json, response.json, ``jobs/<chunk>/`` proofs, scores.json, receipt.json; and, until

@@ -9,17 +9,28 @@ from pathlib import Path
 from zkapex.errors import StorageError
 
 
-def put(path: Path, data: bytes, mode: int = 0o644) -> None:
+def put(path: Path, data: bytes, mode: int = 0o644, by: Path | None = None) -> None:
     """Write a file, replacing an earlier one; returns when it is on the disk.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    mode : int
+    by : Path, optional
+        Where it is until it is whole, on the same disk: whoever is killed in between leaves that behind. By default
+        beside it, under a hidden name.
 
     Raises
     ------
     StorageError
         It could not be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = by or path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if by is not None:
+            by.unlink(missing_ok=True)
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
             with os.fdopen(descriptor, "wb") as file:

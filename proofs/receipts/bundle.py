@@ -33,6 +33,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from zkapex.errors import InputError, ProtocolError, ReceiptError, StorageError
+from zkapex.proofs.ledger.files import put
 from zkapex.proofs.receipts.archive import read_archive
 from zkapex.proofs.receipts.evidence import Dossier, Evidence
 from zkapex.proofs.receipts.receipt import Receipt, check_receipt, open_receipt
@@ -94,6 +95,21 @@ def write_bundle(directory: Path, receipt: bytes, evidence: Evidence) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(f"the receipt {directory} could not be written", why=error.strerror or str(error)) from error
+
+
+def put_companion(directory: Path, name: str, data: bytes) -> None:
+    """Put one of `COMPANIONS` into a receipt's directory, or replace it.
+
+    A receipt with a file that does not belong to it is refused, and so nothing half-written is ever in its directory:
+    whoever is killed leaves it beside that.
+
+    Raises
+    ------
+    StorageError
+        It could not be written.
+    """
+    directory = directory.absolute()
+    put(directory / name, data, by=directory.with_name(f".{directory.name}.{name}.partial"))
 
 
 def read_bundle(directory: Path, trusted: Collection[Ed25519PublicKey] | None = None) -> Bundle:
@@ -248,4 +264,5 @@ def _sync_directory(folder: Path) -> None:
 
 def _receipts(directory: Path, depth: int) -> list[Path]:
     """Receipts so many folders further down."""
-    return sorted(directory.glob("/".join(["*"] * depth + [RECEIPT_FILE])))
+    found = sorted(directory.glob("/".join(["*"] * depth + [RECEIPT_FILE])))
+    return [path for path in found if not path.parent.name.startswith(".")]  # those are not whole yet

@@ -70,7 +70,8 @@ def find_receipts(directory: Path) -> tuple[Path, ...]:
     InputError
         There is none.
     """
-    found = tuple(sorted(path.parent for path in _evidence(directory).glob(f"**/{RECEIPT_FILE}")))
+    every = sorted(path.parent for path in _evidence(directory).glob(f"**/{RECEIPT_FILE}"))
+    found = tuple(path for path in every if not path.name.startswith("."))  # those are not whole yet
     if not found:
         raise InputError(
             f"there are no receipts in {directory}", fix="name the folder that holds them, such as receipts/"

@@ -16,6 +16,7 @@ from zkapex.proofs.ledger.log import Cosign, Log
 from zkapex.proofs.ledger.policy import LogPolicy
 from zkapex.proofs.ledger.proof import LogProof
 from zkapex.proofs.ledger.witness import ask_witnesses
+from zkapex.proofs.receipts.bundle import put_companion
 from zkapex.proofs.receipts.evidence import forget_commitment
 from zkapex.proofs.receipts.timestamp import request_stamp
 from zkapex.proofs.records.envelope import peek
@@ -84,16 +85,17 @@ class Keeper:
         payload = peek(envelope)
         if self.authority and not (receipt / "receipt.tsr").exists():
             try:
-                put(receipt / "receipt.tsr", request_stamp(payload, self.authority))
+                put_companion(receipt, "receipt.tsr", request_stamp(payload, self.authority))
             except Error as error:
                 self.notify(self.authority, error.what)
         if self.log is None:
             return
-        path = receipt / "receipt.tlog-proof"
-        put(path, log_payload(self.log, sha256_hex(payload), nonce_of(path), self._witnesses()))
+        name = "receipt.tlog-proof"
+        nonce = nonce_of(receipt / name)
+        put_companion(receipt, name, log_payload(self.log, sha256_hex(payload), nonce, self._witnesses()))
         opened = self._opened(request_id, client_id)
         if opened.exists():
-            put(receipt / "opened.tlog-proof", opened.read_bytes())
+            put_companion(receipt, "opened.tlog-proof", opened.read_bytes())
 
     def _witnesses(self) -> Cosign | None:
         policy = self.log.folder / "policy" if self.log is not None else None

@@ -320,6 +320,32 @@ def test_enrolling_again_counts_up_even_after_a_crash(bench: Bench, monkeypatch:
     assert enrolment(bench.agent.answer("enrol", bench.enrol("03" * 32)), bench.agent).revision == 2
 
 
+def test_power_lost_right_after_an_enrolment_leaves_no_device_that_calls_itself_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provider would take the enrolment, and the device would refuse the request that starts from it."""
+    bench.agent.answer("personalise", bench.personalise())
+    assert bench.agent.memory.retrained
+
+    def power_cut(self: Vault, name: str) -> None:
+        raise OSError(f"power cut before {name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "drop", power_cut)
+        with pytest.raises(OSError, match="before retrained"):
+            bench.agent.answer("enrol", bench.enrol("01" * 32))
+    again = DeviceAgent(bench.folder, bench.task, workers=1)
+    assert enrolment(again.answer("enrol", bench.enrol("01" * 32)), again).nonce == "01" * 32
+    assert not again.memory.retrained
+    again.answer("personalise", bench.personalise(learning_rate=2e-3))
+    assert again.memory.retrained
+
+
+def test_what_an_earlier_release_kept_of_a_changed_model_still_counts(bench: Bench) -> None:
+    (bench.folder / "retrained").write_bytes(b"")
+    assert DeviceAgent(bench.folder, bench.task, workers=1).memory.retrained
+
+
 def test_identity_is_shown_by_a_signature_not_by_a_document(bench: Bench, tmp_path: Path) -> None:
     challenge = bytes(range(32))
     _, blobs = unpack(bench.agent.answer("identify", pack(Delivery(), {"challenge": challenge})), Delivery, LIMIT)

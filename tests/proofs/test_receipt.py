@@ -39,7 +39,7 @@ from zkapex.errors import (
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.receipts import sayings
 from zkapex.proofs.receipts.archive import pack_archive
-from zkapex.proofs.receipts.bundle import read_bundle, read_files, write_bundle
+from zkapex.proofs.receipts.bundle import put_companion, read_bundle, read_files, write_bundle
 from zkapex.proofs.receipts.evidence import Evidence
 from zkapex.proofs.receipts.receipt import Receipt, Statement, check_receipt, issue, open_receipt, sayings_of
 from zkapex.proofs.receipts.sayings import SHOWS, Saying, percent, say
@@ -184,6 +184,37 @@ def test_writing_is_atomic_repeatable_and_never_replaces(tmp_path: Path) -> None
     with pytest.raises(InputError, match="exists already"):
         write(directory, evidence, reasons=("changed",), verdict="failed")
     read_bundle(directory, TRUSTED)
+
+
+@pytest.mark.parametrize("at", ["write", "rename"])
+def test_whoever_is_killed_while_something_is_put_beside_a_receipt_leaves_a_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    directory = tmp_path / "receipts" / "client"
+    write(directory, make_evidence(PROVIDER, Party("a")))
+
+    def killed(*_: object) -> None:
+        os._exit(7)
+
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(os, "fsync" if at == "write" else "rename", killed)
+        put_companion(directory, "status.json", b"half of it")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(list(directory.parent.iterdir())) == 2, "something is left behind"
+    read_bundle(directory, TRUSTED)
+    put_companion(directory, "status.json", b"all of it")
+    assert (directory / "status.json").read_bytes() == b"all of it"
+    assert [path.name for path in directory.parent.iterdir()] == ["client"], "and is gone"
+
+
+def test_what_is_put_beside_a_receipt_may_be_named_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "receipts" / "client"
+    write(directory, make_evidence(PROVIDER, Party("a")))
+    monkeypatch.chdir(directory)
+    put_companion(Path(), "status.json", b"a word")
+    assert (directory / "status.json").read_bytes() == b"a word"
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error() -> None:

@@ -32,6 +32,8 @@ def test_a_work_folders_receipts_are_in_receipts(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "receipt.json").write_text("{}")
     wanted = tuple(tmp_path / "receipts" / request / "a" for request in ("request-1", "request-2"))
+    (tmp_path / "receipts" / "request-2" / ".b.partial").mkdir()
+    (tmp_path / "receipts" / "request-2" / ".b.partial" / "receipt.json").write_text("{")  # by a writer that was killed
     assert find_receipts(tmp_path) == wanted
     assert find_receipts(tmp_path / "receipts") == wanted
     assert find_receipts(tmp_path / "receipts" / "request-2") == wanted[1:]

@@ -46,6 +46,7 @@ def append(
     from zkapex.proofs.ledger.files import put
     from zkapex.proofs.ledger.keeper import nonce_of, payload_digest
     from zkapex.proofs.ledger.log import Log
+    from zkapex.proofs.receipts.bundle import RECEIPT_FILE, put_companion
 
     log = Log.open(folder)
     names = {file: file.with_suffix(".tlog-proof") for file in files}
@@ -53,7 +54,11 @@ def append(
     nonces = {file: nonce_of(names[file]) for file in files}
     places = log.append([entry(nonces[file], digests[file]) for file in files], _witnesses(folder))
     for file in files:
-        put(names[file], log.prove(entry(nonces[file], digests[file]), nonces[file]).to_bytes())
+        proof = log.prove(entry(nonces[file], digests[file]), nonces[file]).to_bytes()
+        if file.name == RECEIPT_FILE:
+            put_companion(file.parent, names[file].name, proof)
+        else:
+            put(names[file], proof)
     if as_json:
         print(json.dumps({"size": log.checkpoint().size, "places": dict(zip(map(str, files), places, strict=True))}))
     else:

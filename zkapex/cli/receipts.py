@@ -69,12 +69,11 @@ def stamp(
     authority: Annotated[str, typer.Option(help="Address of a timestamping authority (RFC 3161).")],
 ) -> None:
     """Have an authority stamp a receipt: receipt.tsr, beside it, shows by when it existed."""
-    from zkapex.proofs.ledger.files import put
-    from zkapex.proofs.receipts.bundle import RECEIPT_FILE, read_files
+    from zkapex.proofs.receipts.bundle import RECEIPT_FILE, put_companion, read_files
     from zkapex.proofs.receipts.timestamp import request_stamp
     from zkapex.proofs.records.envelope import peek
 
-    put(path / "receipt.tsr", request_stamp(peek(read_files(path)[RECEIPT_FILE]), authority))
+    put_companion(path, "receipt.tsr", request_stamp(peek(read_files(path)[RECEIPT_FILE]), authority))
     print(path / "receipt.tsr")
 
 
@@ -88,7 +87,7 @@ def status(
 ) -> None:
     """Sign that a receipt no longer holds; whoever verifies with that at hand is told so."""
     from zkapex.proofs.ledger.files import put
-    from zkapex.proofs.receipts.bundle import open_signed, read_files
+    from zkapex.proofs.receipts.bundle import open_signed, put_companion, read_files
     from zkapex.proofs.receipts.status import make_status
     from zkapex.proofs.records.signing import load_private_key
 
@@ -97,7 +96,10 @@ def status(
     issuer = load_private_key(key)
     receipt = open_signed(read_files(path), [issuer.public_key()])
     signed = make_status(receipt.payload_digest, word, reason, issuer, datetime.now(UTC))  # type: ignore[arg-type]
-    put(out or path / "status.json", signed)
+    if out is None:
+        put_companion(path, "status.json", signed)
+    else:
+        put(out, signed)
     print(out or path / "status.json")
 
 
