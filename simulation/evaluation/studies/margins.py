@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.evaluation.baselines import METHODS
@@ -93,7 +94,7 @@ class MarginsStudy:
         everything = (world.forget_set, world.forget_test, world.retain_set, bench.test)
         chance = np.random.default_rng(seed)
         return {
-            what: examples.take(chance.permutation(len(examples.labels))[: self.examples])
+            what: examples.take(torch.from_numpy(chance.permutation(len(examples.labels))[: self.examples]))
             for what, examples in zip(KINDS, everything, strict=True)
         }
 
