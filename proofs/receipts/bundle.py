@@ -112,6 +112,11 @@ def put_companion(directory: Path, name: str, data: bytes) -> None:
     put(directory / name, data, by=directory.with_name(f".{directory.name}.{name}.partial"))
 
 
+def receipts_in(directory: Path) -> list[Path]:
+    """The folders of the receipts right below a folder, in order; not those that are still being written."""
+    return [path.parent for path in _receipts(directory, 1)]
+
+
 def read_bundle(directory: Path, trusted: Collection[Ed25519PublicKey] | None = None) -> Bundle:
     """Read a receipt's directory and check everything in it but the zero-knowledge proofs.
 

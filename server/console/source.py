@@ -14,7 +14,7 @@ from zkapex.proofs.keys.trust import Trust
 from zkapex.proofs.ledger.files import put
 from zkapex.proofs.ledger.log import Log, check_log
 from zkapex.proofs.ledger.policy import LogPolicy
-from zkapex.proofs.receipts.bundle import Bundle, read_bundle
+from zkapex.proofs.receipts.bundle import Bundle, read_bundle, receipts_in
 from zkapex.proofs.receipts.page import READERS, content, page
 from zkapex.proofs.receipts.receipt import sayings_of
 from zkapex.proofs.receipts.report import check_report, make_report, open_report, read_case
@@ -244,7 +244,7 @@ class FolderSource:
         return read_bundle(folder, [self._key()])
 
     def _bundles(self, request_id: str) -> list[Bundle]:
-        folders = sorted(path.parent for path in self._receipts(request_id).glob("*/receipt.json"))
+        folders = receipts_in(self._receipts(request_id))
         if not folders:
             raise InputError(f"there are no receipts of {request_id} yet", fix="wait until its clients have answered")
         return [self._bundle(folder) for folder in folders]

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from zkapex.client.deployment import settings as device_settings
 from zkapex.errors import InputError, RuntimeFailure
 from zkapex.host.flower import environment, program
 from zkapex.host.supervise import Program, Supervisor
+from zkapex.proofs.receipts.bundle import receipts_in
 from zkapex.server.deployment import init as server_init
 from zkapex.server.deployment import programs as server_programs
 from zkapex.server.deployment import settings as server_settings
@@ -211,12 +212,17 @@ def run_example(example: Example, port: int, token: str, say: Callable[[str], No
             for line in words.about(event for event in events.new() if event["event"] not in _BEFORE):
                 say(line)
             for one in progress(example.server, datetime.now(UTC)):
-                line = described(one)
+                line, written = (
+                    described(one),
+                    receipts_in(example.server.federation / "receipts" / one.order.request_id),
+                )
+                if one.state == DONE and len(written) < len(one.parts):
+                    continue  # the registry knows of a receipt before it is written
                 if told.get(one.order.request_id) != line:
                     told[one.order.request_id] = line
                     say(line)
                     if one.state == DONE:
-                        say(_how_to_verify(example, one.order.request_id))
+                        say(_how_to_verify(example, written))
             yield
     finally:
         say("Stopping; this takes up to 20 seconds ...")
@@ -254,13 +260,12 @@ def described(one: Progress) -> str:
     return f"{one.order.request_id}: {one.state}{': ' if parts else ''}{parts}{problem}"
 
 
-def _how_to_verify(example: Example, request_id: str) -> str:
+def _how_to_verify(example: Example, receipts: Sequence[Path]) -> str:
     """A command that can be pasted; of the first receipt there is."""
-    federation = example.server.federation
-    receipts = sorted(path.parent for path in (federation / "receipts" / request_id).glob("*/receipt.json"))
     if not receipts:
         return "No client has a receipt."
-    command = f"{_zkapex()} verify {_short(receipts[0])} --trust {_short(federation / 'key.pub')}"
+    key = example.server.federation / "key.pub"
+    command = f"{_zkapex()} verify {_short(receipts[0])} --trust {_short(key)}"
     return f"Verify a receipt (there are {len(receipts)}), in another terminal or after Ctrl-C:\n\n    {command}\n"
 
 

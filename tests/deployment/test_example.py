@@ -87,7 +87,9 @@ def test_a_deletion_is_ordered_in_the_console_and_its_receipts_verify(tmp_path: 
             assert "What it will cost" in page
             browser.post("/requests/new", data={**draft, "csrf": csrf(page), "estimated": "0.01", "step": "create"})
             assert example.says(r"(no-threes: done: \w{16} proved, \w{16} proved)", DONE_S)
+            command = example.says(r"(\S*zkapex verify .*)", 30)
             assert "proved" in browser.get("/requests/no-threes").text
+    assert subprocess.run(command, shell=True, check=False, capture_output=True).returncode == 0, command
     federation = folder / "server" / "provider" / "federation"
     receipts = [path.parent for path in federation.glob("receipts/no-threes/*/receipt.json")]
     assert len(receipts) == 2

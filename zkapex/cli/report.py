@@ -61,6 +61,7 @@ def report(
     from zkapex.cli.verify import policy_of
     from zkapex.proofs.keys.trust import Trust
     from zkapex.proofs.ledger.files import put
+    from zkapex.proofs.receipts.bundle import receipts_in
     from zkapex.proofs.receipts.page import READERS, content, page, pdf
     from zkapex.proofs.receipts.report import check_report, make_report, open_report, read_case
     from zkapex.proofs.records.signing import key_id, load_private_key, public_key_from_hex
@@ -77,7 +78,7 @@ def report(
             "nobody was named whose signatures the report could rest on",
             fix="name the provider's key with --trust, or --root and --keyset",
         )
-    folders = sorted(path.parent for path in request.glob("*/receipt.json"))
+    folders = receipts_in(request)
     if not folders:
         raise InputError(f"there are no receipts in {request}", fix="name the folder of a request")
     bundles = [read_trusted(folder, policy) for folder in folders]
