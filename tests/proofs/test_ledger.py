@@ -217,7 +217,10 @@ def test_a_quorum_of_groups(tmp_path: Path) -> None:
     assert when == datetime(2026, 1, 2, tzinfo=UTC)
     broken = signed(0, 2, 3)
     bad = broken.signatures[-1]
-    broken = Note(broken.text, (*broken.signatures[:-1], type(bad)(bad.name, bad.key_id, bad.body[:-1] + b"\0")))
+    broken = Note(
+        broken.text,
+        (*broken.signatures[:-1], type(bad)(bad.name, bad.key_id, bad.body[:-1] + bytes([bad.body[-1] ^ 1]))),
+    )
     with pytest.raises(LedgerError, match="wrong"):
         policy.check(broken)
 
