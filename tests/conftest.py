@@ -26,12 +26,6 @@ LONG = (
 """Files that take most of the time, a minute each or so: whichever came last would leave all workers but one idle."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """With ``-n auto`` one more than there are processors: now and then a test waits for a disk, Ray, or a browser."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first; whole files stay together, and in their order."""
     rank = {Path(f"{name}.py"): at for at, name in enumerate(LONG)}

@@ -30,6 +30,10 @@ from zkapex.transport.wire import pack, unpack
 Change = Callable[[Enrolment], Enrolment]
 
 
+pytestmark = pytest.mark.slow
+"""With all tests: its circuit and proofs (`tests/proofs/test_second_moment.py`), and the transparent backend's run."""
+
+
 def without(enrolment: Enrolment) -> Enrolment:
     return enrolment.model_copy(update={"curvature_proofs": ()})
 

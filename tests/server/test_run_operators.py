@@ -63,10 +63,10 @@ class Ran:
         return plan
 
 
-# The circuit of block-fisher, and proofs that cheat at it, are in tests/circuits and tests/proofs.
+# The circuits of all of them, and proofs that cheat, are in tests/circuits and tests/proofs.
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name == "block-fisher" else name for name in RUNS],
+    params=[name if name == "mask-only" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
 )
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Stopped once after planning, so that the plan is read back from disk."""

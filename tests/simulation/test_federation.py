@@ -93,7 +93,9 @@ def settings(
     return run_config_of_app({**run, **small, "work-dir": str(tmp_path / "run")})
 
 
-@pytest.mark.parametrize("settings", ["mnist-writers", "pacs", "code-lm"], indirect=True)
+@pytest.mark.parametrize(
+    "settings", ["mnist-writers", "pacs", pytest.param("code-lm", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_scenario_runs_from_training_to_receipts(
     settings: dict[str, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
