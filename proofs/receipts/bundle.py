@@ -112,9 +112,10 @@ def put_companion(directory: Path, name: str, data: bytes) -> None:
     put(directory / name, data, by=directory.with_name(f".{directory.name}.{name}.partial"))
 
 
-def receipts_in(directory: Path) -> list[Path]:
-    """The folders of the receipts right below a folder, in order; not those that are still being written."""
-    return [path.parent for path in _receipts(directory, 1)]
+def receipts_in(directory: Path, where: str = "*") -> list[Path]:
+    """The folders of receipts, in order: right below a folder, or where a pattern says; not those half-written."""
+    found = sorted(path.parent for path in directory.glob(f"{where}/{RECEIPT_FILE}"))
+    return [path for path in found if not path.name.startswith(".")]
 
 
 def read_bundle(directory: Path, trusted: Collection[Ed25519PublicKey] | None = None) -> Bundle:
@@ -245,7 +246,7 @@ def _read(directory: Path, path: str, limit: int) -> bytes:
             return file.read(limit + 1)
     except FileNotFoundError:
         if path == RECEIPT_FILE:
-            below = next((found.parent for depth in (1, 2, 3) for found in _receipts(directory, depth)), None)
+            below = next((found for where in ("*", "*/*", "*/*/*") for found in receipts_in(directory, where)), None)
             fix = "name another directory" if below is None else f"name one receipt's, such as {below}, or add --chain"
             raise InputError(f"there is no receipt {directory}", why=f"it has no {RECEIPT_FILE}", fix=fix) from None
         raise ReceiptError(f"{path} is missing") from None
@@ -265,9 +266,3 @@ def _sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _receipts(directory: Path, depth: int) -> list[Path]:
-    """Receipts so many folders further down."""
-    found = sorted(directory.glob("/".join(["*"] * depth + [RECEIPT_FILE])))
-    return [path for path in found if not path.parent.name.startswith(".")]  # those are not whole yet

@@ -27,7 +27,7 @@ from zkapex.proofs.backends.interface import Before, Engine
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.merkle import commitment_root
 from zkapex.proofs.messages import Enrolment, ModelManifest
-from zkapex.proofs.receipts.bundle import RECEIPT_FILE, Bundle
+from zkapex.proofs.receipts.bundle import Bundle, receipts_in
 from zkapex.proofs.records.sealed import Sealed, unseal_enrolment
 from zkapex.proofs.records.signing import MAX_ENVELOPE_BYTES
 from zkapex.proofs.verify import Policy, Verified, engine_of, verify_receipt
@@ -70,8 +70,7 @@ def find_receipts(directory: Path) -> tuple[Path, ...]:
     InputError
         There is none.
     """
-    every = sorted(path.parent for path in _evidence(directory).glob(f"**/{RECEIPT_FILE}"))
-    found = tuple(path for path in every if not path.name.startswith("."))  # those are not whole yet
+    found = tuple(receipts_in(_evidence(directory), "**"))
     if not found:
         raise InputError(
             f"there are no receipts in {directory}", fix="name the folder that holds them, such as receipts/"

@@ -212,14 +212,12 @@ def run_example(example: Example, port: int, token: str, say: Callable[[str], No
             for line in words.about(event for event in events.new() if event["event"] not in _BEFORE):
                 say(line)
             for one in progress(example.server, datetime.now(UTC)):
-                line, written = (
-                    described(one),
-                    receipts_in(example.server.federation / "receipts" / one.order.request_id),
-                )
+                line, request_id = described(one), one.order.request_id
+                written = receipts_in(example.server.federation / "receipts" / request_id)
                 if one.state == DONE and len(written) < len(one.parts):
                     continue  # the registry knows of a receipt before it is written
-                if told.get(one.order.request_id) != line:
-                    told[one.order.request_id] = line
+                if told.get(request_id) != line:
+                    told[request_id] = line
                     say(line)
                     if one.state == DONE:
                         say(_how_to_verify(example, written))

@@ -8,7 +8,7 @@ it is compared to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.evaluation.baselines import METHODS
@@ -110,8 +111,7 @@ class MarginsStudy:
             found: Arrays = {}
             for name in self.methods:
                 models = [case.deployment.deploy(METHODS[name].unlearn(case)) for case in cases]
-                for what, examples in judged.items():
-                    found[f"{name}/{what}"] = np.stack([signals(model, examples).log_odds for model in models])
+                found |= {f"{name}/{what}": values for what, values in _margins(models, judged).items()}
             return found
 
         return shelf.arrays("margins", margins)
@@ -123,10 +123,13 @@ class MarginsStudy:
         shelf = Shelf(partial(self.base.build, bench), number, folder, on_event)
 
         def margins() -> Arrays:
-            models = oracle_models(self.base, bench, number)
-            return {
-                what: np.stack([signals(model, examples).log_odds for model in models])
-                for what, examples in judged.items()
-            }
+            return _margins(oracle_models(self.base, bench, number), judged)
 
         return shelf.arrays(f"oracles-{number:02}", margins)
+
+
+def _margins(models: Sequence[nn.Module], judged: Mapping[str, Examples]) -> Arrays:
+    """Of every model on every example [models, examples], by kind."""
+    return {
+        what: np.stack([signals(model, examples).log_odds for model in models]) for what, examples in judged.items()
+    }
