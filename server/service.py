@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,7 +47,6 @@ from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
 from zkapex.server.federation.setup import check_provider, load_manifest, prepare
 from zkapex.server.federation.training import train
-from zkapex.server.protocol.states import Client
 from zkapex.server.requests.concluding import publish_enrolments
 from zkapex.server.requests.coordinator import Coordinator
 from zkapex.server.requests.delegation import delegated_plan
@@ -436,18 +435,18 @@ class Federation:
         """
         here = set(self._coordinator(grid).roster.clients.values())
         moving = {one.request_id for one in self.due() if one.what == "conclude" or one.client_id in here}
-        clients = {client.client_id: client for client in self.registry.clients()}
         for request_id in ids:
-            unfinished = request_id in moving or not self._told(request_id, clients)
+            unfinished = request_id in moving or not self._told(request_id)
             if unfinished and load_plan(self.order.folder(request_id).own) is not None:
                 self._go_on(grid, request_id)
 
-    def _told(self, request_id: str, clients: Mapping[str, Client]) -> bool:
+    def _told(self, request_id: str) -> bool:
         """Whether the result of a request says of every client what the registry knows."""
         path = self.order.folder(request_id).result
         if not path.exists():
             return False
         told = {row["client_id"]: row["verdict"] for row in load_json(path)["clients"]}
+        clients = {client.client_id: client for client in self.registry.clients()}
         asked = self.registry.requests(request_id)
         return all(told.get(one.client_id) == verdict_of(clients[one.client_id], one) for one in asked)
 
