@@ -19,21 +19,18 @@ months: it asks whoever is there for whatever is due, and ends; nothing is lost 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from flwr.serverapp import Grid
 from torch import nn
 
 from zkapex.errors import InputError, ProtocolError
-from zkapex.proofs.backends import about
 from zkapex.proofs.backends.interface import Engine
-from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.ledger.log import Log
 from zkapex.proofs.messages import EvaluateReply, ModelManifest
 from zkapex.proofs.records.signing import load_or_create_private_key, save_public_key
@@ -42,38 +39,33 @@ from zkapex.server.federation.admission import Admission
 from zkapex.server.federation.barring import barred
 from zkapex.server.federation.claim import claim
 from zkapex.server.federation.lock import one_writer
-from zkapex.server.federation.provider import Continuing, Delegating, Orders, Provider
+from zkapex.server.federation.provider import Orders, Provider
 from zkapex.server.federation.roster import Roster
 from zkapex.server.federation.settings import RunSettings
 from zkapex.server.federation.setup import check_provider, load_manifest, prepare
 from zkapex.server.federation.training import train
 from zkapex.server.requests.concluding import publish_enrolments
 from zkapex.server.requests.coordinator import Coordinator
-from zkapex.server.requests.delegation import delegated_plan
-from zkapex.server.requests.deletion import Deletion
-from zkapex.server.requests.due import TUNED, Due, due
-from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order, RequestFolder
+from zkapex.server.requests.deletion import Deletion, deletion_of
+from zkapex.server.requests.due import Due, due
+from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order
 from zkapex.server.requests.keeping import Keeper
 from zkapex.server.requests.past import SCORES, Past
 from zkapex.server.requests.plan import (
     StoredPlan,
-    keep_plan,
     load_plan,
     provider_curvature,
-    save_plan,
     unlearn_global,
 )
-from zkapex.server.requests.result import verdict_of, write_result
+from zkapex.server.requests.planning import plan_request, preview
+from zkapex.server.requests.result import is_told, write_result
+from zkapex.server.requests.tuning import tune
 from zkapex.server.store.registry import Registry, utc_now
 from zkapex.storage import load_arrays, load_json, save_arrays, save_text
 from zkapex.transport.peers import Peers
-from zkapex.unlearning.operators import operator
-from zkapex.unlearning.planning.keep import keep
-from zkapex.unlearning.planning.standing import Standing
-from zkapex.unlearning.planning.steps import OnStep, no_step, seldom
 from zkapex.unlearning.planning.trials import Plan
 
-TUNES, REGISTRY = "tune.json", "registry.sqlite"
+REGISTRY = "registry.sqlite"
 
 
 class Federation:
@@ -242,37 +234,9 @@ class Federation:
     def plan(self, grid: Grid, request_id: str) -> StoredPlan:
         """Choose mask, guard, steering and factors of a request, once; from here on it is one of the federation's."""
         coordinator = self._coordinator(grid)
-        roster, folder, provider = coordinator.roster, self.order.folder(request_id), self.past.about(request_id)
         self.order.add(request_id)
-        roster.emit("search.started", request=request_id)
-        plan = load_plan(folder.own)
-        if plan is None and (again := self._orders and self._orders.repeats(request_id)):
-            plan = self._repeat(folder, *again)
-        if plan is None:
-            model, statement = self.model(request_id), roster.manifest.statement
-            demands = self.past.demands(request_id)
-            delegation = provider.delegate(model, statement) if isinstance(provider, Delegating) else None
-            if delegation is None:
-                on_step = seldom(lambda step: roster.emit("search.step", doing=step.words()))
-                found = _planned(provider, model, roster.manifest, demands, on_step)
-            else:
-                found = delegated_plan(coordinator, delegation, model, request_id, folder.own)
-            plan = save_plan(folder.own, keep(found, demands, roster.manifest))
-        if folder.clients(ADDRESSED) is None:
-            folder.keep_clients(ADDRESSED, {client.client_id for client in self.registry.clients()})
-        roster.emit("search.done", **plan.chosen)
-        return plan
-
-    def _repeat(self, folder: RequestFolder, earlier: str, clients: frozenset[str]) -> StoredPlan:
-        """The plan of an earlier request again, for clients that did not prove that one.
-
-        The global model has been through it, and stays as it is.
-        """
-        plan = cast("Plan", self.past.plan_of(earlier))  # it has all that `keep` looks at, under the same names
-        plan = keep(plan, self.past.demands(folder.request_id), self._manifest())
-        folder.keep_clients(ADDRESSED, set(clients))
-        save_arrays(folder.unlearned, self.past.state_before(folder.request_id))
-        return keep_plan(folder.own, cast("StoredPlan", plan))
+        repeats = None if self._orders is None else self._orders.repeats(request_id)
+        return plan_request(coordinator, self.past, request_id, repeats)
 
     def preview(self, request_id: str) -> tuple[ModelManifest, Plan]:
         """What a request that was not made yet would ask for; nothing of it is kept, and nobody is asked.
@@ -282,12 +246,7 @@ class Federation:
         InputError
             A client would choose the mask.
         """
-        manifest = load_manifest(self.past.manifest)
-        provider, model = self.past.about(request_id), self.model(request_id)
-        if isinstance(provider, Delegating) and provider.delegate(model, manifest.statement) is not None:
-            raise InputError("what this request costs is not known before", why="a client would choose the mask")
-        demands = self.past.demands(request_id)
-        return manifest, keep(_planned(provider, model, manifest, demands), demands, manifest)
+        return preview(self.past, load_manifest(self.past.manifest), request_id)
 
     def open(self, grid: Grid, request_id: str) -> None:
         """Sign the request to every client it is addressed to that has none yet, is here, and may be asked."""
@@ -330,25 +289,13 @@ class Federation:
 
         Only after requests that prescribe what the result is along directions, and if settings say so.
         """
-        settings, roster = self.settings, self._coordinator(grid).roster
-        folder, known, due = self.order.folder(request_id), self.past.tuned(request_id), self._to_tune(request_id)
-        if not due:
-            return
-        self._events.emit("tune.started", clients=len(due), request=request_id)
-        path = folder.own / TUNES
-        nonces: dict[str, str] = load_json(path) if path.exists() else {}
-        nonces |= {client_id: secrets.token_hex(32) for client_id in sorted(due - nonces.keys())}
-        save_text(path, json.dumps(nonces))
-        wanted = {client_id: nonces[client_id] for client_id in due}
-        known |= roster.tune(request_id, wanted, settings.tune_epochs, settings.tune_lr, settings.seed)
-        text = {client_id: json.loads(reply.to_bytes()) for client_id, reply in known.items()}
-        save_text(folder.own / TUNED, json.dumps(text))
-        self.enrol(grid)
-        publish_enrolments(self.registry, self.work_dir / "receipts", known)
-
-    def _to_tune(self, request_id: str) -> set[str]:
-        """Clients that are still to be asked to train on after a request."""
-        return {one.client_id for one in self.due() if (one.request_id, one.what) == (request_id, "tune")}
+        roster = self._coordinator(grid).roster
+        wanted = {one.client_id for one in self.due() if (one.request_id, one.what) == (request_id, "tune")}
+        if wanted:
+            self._events.emit("tune.started", clients=len(wanted), request=request_id)
+            tuned = tune(roster, self.past, self.settings, request_id, wanted)
+            self.enrol(grid)
+            publish_enrolments(self.registry, self.work_dir / "receipts", tuned)
 
     # -- many steps -------------------------------------------------------------------------------------------------
 
@@ -436,19 +383,9 @@ class Federation:
         here = set(self._coordinator(grid).roster.clients.values())
         moving = {one.request_id for one in self.due() if one.what == "conclude" or one.client_id in here}
         for request_id in ids:
-            unfinished = request_id in moving or not self._told(request_id)
+            unfinished = request_id in moving or not is_told(self.order.folder(request_id), self.registry)
             if unfinished and load_plan(self.order.folder(request_id).own) is not None:
                 self._go_on(grid, request_id)
-
-    def _told(self, request_id: str) -> bool:
-        """Whether the result of a request says of every client what the registry knows."""
-        path = self.order.folder(request_id).result
-        if not path.exists():
-            return False
-        told = {row["client_id"]: row["verdict"] for row in load_json(path)["clients"]}
-        clients = {client.client_id: client for client in self.registry.clients()}
-        asked = self.registry.requests(request_id)
-        return all(told.get(one.client_id) == verdict_of(clients[one.client_id], one) for one in asked)
 
     def _go_on(self, grid: Grid, request_id: str) -> None:
         """Whatever of a request can be done now."""
@@ -478,25 +415,9 @@ class Federation:
         write_result(roster, self.past, facts, [scores, self.past.tuned(request_id)], receipts)
 
     def _deletion(self, request_id: str) -> Deletion:
-        plan, settings = self.past.plan_of(request_id), self.settings
-        manifest = self._manifest()
-        statement = manifest.statement
-        stated = about(manifest.backend).tolerances_stated  # else they follow from the mask
-        tau_s, tau_g = operator(statement.kind).tolerances(statement) if stated else (0, 0)
-        return Deletion(
-            request_id=request_id,
-            masks=plan.masks,
-            guards=plan.guard_map(),
-            operator=statement.kind,
-            tau_s=tau_s,
-            tau_g=tau_g,
-            forget_digest=self._keeper().commitment(request_id, self.past.about(request_id).forget_description()),
-            lifetime=self._lifetime(request_id),
-            cheating=settings.audit_cheating if settings.audit == "sampled" else None,
-            detect=settings.audit_detect,
-            factors=plan.factors or None,
-            steering=plan.steering_map(statement.guard_limit),
-        )
+        digest = self._keeper().commitment(request_id, self.past.about(request_id).forget_description())
+        plan, lifetime = self.past.plan_of(request_id), self._lifetime(request_id)
+        return deletion_of(request_id, plan, self._manifest(), self.settings, digest, lifetime)
 
     def _lifetime(self, request_id: str) -> timedelta:
         """How long clients may take: until the deadline, but never less than the settings give them."""
@@ -511,15 +432,6 @@ class Federation:
         if self._engine is None:
             raise ProtocolError("nobody has joined")
         return self._engine.manifest
-
-
-def _planned(
-    provider: Provider, model: nn.Module, manifest: ModelManifest, demands: Demands, on_step: OnStep = no_step
-) -> Plan:
-    """What a provider plans, with regard to what earlier requests have left if it has any."""
-    if isinstance(provider, Continuing):
-        return provider.plan_after(model, manifest.statement, Standing.of(manifest, demands), on_step)
-    return provider.plan(model, manifest.statement, on_step)
 
 
 def run(grid: Grid, provider: Provider, settings: RunSettings, work_dir: Path, events: EventLog) -> dict[str, Any]:

@@ -9,6 +9,12 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
+from zkapex.proofs.backends import about
+from zkapex.proofs.messages import ModelManifest
+from zkapex.server.federation.settings import RunSettings
+from zkapex.server.requests.plan import StoredPlan
+from zkapex.unlearning.operators import operator
+
 
 @dataclass(frozen=True)
 class Deletion:
@@ -48,3 +54,34 @@ class Deletion:
     detect: float = 0.99
     factors: Mapping[str, npt.NDArray[np.int64]] | None = None
     steering: Mapping[tuple[str, int], npt.NDArray[np.int16]] | None = None
+
+
+def deletion_of(
+    request_id: str, plan: StoredPlan, manifest: ModelManifest, settings: RunSettings, digest: str, lifetime: timedelta
+) -> Deletion:
+    """What a plan asks of clients under a manifest and the federation's settings.
+
+    Parameters
+    ----------
+    digest : str
+        The commitment to what is deleted, of the provider's log.
+    lifetime : timedelta
+        How long clients may take.
+    """
+    statement = manifest.statement
+    stated = about(manifest.backend).tolerances_stated  # else they follow from the mask
+    tau_s, tau_g = operator(statement.kind).tolerances(statement) if stated else (0, 0)
+    return Deletion(
+        request_id=request_id,
+        masks=plan.masks,
+        guards=plan.guard_map(),
+        operator=statement.kind,
+        tau_s=tau_s,
+        tau_g=tau_g,
+        forget_digest=digest,
+        lifetime=lifetime,
+        cheating=settings.audit_cheating if settings.audit == "sampled" else None,
+        detect=settings.audit_detect,
+        factors=plan.factors or None,
+        steering=plan.steering_map(statement.guard_limit),
+    )

@@ -13,7 +13,9 @@ from zkapex.server.federation.roster import Roster
 from zkapex.server.protocol.states import UNDER_WAY, Client, ClientStatus, Request
 from zkapex.server.requests.costs import CostBook
 from zkapex.server.requests.delegation import proposal_facts
+from zkapex.server.requests.folder import RequestFolder
 from zkapex.server.requests.past import Past
+from zkapex.server.store.registry import Registry
 from zkapex.storage import load_json, save_text
 
 
@@ -25,6 +27,16 @@ def verdict_of(client: Client, request: Request) -> str:
         blamed = client.status is ClientStatus.QUARANTINED and client.reason == request.reason
         return "quarantined" if blamed else request.verdict
     return "unreachable" if client.status is ClientStatus.UNREACHABLE else "pending"
+
+
+def is_told(folder: RequestFolder, registry: Registry) -> bool:
+    """Whether the result of a request, as it was last written, says of every client what the registry knows."""
+    if not folder.result.exists():
+        return False
+    told = {row["client_id"]: row["verdict"] for row in load_json(folder.result)["clients"]}
+    clients = {client.client_id: client for client in registry.clients()}
+    asked = registry.requests(folder.request_id)
+    return all(told.get(one.client_id) == verdict_of(clients[one.client_id], one) for one in asked)
 
 
 def client_result(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults import FIRST, Site, check
+from faults import FIRST, Site
+from invariants import check
+from near import BACKENDS
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Site:
+@pytest.fixture(scope="session", params=BACKENDS)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Three honest devices that were proved once. Not to be changed."""
-    site = Site(tmp_path_factory.mktemp("faults") / "finished")
+    site = Site(tmp_path_factory.mktemp("faults") / "finished", settings={"backend": request.param})
     with site.service() as service:
         service.train(grid := site.grid())
         service.join(grid)

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults import FIRST, SECOND, THIRD, Site, check
+from faults import FIRST, SECOND, THIRD, Site
+from invariants import check
 from life import MASKS, left
 
 from zkapex.errors import VerificationError

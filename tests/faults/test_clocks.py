@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from faults import SECOND, THIRD, Site, check
+from faults import SECOND, THIRD, Site
+from invariants import check
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from faults import SECOND, THIRD, Site, check
+from faults import SECOND, THIRD, Site
+from invariants import check
 
 from zkapex.errors import StorageError
 from zkapex.server.store.registry import Registry

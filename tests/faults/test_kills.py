@@ -6,7 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
-from faults import SECOND, THIRD, Kill, Site, check
+from faults import SECOND, THIRD, Site
+from invariants import check
+from kills import Kill
 
 ANEW = {"personalise-between": True}
 """Devices personalise and enrol again before the request."""

@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faults import KINDS, SECOND, THIRD, Site, Weather, check
+from faults import SECOND, THIRD, Site
+from invariants import check
+from weather import KINDS, Weather
 
 from zkapex.errors import ProtocolError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from faults import FIRST, SECOND, Site, check
+from faults import FIRST, SECOND, Site
+from invariants import check
 from life import MASKS, left
 
 from zkapex.server.requests import opening

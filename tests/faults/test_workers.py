@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults import SECOND, THIRD, Site, check
+from faults import SECOND, THIRD, Site
+from invariants import check
 
 from zkapex.errors import SaltsSpentError
 

@@ -17,6 +17,7 @@ from bench import Bench
 from federation import Died, Federation, SmallTask, honest, refused, step_of
 from flwr.app import RecordDict
 from life import MASKS, LivingProvider, ask, chains, committed, deployed, left, statuses, traces
+from near import by_both
 
 from zkapex.client.agent.agent import STEPS, DeviceAgent
 from zkapex.client.agent.common import opened
@@ -37,18 +38,19 @@ from zkapex.transport.grid import Fate, reliable
 QUICK = {"operator": "mask-only", "personal-epochs": 1}
 
 
-def living(folder: Path, clients: int = 1, **more: Any) -> Federation:
+def living(folder: Path, clients: int = 1, backend: str = "halo2", **more: Any) -> Federation:
     """A federation whose requests are quickly proved."""
-    settings = {**QUICK, **more.pop("settings", {})}
+    settings = {**QUICK, "backend": backend, **more.pop("settings", {})}
     return Federation(folder, clients=clients, provider=LivingProvider(), epochs=3, settings=settings, **more)
 
 
 # -- three requests in one federation ---------------------------------------------------------------------------------
 
 
-def test_what_three_requests_delete_is_never_back(tmp_path: Path) -> None:
+@by_both
+def test_what_three_requests_delete_is_never_back(tmp_path: Path, backend: str) -> None:
     """With training and personalisation in between: every enrolment continues the one before, by proof."""
-    federation = living(tmp_path / "run", settings={"rounds-between": 1, "personalise-between": True})
+    federation = living(tmp_path / "run", backend=backend, settings={"rounds-between": 1, "personalise-between": True})
     gone: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     for number, request_id in enumerate(MASKS, 1):
         if number > 1:  # weights before this request: those of a device that has personalised and enrolled again
@@ -72,9 +74,10 @@ def test_what_three_requests_delete_is_never_back(tmp_path: Path) -> None:
     assert list(chains(federation).values()) == [["proved"] * 3]
 
 
-def test_a_later_request_keeps_the_zeros_of_the_chunks_it_changes(tmp_path: Path) -> None:
+@by_both
+def test_a_later_request_keeps_the_zeros_of_the_chunks_it_changes(tmp_path: Path, backend: str) -> None:
     """The operator repairs: without them in its mask, it would move weights that the first request deleted."""
-    federation = living(tmp_path / "run", settings={"operator": "guarded-group-obs"})
+    federation = living(tmp_path / "run", backend=backend, settings={"operator": "guarded-group-obs"})
     ask(federation, "request-1")
     (row,) = ask(federation, "request-2")["clients"]
     assert (row["verdict"], row["revision"]) == ("proved", 0)
@@ -86,8 +89,9 @@ def test_a_later_request_keeps_the_zeros_of_the_chunks_it_changes(tmp_path: Path
 # -- a device that is away --------------------------------------------------------------------------------------------
 
 
-def test_whoever_is_away_is_asked_when_it_is_back(tmp_path: Path) -> None:
-    federation = living(tmp_path / "run", clients=2)
+@by_both
+def test_whoever_is_away_is_asked_when_it_is_back(tmp_path: Path, backend: str) -> None:
+    federation = living(tmp_path / "run", backend=backend, clients=2)
     ask(federation, "request-1")
     away = list(federation.grid().get_node_ids())[1]
     federation.network = lambda m: Fate.NODE_DOWN if m.metadata.dst_node_id == away else Fate.DELIVERED
@@ -113,8 +117,9 @@ def with_service(federation: Federation, check: Callable[[Service], bool]) -> No
         assert check(service)
 
 
-def test_a_tick_does_what_is_due_and_says_what_is_left(tmp_path: Path) -> None:
-    federation = living(tmp_path / "run", clients=2)
+@by_both
+def test_a_tick_does_what_is_due_and_says_what_is_left(tmp_path: Path, backend: str) -> None:
+    federation = living(tmp_path / "run", backend=backend, clients=2)
     nodes = list(federation.grid().get_node_ids())
     federation.network = lambda m: (
         Fate.NODE_DOWN if m.metadata.dst_node_id == nodes[1] and step_of(m) == "prove" else Fate.DELIVERED
@@ -139,7 +144,8 @@ def test_a_tick_does_what_is_due_and_says_what_is_left(tmp_path: Path) -> None:
 # -- failure has causes -----------------------------------------------------------------------------------------------
 
 
-def test_a_late_answer_is_nobodys_fault(tmp_path: Path, later: Callable[[timedelta], None]) -> None:
+@by_both
+def test_a_late_answer_is_nobodys_fault(tmp_path: Path, backend: str, later: Callable[[timedelta], None]) -> None:
     """The server goes down when the device has answered, and comes back when the request has expired."""
 
     def dies(device: DeviceAgent, content: RecordDict) -> RecordDict:
@@ -149,7 +155,7 @@ def test_a_late_answer_is_nobodys_fault(tmp_path: Path, later: Callable[[timedel
     class Dies(DeviceAgent):
         steps = {**STEPS, "unlearn": dies}  # noqa: RUF012
 
-    federation = living(tmp_path / "run", device=lambda i, folder, task: Dies(folder, task, workers=1))
+    federation = living(tmp_path / "run", backend=backend, device=lambda i, folder, task: Dies(folder, task, workers=1))
     federation.run()
     before = MASKS["request-1"]
     assert left(deployed(federation, 0), before) == 0
@@ -165,10 +171,11 @@ def test_a_late_answer_is_nobodys_fault(tmp_path: Path, later: Callable[[timedel
     assert list(chains(federation).values()) == [["failed", "proved"]]
 
 
+@by_both
 def test_a_deletion_whose_proof_is_lost_is_not_undone_by_the_next_request(
-    tmp_path: Path, later: Callable[[timedelta], None]
+    tmp_path: Path, backend: str, later: Callable[[timedelta], None]
 ) -> None:
-    federation = living(tmp_path / "run", settings={"operator": "guarded-group-obs"})
+    federation = living(tmp_path / "run", backend=backend, settings={"operator": "guarded-group-obs"})
     federation.run(lambda event: event["event"] == "unlearn.started")
     before = deployed(federation, 0)
     federation.network = lambda m: Fate.NODE_DOWN if step_of(m) == "prove" else Fate.DELIVERED
@@ -185,7 +192,8 @@ def test_a_deletion_whose_proof_is_lost_is_not_undone_by_the_next_request(
     assert (facts.enrolment_revision, facts.attempts) == (1, 1)
 
 
-def test_a_full_disk_on_a_device_is_asked_again(tmp_path: Path) -> None:
+@by_both
+def test_a_full_disk_on_a_device_is_asked_again(tmp_path: Path, backend: str) -> None:
     full = [True]
 
     def unlearn_if_there_is_space(device: DeviceAgent, content: RecordDict) -> RecordDict:
@@ -196,7 +204,7 @@ def test_a_full_disk_on_a_device_is_asked_again(tmp_path: Path) -> None:
     class Full(DeviceAgent):
         steps = {**STEPS, "unlearn": unlearn_if_there_is_space}  # noqa: RUF012
 
-    federation = living(tmp_path / "run", device=lambda i, folder, task: Full(folder, task, workers=1))
+    federation = living(tmp_path / "run", backend=backend, device=lambda i, folder, task: Full(folder, task, workers=1))
     (row,) = federation.serve()["clients"]
     assert row["verdict"] == "unreachable"
     assert "no space left on device" in row["reason"]
@@ -253,9 +261,12 @@ def enrol_before(device: DeviceAgent, content: RecordDict) -> RecordDict:
 Regretful.steps = {**STEPS, "unlearn": keep_and_unlearn, "enrol": enrol_before}
 
 
-def test_nobody_enrols_unasked(tmp_path: Path) -> None:
+@by_both
+def test_nobody_enrols_unasked(tmp_path: Path, backend: str) -> None:
     """A client that was proved puts its old weights back and commits to them by itself."""
-    federation = living(tmp_path / "run", device=lambda i, folder, task: Regretful(folder, task, workers=1))
+    federation = living(
+        tmp_path / "run", backend=backend, device=lambda i, folder, task: Regretful(folder, task, workers=1)
+    )
     ask(federation, "request-1")
     folder = federation.state(0)
     agent = Regretful(folder, SmallTask(0, 1), workers=1)
@@ -272,8 +283,9 @@ def test_nobody_enrols_unasked(tmp_path: Path) -> None:
     assert list(chains(federation).values()) == [["proved"] * 2]
 
 
-def test_the_chain_of_receipts_is_checked(tmp_path: Path) -> None:
-    federation = living(tmp_path / "run", settings={"personalise-between": True})
+@by_both
+def test_the_chain_of_receipts_is_checked(tmp_path: Path, backend: str) -> None:
+    federation = living(tmp_path / "run", backend=backend, settings={"personalise-between": True})
     ask(federation, "request-1", "request-2")
     receipts = federation.folder / "receipts"
     (client,) = chains(federation)
@@ -293,11 +305,12 @@ def test_the_chain_of_receipts_is_checked(tmp_path: Path) -> None:
 # -- identity ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_quarantine_survives_a_new_key(tmp_path: Path) -> None:
+@by_both
+def test_a_quarantine_survives_a_new_key(tmp_path: Path, backend: str) -> None:
     def second_cheats(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat("ignore", folder, task, workers=1) if index else honest(index, folder, task)
 
-    federation = living(tmp_path / "run", clients=2, device=second_cheats)
+    federation = living(tmp_path / "run", backend=backend, clients=2, device=second_cheats)
     ask(federation, "request-1")
     assert sorted(statuses(federation)) == ["proved", "quarantined"]
     shutil.rmtree(federation.state(1))

@@ -29,6 +29,7 @@ from federation import (
     step_of,
 )
 from flwr.app import Message
+from near import by_both
 from torch import nn
 
 from zkapex.client.agent.agent import DeviceAgent
@@ -239,8 +240,9 @@ ALL = ("identify", "personalise", "enrol", "propose", "unlearn", "prove", "evalu
 
 
 @pytest.mark.parametrize("fate", [Fate.REPLY_LOST, Fate.NODE_DOWN])
-def test_whatever_is_lost_once_is_asked_for_again(tmp_path: Path, fate: Fate) -> None:
-    federation = Federation(tmp_path / "run", clients=1, network=Unlucky(fate, *ALL))
+@by_both
+def test_whatever_is_lost_once_is_asked_for_again(tmp_path: Path, backend: str, fate: Fate) -> None:
+    federation = Federation(tmp_path / "run", clients=1, network=Unlucky(fate, *ALL), settings={"backend": backend})
     (row,) = federation.serve()["clients"]
     assert (row["verdict"], row["chunks_proved"], set(row["accuracy"])) == ("proved", 2, STATES)
     assert len(federation.proofs()) == 2
@@ -251,8 +253,9 @@ def test_whatever_is_lost_once_is_asked_for_again(tmp_path: Path, fate: Fate) ->
         assert steps["enrol"] == steps["unlearn"] == 2
 
 
-def test_a_client_that_vanishes_is_unreachable_and_the_others_are_proved(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=2)
+@by_both
+def test_a_client_that_vanishes_is_unreachable_and_the_others_are_proved(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path / "run", clients=2, settings={"backend": backend})
     gone = federation.grid().get_node_ids()
     lost = list(gone)[1]
     federation.network = lambda message: (
@@ -272,8 +275,9 @@ def test_a_client_that_vanishes_is_unreachable_and_the_others_are_proved(tmp_pat
     assert (back["verdict"], set(back["accuracy"])) == ("proved", STATES)
 
 
-def test_a_client_that_is_away_when_a_run_resumes_keeps_what_it_has(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=2)
+@by_both
+def test_a_client_that_is_away_when_a_run_resumes_keeps_what_it_has(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path / "run", clients=2, settings={"backend": backend})
     federation.run(event("prove.started"))
     before = snapshot(federation.state(1))
     away = list(federation.grid().get_node_ids())[1]
@@ -284,8 +288,9 @@ def test_a_client_that_is_away_when_a_run_resumes_keeps_what_it_has(tmp_path: Pa
     assert snapshot(federation.state(1)) == before
 
 
-def test_a_lost_identity_does_not_make_a_client_enrol_again(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=1)
+@by_both
+def test_a_lost_identity_does_not_make_a_client_enrol_again(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path / "run", clients=1, settings={"backend": backend})
     federation.run(event("unlearn.started"))
     federation.network = Unlucky(Fate.REPLY_LOST, "identify")
     federation.asked.clear()
@@ -317,8 +322,9 @@ def test_a_device_that_dies_while_proving_goes_on_with_its_next_message(tmp_path
 # -- further requests -------------------------------------------------------------------------------------------------
 
 
-def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=1)
+@by_both
+def test_a_second_request_starts_from_the_first_ones_result(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path / "run", clients=1, settings={"backend": backend})
     federation.serve()
     federation.settings["request-id"] = "request-2"
     (row,) = federation.serve()["clients"]
@@ -397,8 +403,9 @@ def test_an_unknown_profile_is_refused_by_name(tmp_path: Path) -> None:
     assert (last["event"], last["error"]) == ("run.failed", "InputError")
 
 
-def test_the_providers_own_full_disk_stops_the_run_and_blames_nobody(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=1)
+@by_both
+def test_the_providers_own_full_disk_stops_the_run_and_blames_nobody(tmp_path: Path, backend: str) -> None:
+    federation = Federation(tmp_path / "run", clients=1, settings={"backend": backend})
     costs = federation.folder / "provider" / "requests" / REQUEST / ".costs.json.partial"
 
     def fill(one: dict[str, Any]) -> bool:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from federation import Federation, refused
 from life import TargetingProvider, along, ask, chains, committed, deployed, statuses
+from near import by_both
 
 from zkapex.client.agent import enrol as enrolling
 from zkapex.client.state.memory import Memory
 from zkapex.errors import ProtocolError, ReceiptError
 from zkapex.proofs.chunk.demands import Demands
 from zkapex.proofs.messages import Demand, ModelManifest
-from zkapex.server import service
-from zkapex.server.requests import opening
+from zkapex.server.requests import opening, planning
 
 IDS = ("request-1", "request-2", "request-3")
 
@@ -38,9 +38,10 @@ def integers(federation: Federation, weights: Mapping[str, np.ndarray]) -> dict[
     }
 
 
-def test_what_three_requests_prescribe_in_one_block_stays(tmp_path: Path) -> None:
+@by_both
+def test_what_three_requests_prescribe_in_one_block_stays(tmp_path: Path, backend: str) -> None:
     """With training and personalisation in between, and every enrolment a proof that all earlier targets hold."""
-    federation = living(tmp_path / "run", **{"rounds-between": 1})
+    federation = living(tmp_path / "run", backend=backend, **{"rounds-between": 1})
     for number, request_id in enumerate(IDS, 1):
         (row,) = ask(federation, request_id)["clients"]
         assert (row["verdict"], row["revision"]) == ("proved", number - 1)
@@ -84,12 +85,13 @@ def test_whoever_lets_go_of_targets_cannot_enrol_again(tmp_path: Path, monkeypat
     assert along(federation, committed(federation.state(0)), "request-1", "request-2") == 0
 
 
+@by_both
 def test_a_request_that_gives_up_targets_is_refused_by_everybody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation = living(tmp_path / "run", **{"personalise-between": False})
+    federation = living(tmp_path / "run", backend=backend, **{"personalise-between": False})
     ask(federation, "request-1")
-    monkeypatch.setattr(service, "keep", lambda plan, earlier, manifest: plan)
+    monkeypatch.setattr(planning, "keep", lambda plan, earlier, manifest: plan)
     federation.settings["requests"] = "request-2"
     assert "would bring back" in refused(federation.run, ProtocolError).what
     monkeypatch.setattr(opening, "require_kept", lambda demands, instance: None)

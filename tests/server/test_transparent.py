@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 from federation import CHEATERS, Federation, ForgettingTask, SmallTask, honest, mixed, refused
 from life import MASKS, LivingProvider, committed, deployed, left
+from near import proving
 
 from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.app import Agent
 from zkapex.client.state.place import MARK
 from zkapex.errors import InputError, ReceiptError, VerificationError
-from zkapex.proofs.backends import ABOUT, backend, check_backend, transparent
-from zkapex.proofs.layer.process import prove_layers
-from zkapex.proofs.layer.prover import run_layer_job
+from zkapex.proofs.backends import ABOUT, backend, check_backend
 from zkapex.proofs.messages import Enrolment, ModelManifest
 from zkapex.proofs.receipts.bundle import read_bundle
 from zkapex.proofs.receipts.chain import verify_chain
@@ -30,20 +28,6 @@ from zkapex.proofs.verify import Policy, verify_receipt
 from zkapex.simulation.federation.adversaries import make_cheat
 
 SETTINGS = {"backend": "transparent", "batch": 2}
-
-
-def prove_here(folders: Sequence[Path], workers: int, on_start: Callable[[Path], None]) -> None:
-    """As `prove_layers`, in this process: to start one takes several times as long as these proofs."""
-    for folder in folders:
-        on_start(folder)
-        run_layer_job(folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_this_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transparent, "prove_layers", prove_here)
-        yield
 
 
 def living(folder: Path, **settings: Any) -> Federation:
@@ -96,8 +80,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 def chained(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Two requests on one enrolment, proved in processes of their own. Not to be changed."""
     federation = living(tmp_path_factory.mktemp("chained") / "run", operator="guarded-group-obs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transparent, "prove_layers", prove_layers)
+    with proving(here=False):
         ask(federation, "request-1")
         ask(federation, "request-2")
     return federation

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from faults import FaultyGrid, Site, Weather, cipher_of, now
+from faults import Site, cipher_of, now
 from federation import SmallTask
 from flwr.app import Message
 from life import LivingProvider, left, spots
 from measured import megabytes, tell
 from torch import nn
+from weather import FaultyGrid, Weather
 
 from zkapex.circuits.statement import StatementSpec
 from zkapex.client.agent.agent import DeviceAgent
