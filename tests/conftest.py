@@ -33,12 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread_each() -> None:
-    """As in a run: several threads of torch would only take turns with the provers."""
+def _one_thread_each() -> Iterator[None]:
+    """As in a run, here and in every program that is started: several threads of torch would only take turns."""
     if TORCH:
         import torch
 
         torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from federation import REQUEST, Altered, Federation, SmallTask, honest, refused
 from flwr.app import ConfigRecord, RecordDict
+from near import by_both
 
 from zkapex.client.agent.agent import STEPS, DeviceAgent
 from zkapex.client.agent.identify import identify
@@ -299,8 +300,11 @@ Impostor.steps = {**STEPS, "identify": deceive}  # type: ignore[dict-item]
 WAYS = ("nothing", "shown", "unsigned", "stale", "clone")
 
 
-def test_nobody_can_pass_for_a_neighbour_when_a_run_resumes(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=1 + len(WAYS), epochs=3, settings={"personal-epochs": 1})
+@by_both
+def test_nobody_can_pass_for_a_neighbour_when_a_run_resumes(tmp_path: Path, backend: str) -> None:
+    federation = Federation(
+        tmp_path / "run", clients=1 + len(WAYS), epochs=3, settings={"personal-epochs": 1, "backend": backend}
+    )
     federation.run(lambda event: event["event"] == "unlearn.started")
     ids = [federation.client_id(index) for index in range(federation.clients)]
 
@@ -325,11 +329,14 @@ def test_nobody_can_pass_for_a_neighbour_when_a_run_resumes(tmp_path: Path) -> N
     assert any("another challenge" in reason for reason in failed)
 
 
-def test_a_quarantined_client_is_not_asked_again(tmp_path: Path) -> None:
+@by_both
+def test_a_quarantined_client_is_not_asked_again(tmp_path: Path, backend: str) -> None:
     def second_lies(index: int, folder: Path, task: SmallTask) -> Agent:
         return Lazy(folder, task) if index else honest(index, folder, task)
 
-    federation = Federation(tmp_path / "run", device=second_lies, epochs=3, settings={"personal-epochs": 1})
+    federation = Federation(
+        tmp_path / "run", device=second_lies, epochs=3, settings={"personal-epochs": 1, "backend": backend}
+    )
     federation.serve()
     federation.settings["request-id"] = "request-2"
     events = federation.run()

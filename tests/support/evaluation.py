@@ -37,6 +37,7 @@ TINY: ScenarioConfig = replace(
     personal=FitSettings(1, 1e-3),
     shadow=FitSettings(1, 2e-3),
     shadows=2,
+    retain_cap=90,
     proxies=1,
     attack=FewShot(steps=2),
     space=SearchSpace(
