@@ -90,6 +90,8 @@ def settings(
     small = {"rounds": 1, "personal-epochs": 1, "personal-lr": 1e-3, "profile": "tiny", "guard-rank": 2}
     small["operator"] = "guarded-group-obs"
     run = DemoSettings.of(name, {**given, "audit_detect": 0.5}).run_config
+    if run["audit"] == "full":
+        small["backend"] = "transparent"  # its proofs are quick; it has no sampled audits
     return run_config_of_app({**run, **small, "work-dir": str(tmp_path / "run")})
 
 
