@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from faults import Site, cipher_of
-from life import MASKS, left
+from life import MASKS, left, needles
 
 from zkapex.client.state.cipher import is_sealed
 from zkapex.proofs.receipts.bundle import RECEIPT_FILE
@@ -127,21 +127,11 @@ def _check_all_done(
 
 def traces(site: Site, index: int, before: Weights, masks: Weights) -> list[str]:
     """Files below the site that hold deleted weights with their neighbours, encrypted or not, in any layout."""
-    needles = set()
-    for name, mask in masks.items():
-        rows, columns = np.nonzero(mask)
-        for row, column in zip(rows, columns, strict=True):
-            start = min(max(0, column - 1), mask.shape[1] - 4)
-            window = before[name][row, start : start + 4]
-            if np.count_nonzero(window) < 3 or before[name][row, column] == 0:
-                continue
-            kinds = (np.float32, np.float64) if window.dtype.kind == "f" else (np.int64, np.int32, np.int16)
-            needles |= {np.ascontiguousarray(window.astype(kind)).tobytes() for kind in kinds}
-    assert needles
+    wanted = needles(before, masks)
     return [
         str(path.relative_to(site.folder))
         for path, content in contents(site, index)
-        if any(needle in content for needle in needles)
+        if any(needle in content for needle in wanted)
     ]
 
 

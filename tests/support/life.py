@@ -129,7 +129,17 @@ def traces(folder: Path, before: Mapping[str, np.ndarray], masks: Masks) -> list
     before : mapping of str to array
         Weights from before a request, as integers or floats.
     """
-    needles = set()
+    wanted = needles(before, masks)
+    return [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and any(needle in path.read_bytes() for needle in wanted)
+    ]
+
+
+def needles(before: Mapping[str, np.ndarray], masks: Masks) -> set[bytes]:
+    """What a file would hold that still has deleted weights with their neighbours, in any layout they may have."""
+    found: set[bytes] = set()
     for name, mask in masks.items():
         rows, columns = np.nonzero(mask)
         for row, column in zip(rows, columns, strict=True):
@@ -138,13 +148,9 @@ def traces(folder: Path, before: Mapping[str, np.ndarray], masks: Masks) -> list
             if np.count_nonzero(window) < 3 or before[name][row, column] == 0:
                 continue
             kinds = (np.float32, np.float64) if window.dtype.kind == "f" else (np.int64, np.int32, np.int16)
-            needles |= {np.ascontiguousarray(window.astype(kind)).tobytes() for kind in kinds}
-    assert needles
-    return [
-        str(path.relative_to(folder))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and any(needle in path.read_bytes() for needle in needles)
-    ]
+            found |= {np.ascontiguousarray(window.astype(kind)).tobytes() for kind in kinds}
+    assert found
+    return found
 
 
 def ask(federation: Federation, *request_ids: str) -> dict[str, Any]:
