@@ -12,6 +12,7 @@ from torch import nn
 from zkapex.client.agent.common import deliver, engine_for, opened
 from zkapex.client.state.holdings import Holdings
 from zkapex.client.state.memory import ENROLMENT, MANIFEST
+from zkapex.client.state.place import Place
 from zkapex.client.state.salts import SaltLedger
 from zkapex.errors import ProtocolError
 from zkapex.proofs.backends.interface import Earlier
@@ -101,6 +102,7 @@ def enrol(device: DeviceAgent, content: RecordDict) -> RecordDict:
     )
     envelope = seal(enrolment, device.key).envelope
     device.memory.save_model(model)
+    Place(device.vault).mark(staged)
     staged.put(ENROLMENT, envelope)
     device.memory.adopt()
     ledger.keep(holdings.salts)

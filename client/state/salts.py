@@ -11,8 +11,10 @@ keep their count when a receipt makes the result of one request the start of the
 nothing.
 
 A proof of the transparent backend is a function of its statement and the secrets: made again, it is the same bytes and
-opens nothing new. Such statements are noted in ``openings.again``, after they were counted. Its states have no opening
-to spare, so a device that cannot know what it has opened of them opens no more: see `zkapex.client.state.place`.
+opens nothing new. Such statements are noted in ``openings.again`` right before they are counted, each with the number
+of lines that the log has afterwards: a shorter log says that the device was killed in between, and the next count, of
+whatever statement, strikes the note. Its states have no opening to spare, so a device that cannot know what it has
+opened of them opens no more: see `zkapex.client.state.place`.
 
 ``openings.log`` holds one digest a line, one line an opening; lines are only ever added. What a crash leaves of a line
 belongs to a proof that was never started.
@@ -82,9 +84,10 @@ class SaltLedger:
             The log is damaged or cannot be read.
         """
         with self._locked():
-            again, counts = self._again(), self._read()[0]
+            again, (lines, _) = self._again(), self._read()
+            counts = Counter(lines)
             for proof, statement in zip(proofs, chain(statements, repeat(b"")), strict=False):
-                if statement and _once(proof, statement) in again:
+                if _counted(again, lines, proof, statement):
                     continue
                 self._know(proof, statement)
                 self._add(counts, [proof])
@@ -105,15 +108,18 @@ class SaltLedger:
             The log is damaged, or cannot be read or written.
         """
         with self._locked():
-            again = self._again()
-            if statement and _once(vectors, statement) in again:
+            again, (lines, end) = self._again(), self._read()
+            if _counted(again, lines, vectors, statement):
                 return
             self._know(vectors, statement)
-            counts, end = self._read()
-            self._add(counts, [vectors])
-            self._append(end, [_name(salts) for salts in vectors.values()])
+            self._add(Counter(lines), [vectors])
+            names = [_name(salts) for salts in vectors.values()]
+            noted = {one: last for one, last in again.items() if last <= len(lines)}
             if statement:
-                self._vault.put(AGAIN, json.dumps([*again, _once(vectors, statement)]).encode())
+                noted[_once(vectors, statement)] = len(lines) + len(names)
+            if noted != again:
+                self._vault.put(AGAIN, json.dumps(noted).encode())
+            self._append(end, names)
 
     def keep(self, vectors: Vectors) -> None:
         """Forget the counts of all other vectors, which have been given up.
@@ -125,11 +131,10 @@ class SaltLedger:
         """
         kept = {_name(salts) for salts in vectors.values()}
         with self._locked():
-            counts, _ = self._read()
-            lines = [name for name, count in counts.items() if name in kept for _ in range(count)]
-            write_private(self._path, b"".join(line + b"\n" for line in self._sealed(0, lines)))
+            lines = [name for name in self._read()[0] if name in kept]
             self._vault.drop(AGAIN)  # whoever proves one of them again counts it once more
-            self._place.settle()
+            write_private(self._path, b"".join(line + b"\n" for line in self._sealed(0, lines)))
+            self._place.forget_others()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -143,13 +148,15 @@ class SaltLedger:
         finally:
             self._lock.release()
 
-    def _again(self) -> list[str]:
-        """Digests of the statements that were counted."""
+    def _again(self) -> dict[str, int]:
+        """Digests of the statements that are counted, each with the number of lines that the log has then."""
         if not self._vault.has(AGAIN):
-            return []
+            return {}
         try:
-            return [str(one) for one in json.loads(self._vault.get(AGAIN))]
-        except ValueError as e:
+            found = json.loads(self._vault.get(AGAIN))
+            # Releases before 0.2.0 noted no numbers: what they noted is counted once more.
+            return {str(one): int(line) for one, line in found.items()} if isinstance(found, dict) else {}
+        except (ValueError, TypeError) as e:
             raise StorageError(f"{self._vault.folder / AGAIN} is damaged", fix="enrol the device again") from e
 
     def _know(self, vectors: Vectors, statement: bytes) -> None:
@@ -175,8 +182,8 @@ class SaltLedger:
                         fix="enrol the device again, which draws fresh salts",
                     )
 
-    def _read(self) -> tuple[Counter[bytes], int]:
-        """Openings by digest, and where the last whole line ends."""
+    def _read(self) -> tuple[list[bytes], int]:
+        """The digest of every opening, and where the last whole line ends."""
         try:
             data = self._path.read_bytes() if self._path.exists() else b""
         except OSError as e:
@@ -189,7 +196,7 @@ class SaltLedger:
         whole = b"".join(line + b"\n" for line in lines)
         if not _LINES.fullmatch(whole) or rest > (32 if cipher is None else _SEALED_LINE - 1):
             raise StorageError(f"{self._path} is damaged", fix="enrol the device again, which starts a new one")
-        return Counter(lines), end
+        return lines, end
 
     def _append(self, end: int, names: Sequence[bytes]) -> None:
         try:
@@ -218,6 +225,12 @@ class SaltLedger:
     @property
     def _path(self) -> Path:
         return self._vault.folder / LOG
+
+
+def _counted(again: Mapping[str, int], lines: Sequence[bytes], vectors: Vectors, statement: bytes) -> bool:
+    """Whether the log has what `again` notes of a statement."""
+    last = again.get(_once(vectors, statement)) if statement else None
+    return last is not None and last <= len(lines)
 
 
 def _once(vectors: Vectors, statement: bytes) -> str:

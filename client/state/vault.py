@@ -6,6 +6,7 @@
 ``revision``               number of the next enrolment, once there was a first; only grows
 ``server.pub``             the provider's key, pinned by the first request carried out (or put there beforehand)
 ``openings.log``           how often each committed vector was opened, see :mod:`zkapex.client.state.salts`
+``.openings.mark.*``       where the enrolment was made, see :mod:`zkapex.client.state.place`
 ``answered/``              requests to personalise (with the answer) and to enrol that must not be carried out again
 ``proposals/<nonce>``      the proposal that answered a request for one, signed
 ``retrained``              the enrolment since which the model was changed otherwise than by a request, by digest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import stat
 import threading
 from collections import Counter
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from zkapex.circuits.statement import FACTOR_SALTS, SALTS
 from zkapex.client.agent.agent import DeviceAgent
 from zkapex.client.state.holdings import Change, Holdings
-from zkapex.client.state.salts import LOG, SaltLedger
+from zkapex.client.state.place import MARK, NOTE, Place
+from zkapex.client.state.salts import AGAIN, LOG, SaltLedger
 from zkapex.client.state.vault import Vault
 from zkapex.errors import ProverError, SaltsSpentError, StorageError
 from zkapex.proofs.backends import halo2
@@ -127,6 +130,88 @@ def test_a_disk_that_takes_nothing_allows_no_proof(tmp_path: Path, monkeypatch: 
         assert "No space left" in refused(lambda: ledger(tmp_path).spend(A), StorageError).why
     (tmp_path / "gone").write_text("no folder")
     refused(lambda: ledger(tmp_path / "gone").spend(A), StorageError)
+
+
+SAME = b"the same statement"
+
+
+def killed_while_counting(folder: Path, vectors: dict[str, tuple[int, ...]], statement: bytes, lines: int) -> None:
+    """The statement is noted, and only so many lines of its count are in the log."""
+    with pytest.MonkeyPatch.context() as patch:
+        whole = SaltLedger._append
+        patch.setattr(SaltLedger, "_append", lambda self, end, names: whole(self, end, names[:lines]))
+        marked(folder).spend(vectors, statement)
+
+
+def marked(folder: Path) -> SaltLedger:
+    """One that knows that its state is no copy."""
+    vault = Vault(folder)
+    if not vault.inner("enrolment").has(NOTE):
+        Place(vault).mark(vault.inner("enrolment"))
+    return ledger(folder)
+
+
+def test_a_statement_that_is_proved_again_is_counted_once_wherever_the_device_is_killed(tmp_path: Path) -> None:
+    both = {**A, **B}
+    for _ in range(9):
+        killed_while_counting(tmp_path, both, SAME, 0)
+        assert not (tmp_path / LOG).read_bytes(), "noted, and not counted"
+    for _ in range(9):
+        marked(tmp_path).spend(both, SAME)
+    assert (tmp_path / LOG).read_bytes().count(b"\n") == 2
+    marked(tmp_path).require([both] * 9, [SAME] * 9)
+    for number in range(2):
+        marked(tmp_path).spend(both, b"another %d" % number)
+    refused(lambda: marked(tmp_path).spend(both, b"one too many"), SaltsSpentError)
+    marked(tmp_path).spend(both, SAME)
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+@pytest.mark.parametrize("between", [{**A, **B}, B])
+@pytest.mark.parametrize("statement", [b"between", b""])
+def test_what_is_counted_after_a_kill_counts_for_nothing_else(
+    tmp_path: Path, lines: int, between: dict[str, tuple[int, ...]], statement: bytes
+) -> None:
+    """Its lines are where those of the statement before would have been."""
+    both = {**A, **B}
+    killed_while_counting(tmp_path, both, SAME, lines)
+    marked(tmp_path).spend(between, statement)
+    before = (tmp_path / LOG).read_bytes().count(b"\n")
+    marked(tmp_path).spend(both, SAME)
+    assert (tmp_path / LOG).read_bytes().count(b"\n") == before + 2
+
+
+def test_what_an_earlier_release_noted_is_counted_once_more(tmp_path: Path) -> None:
+    marked(tmp_path).spend(A, SAME)
+    digests = list(json.loads((tmp_path / AGAIN).read_text()))
+    (tmp_path / AGAIN).write_text(json.dumps(digests))
+    for _ in range(2):
+        marked(tmp_path).spend(A, SAME)
+    assert (tmp_path / LOG).read_bytes().count(b"\n") == 2
+
+
+def test_a_copy_of_an_enrolment_is_known_as_one(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    place, enrolment = Place(vault), vault.inner("enrolment")
+    assert not place.known()
+    place.mark(vault.inner("enrolling"))
+    assert not place.known(), "it is not what the device stands by yet"
+    (vault.folder / "enrolling").rename(enrolment.folder)
+    assert place.known()
+    shutil.copytree(vault.folder, tmp_path / "backup")
+    place.mark(vault.inner("enrolling"))
+    assert place.known(), "a new enrolment is under way, and the old one stands"
+    shutil.rmtree(enrolment.folder)
+    (vault.folder / "enrolling").rename(enrolment.folder)
+    place.forget_others()
+    assert place.known()
+    assert len(list(vault.folder.glob(f"{MARK}*"))) == 1
+    shutil.rmtree(enrolment.folder)
+    shutil.copytree(tmp_path / "backup" / "enrolment", enrolment.folder)
+    assert not place.known(), "an enrolment of before, in a state that is where it was"
+    shutil.rmtree(vault.folder)
+    shutil.copytree(tmp_path / "backup", vault.folder)
+    assert not place.known()
 
 
 def test_several_provers_at_once_lose_no_count(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def folder(asked: Path, tmp_path: Path) -> Path:
     """A copy of that run."""
     shutil.copytree(asked, tmp_path / "run")
     for device in (tmp_path / "run" / "devices").iterdir():
-        Place(Vault(device)).settle()  # it would take itself for a copy
+        Place(Vault(device)).mark(Vault(device).inner("enrolment"))  # it would take itself for a copy
     return tmp_path / "run"
 
 

@@ -107,8 +107,8 @@ class Site:
         made = replace(self, folder=to, **changes)
         shutil.copytree(self.folder, to)
         shutil.copytree(self.kept, made.kept)
-        for place in (Place(made.vault(index)) for index in range(self.clients)):
-            place.settle()  # a device knows a copy of its state, and this one is not meant to be any
+        for index in range(self.clients):  # a device knows a copy of its state, and this one is not meant to be any
+            Place(made.vault(index)).mark(made.vault(index).inner("enrolment"))
         return made
 
     @property
