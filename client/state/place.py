@@ -60,7 +60,7 @@ class Place:
             if enrolment.has(NOTE):
                 name, *noted = json.loads(enrolment.get(NOTE))
                 return bool(noted == self._found(str(name)))
-            # Releases before 0.2.0 had one mark for the whole state.
+            # Releases up to 0.2.0 had one mark for the whole state.
             return self._vault.has(NOTE) and bool(json.loads(self._vault.get(NOTE)) == self._found(MARK))
         except (OSError, ValueError):
             return False

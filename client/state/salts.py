@@ -154,7 +154,7 @@ class SaltLedger:
             return {}
         try:
             found = json.loads(self._vault.get(AGAIN))
-            # Releases before 0.2.0 noted no numbers: what they noted is counted once more.
+            # Releases up to 0.2.0 noted no numbers: what they noted is counted once more.
             return {str(one): int(line) for one, line in found.items()} if isinstance(found, dict) else {}
         except (ValueError, TypeError) as e:
             raise StorageError(f"{self._vault.folder / AGAIN} is damaged", fix="enrol the device again") from e
