@@ -84,6 +84,7 @@ def test_a_server_killed_at_any_write(site: Site, points: dict[str, int], at: in
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # every write of a step, one after the other
 @pytest.mark.parametrize("step", STEPS)
 def test_a_device_killed_at_any_write_of_a_step(
     finished: Site, tmp_path: Path, points: dict[str, int], step: str
