@@ -48,7 +48,10 @@ def test_a_device_that_is_restored_from_the_middle_of_a_request(site: Site, tmp_
     shutil.copytree(tmp_path / "backup", site.state(0))
     site.campaign(THIRD)
     verdicts = check(site, over=False)
-    assert verdicts[THIRD][site.client_id(0)] == "proved"
+    # What was copied has forgotten openings, of which the transparent backend has none to spare: it enrols again first.
+    copied = site.settings["backend"] == "transparent"
+    assert verdicts[THIRD][site.client_id(0)] == ("failed" if copied else "proved")
+    assert site.campaign() == []
 
 
 def test_a_server_that_is_restored_from_before_a_request(site: Site, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not can_mount(), reason="a file system can be mo
 
 
 @contextmanager
-def full(folder: Path, left_kib: int) -> Iterator[None]:
+def full(folder: Path, left_kib: int, moved: Callable[[], None] = lambda: None) -> Iterator[None]:
     """The folder on a file system of its own that has only so much space left."""
     aside = folder.with_name(f"{folder.name}.aside")
     folder.rename(aside)
@@ -46,6 +46,7 @@ def full(folder: Path, left_kib: int) -> Iterator[None]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={size + 16384 * KIB}", "tmpfs", folder], check=True)
     try:
         shutil.copytree(aside, folder, dirs_exist_ok=True)
+        moved()
         filler = folder / "filler"
         free = shutil.disk_usage(folder).free
         filler.write_bytes(bytes(max(0, free - left_kib * KIB)))
@@ -57,6 +58,7 @@ def full(folder: Path, left_kib: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", folder], check=True)
         folder.rmdir()
         aside.rename(folder)
+        moved()
 
 
 def go_on(site: Site) -> None:
@@ -71,7 +73,7 @@ def go_on(site: Site) -> None:
 @pytest.mark.parametrize("left", [8, 0, 16, 24, 40, 60, 80])
 def test_a_device_whose_disk_is_full_is_asked_again(site: Site, left: int) -> None:
     """A request takes a device of this size between 80 and 160 KiB: it gets further with every one of these."""
-    with full(site.state(0), left):
+    with full(site.state(0), left, lambda: site.moved(0)):
         site.campaign(SECOND)
         check(site, over=False)
         with site.registry() as registry:
@@ -82,7 +84,8 @@ def test_a_device_whose_disk_is_full_is_asked_again(site: Site, left: int) -> No
 
 @pytest.mark.slow
 def test_a_device_that_has_just_enough_space_does_what_it_is_asked(site: Site) -> None:
-    with full(site.state(0), 160):
+    enough = {"halo2": 160, "transparent": 4096}[site.settings["backend"]]
+    with full(site.state(0), enough, lambda: site.moved(0)):
         site.campaign(SECOND)
         assert check(site, over=True)[SECOND][site.client_id(0)] == "proved"
     go_on(site)

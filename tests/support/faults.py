@@ -107,9 +107,14 @@ class Site:
         made = replace(self, folder=to, **changes)
         shutil.copytree(self.folder, to)
         shutil.copytree(self.kept, made.kept)
-        for index in range(self.clients):  # a device knows a copy of its state, and this one is not meant to be any
-            Place(made.vault(index)).mark(made.vault(index).inner("enrolment"))
+        for index in range(self.clients):
+            made.moved(index)
         return made
+
+    def moved(self, index: int) -> None:
+        """Say of a device's state that it is no copy, which it would take itself for: a test has only moved it."""
+        vault = self.vault(index)
+        Place(vault).mark(vault.inner("enrolment"))
 
     @property
     def kept(self) -> Path:
