@@ -245,7 +245,7 @@ def page(all_results: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
             parts.append("**Not attacked yet**: these figures were made before attacks were measured.\n")
         if missing := not_measured(results):
             names = ", ".join(METHODS[one].label for one in missing)
-            parts.append(f"**Not measured yet**, as methods that came after these figures were made: {names}.\n")
+            parts.append(f"**Not measured yet**, as methods that came later or were left out: {names}.\n")
         parts += ["### What it costs\n", table(results)]
         parts.append(f"What was aimed at, for {results['methods'][ours(results['methods'])]['label']}:\n")
         parts.append(_targets([Target(**target) for target in results["targets"]]))
