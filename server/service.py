@@ -51,12 +51,7 @@ from zkapex.server.requests.due import Due, due
 from zkapex.server.requests.folder import ADDRESSED, DELIVERED, PERSONALISED, Order
 from zkapex.server.requests.keeping import Keeper
 from zkapex.server.requests.past import SCORES, Past
-from zkapex.server.requests.plan import (
-    StoredPlan,
-    load_plan,
-    provider_curvature,
-    unlearn_global,
-)
+from zkapex.server.requests.plan import StoredPlan, load_plan, provider_curvature, unlearn_global
 from zkapex.server.requests.planning import plan_request, preview
 from zkapex.server.requests.result import is_told, write_result
 from zkapex.server.requests.tuning import tune
@@ -246,7 +241,8 @@ class Federation:
         InputError
             A client would choose the mask.
         """
-        return preview(self.past, load_manifest(self.past.manifest), request_id)
+        manifest = load_manifest(self.past.manifest)
+        return manifest, preview(self.past, manifest, request_id)
 
     def open(self, grid: Grid, request_id: str) -> None:
         """Sign the request to every client it is addressed to that has none yet, is here, and may be asked."""

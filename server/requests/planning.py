@@ -56,7 +56,7 @@ def plan_request(
     return plan
 
 
-def preview(past: Past, manifest: ModelManifest, request_id: str) -> tuple[ModelManifest, Plan]:
+def preview(past: Past, manifest: ModelManifest, request_id: str) -> Plan:
     """What a request that was not made yet would ask for; nothing of it is kept, and nobody is asked.
 
     Raises
@@ -68,7 +68,7 @@ def preview(past: Past, manifest: ModelManifest, request_id: str) -> tuple[Model
     if isinstance(provider, Delegating) and provider.delegate(model, manifest.statement) is not None:
         raise InputError("what this request costs is not known before", why="a client would choose the mask")
     demands = past.demands(request_id)
-    return manifest, keep(_planned(provider, model, manifest, demands), demands, manifest)
+    return keep(_planned(provider, model, manifest, demands), demands, manifest)
 
 
 def _repeat(
