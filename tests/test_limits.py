@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from limits import LIMITS, with_tables
 ROOT = Path(__file__).parents[1]
 
 
+@cache
 def named_by_tests() -> set[str]:
     """The cases that tests name, in calls of `refuses` or in marks with `case`."""
     found = set()

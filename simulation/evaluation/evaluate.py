@@ -81,7 +81,7 @@ def evaluate(
     on_event({"event": "start", "seeds": seeds, "methods": len(chosen)})
     names = tuple(method.name for method in chosen)
     one = partial(evaluate_seed, config, replace(sources, on_stage=_quiet), names, out, commit)
-    run_seeds(one, range(seeds), jobs, on_event)
+    run_seeds(one, range(seeds), jobs, on_event, lambda seed: not _missing(out / "seeds" / str(seed), names))
     results = assemble(config.name, config.title, _load(config, seeds, out, chosen))
     write_report(results, out)
     return results
@@ -98,7 +98,7 @@ def evaluate_seed(
 ) -> None:
     """One seed of `evaluate`, what is missing of it."""
     folder = out / "seeds" / str(seed)
-    todo = [name for name in methods if not _result_path(folder, name).exists()]
+    todo = _missing(folder, methods)
     for _ in range(len(methods) - len(todo)):
         on_event({"event": "kept", "seed": seed})
     if not todo:
@@ -192,6 +192,10 @@ def claim(out: Path, marker: Mapping[str, Any]) -> None:
 
 def _parameters(method: Method) -> dict[str, Any]:
     return {k: v for k, v in vars(method).items() if k not in ("name", "label", "source", "stage")}
+
+
+def _missing(folder: Path, methods: Sequence[str]) -> list[str]:
+    return [name for name in methods if not _result_path(folder, name).exists()]
 
 
 def _result_path(folder: Path, method: str) -> Path:

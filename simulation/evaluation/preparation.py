@@ -118,6 +118,7 @@ def cases_of(
             seed=seed * 100 + index,
             wide=wide,
             targets=targets,
+            tuned=config.tuned,
         )
         for index, (client, before, oracle) in enumerate(zip(world.clients, own, retrained, strict=True))
     )

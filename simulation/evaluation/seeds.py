@@ -35,8 +35,8 @@ def check(seeds: int, jobs: int) -> None:
         raise InputError(f"--seeds is {seeds}", fix=f"choose a number from 1 to {MAX_SEEDS}")
 
 
-def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent) -> None:
-    """Do every seed; in this process if there is one job.
+def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent, is_done: Callable[[int], bool]) -> None:
+    """Do every seed; in this process if there is one job, or nothing to do but to say so.
 
     Parameters
     ----------
@@ -47,23 +47,29 @@ def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent) 
         Processes at a time, each of one thread.
     on_event : callable
         Told of what happens in any of them, in this process.
+    is_done : callable (seed) -> bool
+        Whether a seed is on disk: no process is started for it.
 
     Raises
     ------
     Exception
         What a seed raised, of the first of them.
     """
-    if jobs == 1 or len(seeds) < 2:
-        torch.set_num_threads(1)
-        for seed in seeds:
+    waiting = [seed for seed in seeds if not is_done(seed)]
+    if jobs == 1 or len(waiting) < 2:
+        waiting = []
+    torch.set_num_threads(1)
+    for seed in seeds:
+        if seed not in waiting:
             one(seed, on_event)
+    if not waiting:
         return
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    count = min(jobs, len(seeds))
+    count = min(jobs, len(waiting))
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(events,)) as pool:
         with _stopped(pool):
-            running = [pool.submit(partial(_tell, one), seed) for seed in seeds]
+            running = [pool.submit(partial(_tell, one), seed) for seed in waiting]
             while wait(running, timeout=0).not_done:
                 _pass_on(events, on_event)
                 _fail_early(running)

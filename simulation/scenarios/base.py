@@ -12,6 +12,7 @@ from zkapex.errors import InputError
 from zkapex.simulation.data.digits import Examples, Scenario
 from zkapex.simulation.data.hub import HubData
 from zkapex.simulation.evaluation.baselines import CLASSIFICATION
+from zkapex.simulation.evaluation.baselines.base import TUNED
 from zkapex.simulation.models.tiny import ViTConfig, vision_transformer
 from zkapex.unlearning.personalise import FitSettings
 from zkapex.unlearning.planning.search import SearchSpace
@@ -161,6 +162,8 @@ class ScenarioConfig:
         How few-shot attackers train. None: at the learning rate of `relearn`, for 60 steps.
     targeted : tuple of str
         Last components of the names of the layers that get targets; none are planned if empty.
+    tuned : FitSettings
+        How a client trains on after a deletion by targets, with these held.
     """
 
     name: str
@@ -186,6 +189,7 @@ class ScenarioConfig:
     methods: tuple[str, ...] = CLASSIFICATION
     attack: FewShot | None = None
     targeted: tuple[str, ...] = ()
+    tuned: FitSettings = TUNED
 
     @property
     def few_shot(self) -> FewShot:

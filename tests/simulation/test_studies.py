@@ -34,7 +34,9 @@ SEQUENCE = SequenceStudy("digits-sequence", "Two requests", TINY, classes=1, bet
 WIDE = replace(TINY, model=ViTConfig(hidden=128), space=replace(TINY.space, fractions=(0.02,)))
 CHUNKS = ConcentrationStudy("digits-chunks", "Fewer chunks", WIDE, (0.0, 1.0))
 SHORT = Opponent(rank=1, steps=2, shots=(), prototypes=0.0)
-DIRECTIONS = DirectionsStudy("digits-directions", "Two requests", TINY, 1, 25, SHORT, SHORT, FitSettings(1, 1e-3))
+DIRECTIONS = DirectionsStudy(
+    "digits-directions", "Two requests", replace(TINY, tuned=FitSettings(1, 1e-3)), 1, 25, SHORT, SHORT
+)
 MARGINS = MarginsStudy(
     "digits-klom", "Two trainings", replace(TINY, targeted=()), 2, ("original", "retrain", "mask-only"), 20
 )
@@ -92,6 +94,7 @@ def test_requests_are_disjoint_and_what_is_left_is_the_rest() -> None:
     assert torch.equal(World.make(SEQUENCE, 1).clients[0].inputs, world.clients[0].inputs)
 
 
+@pytest.mark.slow
 def test_a_sequence_measures_every_chain_after_every_request(sequence: tuple[Path, dict[str, Any]]) -> None:
     out, results = sequence
     (seed,) = results["seeds"]
@@ -111,6 +114,7 @@ def test_a_sequence_measures_every_chain_after_every_request(sequence: tuple[Pat
     assert all((last[name] >= first[name]).all() for name in first)
 
 
+@pytest.mark.slow
 def test_masked_weights_stay_zero_while_clients_go_on(sequence: tuple[Path, dict[str, Any]]) -> None:
     out, _ = sequence
     folder = out / "seeds" / "0"
@@ -124,6 +128,7 @@ def test_masked_weights_stay_zero_while_clients_go_on(sequence: tuple[Path, dict
     assert seen == len(masks) * (4 * len(CHAINS) + 1 + TINY.proxies)
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_on_where_it_was(sequence: tuple[Path, dict[str, Any]]) -> None:
     out, results = sequence
     folder = out / "seeds" / "0"
@@ -222,7 +227,9 @@ def test_margins_go_on_where_they_were(margins: tuple[Path, dict[str, Any]]) -> 
     assert again["seeds"][0]["rows"] == results["seeds"][0]["rows"]
 
 
-@pytest.mark.parametrize("which", ["sequence", "directions", "chunks", "scored", "margins"])
+@pytest.mark.parametrize(
+    "which", [pytest.param("sequence", marks=pytest.mark.slow), "directions", "chunks", "scored", "margins"]
+)
 def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     out, first = request.getfixturevalue(which)
     results = json.loads((out / "results.json").read_text())

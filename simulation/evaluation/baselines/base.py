@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import nn
@@ -12,6 +12,10 @@ from torch import nn
 from zkapex.server.requests.plan import StoredPlan
 from zkapex.simulation.data.digits import Examples
 from zkapex.simulation.evaluation.deployment import Deployment
+from zkapex.unlearning.personalise import FitSettings
+
+TUNED: Final = FitSettings(15, 2e-3)
+"""Training on after a deletion by targets, unless a scenario has settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Case:
         With the layers that have targets, where the scenario plans any.
     targets : StoredPlan or None
         Directions and targets the provider chose for these.
+    tuned : FitSettings
+        How the client trains on with these held.
     """
 
     before: nn.Module
@@ -52,6 +58,7 @@ class Case:
     seed: int
     wide: Deployment | None = None
     targets: StoredPlan | None = None
+    tuned: FitSettings = TUNED
 
 
 class Method(Protocol):

@@ -11,7 +11,7 @@ from zkapex.errors import InputError
 from zkapex.server.requests.plan import StoredPlan
 from zkapex.simulation.evaluation.baselines.base import Case
 from zkapex.simulation.evaluation.deployment import Deployment
-from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.personalise import fit
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,6 @@ class Targeted:
 class TargetedTuned:
     """The same, then trained on what the client keeps, with zeros and targets held: provable by constraint-only."""
 
-    epochs: int = 15
-    learning_rate: float = 2e-3
     name: str = "targeted-tuned"
     label: str = "targeted Group-OBS, trained on"
     source: str = "targeted Group-OBS, then AdamW on what the client keeps, back to the targets after every step"
@@ -45,8 +43,7 @@ class TargetedTuned:
         wide, plan = _planned(case)
         model = copy.deepcopy(Targeted().unlearn(case))
         held = plan.terms.held(wide.exponents)
-        settings = FitSettings(self.epochs, self.learning_rate)
-        fit(model, *case.retain, settings, case.seed, hold_targets=held.targets)
+        fit(model, *case.retain, case.tuned, case.seed, hold_targets=held.targets)
         return wide.unlearned(model, plan.terms, case.calibration, "constraint-only")
 
 

@@ -142,7 +142,8 @@ def run_study(
     check(seeds, jobs)
     claim(out, {"format": FORMAT, "study": study.name, "settings": _settings(study)})
     on_event({"event": "start", "seeds": seeds, "methods": 1})
-    run_seeds(partial(study_seed, study, out, source_commit()), range(seeds), jobs, on_event)
+    one = partial(study_seed, study, out, source_commit())
+    run_seeds(one, range(seeds), jobs, on_event, lambda seed: _result_path(out, seed).exists())
     runs = []
     for seed in range(seeds):
         path = _result_path(out, seed)

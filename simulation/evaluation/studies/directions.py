@@ -35,7 +35,7 @@ from zkapex.simulation.models.training import trained_contrast
 from zkapex.simulation.scenarios import ScenarioConfig
 from zkapex.storage import load_json, save_text
 from zkapex.unlearning.operators import Terms
-from zkapex.unlearning.personalise import FitSettings, fit
+from zkapex.unlearning.personalise import fit
 from zkapex.unlearning.planning.opponent import Opponent
 from zkapex.unlearning.planning.proxies import calibration
 from zkapex.unlearning.planning.search import Copy, FixedPoint, Plan, search
@@ -55,15 +55,13 @@ class DirectionsStudy:
     ----------
     name, title : str
     base : ScenarioConfig
-        Model, training, personalisation, circuit, number of proxies, and layers with targets.
+        Model, training, personalisation, circuit, number of proxies, layers with targets, and training on.
     classes : int
         How many of the ten digits are deleted, each followed by a request for images.
     images : int
         How many images of the digits that stay a request deletes.
     against_class, against_images : Opponent
         What targets are planned against.
-    tuned : FitSettings
-        Training after every request, on what is not deleted.
     """
 
     name: str
@@ -73,7 +71,6 @@ class DirectionsStudy:
     images: int = 25
     against_class: Opponent = Opponent()  # noqa: RUF009 - frozen
     against_images: Opponent = Opponent(rank=1, shots=(), prototypes=0.0, steps=100)  # noqa: RUF009 - frozen
-    tuned: FitSettings = FitSettings(15, 2e-3)  # noqa: RUF009 - frozen
     kind: str = "directions"
 
     @property
@@ -173,7 +170,7 @@ class _Step:
             at_once.append(self.deployment.unlearned(model, terms, curvature, OPERATOR))
             own = copy.deepcopy(at_once[-1])
             held = terms.held(self.deployment.exponents).targets
-            fit(own, *concatenate(*data), self.study.tuned, self.seed * 10_000 + self.step * 100 + index,
+            fit(own, *concatenate(*data), self.study.base.tuned, self.seed * 10_000 + self.step * 100 + index,
                 hold_targets=held)  # fmt: skip
             later.append(self.deployment.unlearned(own, terms, curvature, HOLDING))
         label = f"digit {self.world.deleted[self.step // 2]}" if self.step % 2 else f"{self.study.images} images"
@@ -210,7 +207,7 @@ def _attacked(
 ) -> list[dict[str, Any]]:
     """Of every deleted class, the mean over models of what attacks bring back."""
     last = len(world.requests)
-    retain = _some(world.staying(concatenate(*world.train(last))), seed)
+    retain = _some(world.staying(concatenate(*world.train(last))), seed, study.base.retain_cap)
     found = []
     for number, label in enumerate(world.deleted):
         forget = _some(world.forget(2 * number + 1), seed)
@@ -228,6 +225,6 @@ def _attacked(
     return found
 
 
-def _some(examples: Examples, seed: int) -> Examples:
+def _some(examples: Examples, seed: int, most: int = _CAP) -> Examples:
     order = torch.randperm(len(examples.labels), generator=torch.Generator().manual_seed(seed))
-    return examples.take(order[:_CAP])
+    return examples.take(order[: min(most, _CAP)])
