@@ -81,6 +81,30 @@ def test_masked_weights_are_zero_and_rows_without_any_are_untouched(name: str, c
         assert any((after[n][~m] != before[n][~m]).any() for n, m in case.plan.masks.items())
 
 
+def furthest_from_targets(model: nn.Module, case: Case) -> float:
+    """How far any row is from what is prescribed along any direction, in units of a weight's last digit."""
+    assert case.wide is not None
+    assert case.targets is not None
+    weights, width, terms = case.wide.encode(model), case.wide.encoding.block_width, case.targets.terms
+    unit = 2.0**case.wide.encoding.guard_bits
+    return max(
+        float(np.abs(theta @ v[: theta.shape[1]] - terms.targets[name, block]).max()) / unit
+        for name, block in terms.targets
+        for theta, v in [(weights[name][:, block * width : (block + 1) * width], terms.guards[name][block])]
+    )
+
+
+def test_rows_are_at_their_targets_also_after_training_on_as_the_scenario_says(case: Case) -> None:
+    at_once, tuned = (METHODS[name].unlearn(case) for name in ("targeted-group-obs", "targeted-tuned"))
+    rounding = 0.5 * np.sqrt(case.wide.encoding.block_width) + 1 if case.wide else 0.0
+    assert furthest_from_targets(case.before, case) > 10 * rounding
+    assert furthest_from_targets(at_once, case) < rounding
+    assert furthest_from_targets(tuned, case) < rounding
+    assert loss(tuned, case, forget=False) < loss(at_once, case, forget=False)
+    still = METHODS["targeted-tuned"].unlearn(replace(case, tuned=replace(case.tuned, epochs=0)))
+    assert (weights(still) - weights(at_once)).norm() < 0.1 * (weights(tuned) - weights(at_once)).norm()
+
+
 def loss(model: nn.Module, case: Case, forget: bool) -> float:
     inputs, labels = case.forget if forget else case.retain
     with torch.no_grad():
