@@ -143,7 +143,7 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
 
 def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
     """Mark the folder as one of this evaluation; refuse one of another."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("make", "images")}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("make", "images", "chosen_on")}
     marker = {
         "format": FORMAT,
         "scenario": config.name,

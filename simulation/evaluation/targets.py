@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 OURS, GUARDED = "targeted-tuned", "guarded-group-obs"
@@ -30,18 +31,21 @@ def ours(methods: Mapping[str, Any]) -> str:
     return OURS if OURS in methods else GUARDED
 
 
-def judge(methods: Mapping[str, Any]) -> list[Target]:
+def judge(methods: Mapping[str, Any], seeds: Collection[int] = ()) -> list[Target]:
     """The targets, on the mean over seeds; none if a method they compare is missing.
 
     Parameters
     ----------
     methods : mapping
         ``methods`` of ``results.json``.
+    seeds : collection of int, optional
+        Some of the seeds; all by default.
     """
     name = ours(methods)
     if not {name, ORACLE, ORIGINAL} <= methods.keys():
         return []
-    mine, oracle, before = (methods[method]["mean"] for method in (name, ORACLE, ORIGINAL))
+    means = {method: _mean(methods[method], seeds) for method in (name, ORACLE, ORIGINAL, SCRUB) if method in methods}
+    mine, oracle, before = (means[method] for method in (name, ORACLE, ORIGINAL))
 
     def above(metric: str, other: Mapping[str, Any] = oracle) -> float:
         return float(100 * (mine[metric] - other[metric]))
@@ -63,8 +67,8 @@ def judge(methods: Mapping[str, Any]) -> list[Target]:
         at_most("after relearning from 1, 2, 5 and 10 examples at most 10 points above the oracle's, the worst of them",
                 relearned(oracle), 10),
     ]  # fmt: skip
-    if SCRUB in methods:
-        found.append(at_most("likewise not above SCRUB's", relearned(methods[SCRUB]["mean"]), 0))
+    if SCRUB in means:
+        found.append(at_most("likewise not above SCRUB's", relearned(means[SCRUB]), 0))
     return [
         *found,
         at_most("retain accuracy at most 1 point below the oracle's", -above("retain_acc"), 1),
@@ -75,3 +79,17 @@ def judge(methods: Mapping[str, Any]) -> list[Target]:
         at_most("INT8 forget accuracy at most 1 point above", rounded[8], 1),
         at_most("INT4 forget accuracy at most 3 points above", rounded[4], 3),
     ]
+
+
+def _mean(entry: Mapping[str, Any], seeds: Collection[int]) -> Mapping[str, Any]:
+    """Of a method's numbers and curves, over some seeds."""
+    if not seeds:
+        whole: Mapping[str, Any] = entry["mean"]
+        return whole
+    rows = [run for run in entry["runs"] if run["seed"] in seeds]
+    return {
+        metric: {shots: fmean(row[metric][shots] for row in rows) for shots in value}
+        if isinstance(value, Mapping)
+        else fmean(row[metric] for row in rows)
+        for metric, value in entry["mean"].items()
+    }

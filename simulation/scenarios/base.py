@@ -164,6 +164,8 @@ class ScenarioConfig:
         Last components of the names of the layers that get targets; none are planned if empty.
     tuned : FitSettings
         How a client trains on after a deletion by targets, with these held.
+    chosen_on : int
+        Settings of the search were chosen while looking at this many seeds, from 0 on, at most.
     """
 
     name: str
@@ -190,6 +192,7 @@ class ScenarioConfig:
     attack: FewShot | None = None
     targeted: tuple[str, ...] = ()
     tuned: FitSettings = TUNED
+    chosen_on: int = 3
 
     @property
     def few_shot(self) -> FewShot:

@@ -132,6 +132,22 @@ def test_targets_that_are_missed(ours: dict[str, Any], missed: str) -> None:
     )
 
 
+def test_targets_are_also_judged_on_the_seeds_that_nothing_was_chosen_on() -> None:
+    seen = [{**one, "seed": 2} if one["seed"] else one for one in runs()]
+    unseen = [{**one, "seed": 3 + one["seed"]} for one in runs(undone_forget_acc=0.256)]
+    results = assemble("digits", "Digits", [*seen, *unseen])
+    apart = {
+        name: next(t for t in judge(results["methods"], seeds) if "without data" in t.description)
+        for name, seeds in {"all": (), "seen": (0, 2), "unseen": (3, 4)}.items()
+    }
+    assert {name: t.measured for name, t in apart.items()} == pytest.approx({"all": 4.8, "seen": 4.0, "unseen": 5.6})
+    assert {name: t.reached for name, t in apart.items()} == {"all": True, "seen": True, "unseen": False}
+    row = next(line for line in page([results]).splitlines() if "without data at most" in line)
+    assert row.endswith("| 4.8 points | yes | 5.6 points | no |")
+    assert "on seeds 3 to 4 alone" in page([results])
+    assert "alone | reached" not in page([assemble("digits", "Digits", seen)])
+
+
 def test_targets_need_all_that_they_compare() -> None:
     methods = assemble("digits", "Digits", runs())["methods"]
     for name in ("original", "retrain", "targeted-tuned"):

@@ -180,6 +180,6 @@ def _result_path(out: Path, seed: int) -> Path:
 
 def _settings(study: Study) -> Mapping[str, Any]:
     settings = asdict(study)  # type: ignore[call-overload]
-    for what_is_no_setting in ("make", "images"):
+    for what_is_no_setting in ("make", "images", "chosen_on"):
         settings["base"].pop(what_is_no_setting)
     return dict(settings)
