@@ -9,8 +9,6 @@ STAMP := $(VENV)/.zkapex-$(DIGEST)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Further options of zkapex demo or pytest, e.g. make demo ARGS="--cheat replay"
 ARGS ?=
-# One more than there are cores, as many tests wait for programs to start. Each takes up to 1 GB.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
 .PHONY: help demo example test test-slow test-faults test-soak test-soak-nodes test-hub conformance fuzz lint lock docs reference screenshots limits release results clean
 .DEFAULT_GOAL := help
@@ -45,7 +43,7 @@ example: $(STAMP)-web ## Order a deletion yourself: a server, two devices and th
 	$(BIN)/zkapex server example zkapex-example $(ARGS)
 
 test: $(STAMP)-dev ## Run the tests
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP)-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)

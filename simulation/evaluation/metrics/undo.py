@@ -149,7 +149,7 @@ def undo(
     found = []
     everything, kept = torch.cat([forget.inputs, retain.inputs]), len(retain.labels)
     for name, group, changed in ((("nothing", "model", {})), *_attempts(model, others, public, label)):
-        logits = _logits(model, everything, changed).split([len(forget.labels), kept])
+        logits = torch.split(_logits(model, everything, changed), [len(forget.labels), kept])
         found.append(Attempt(name, group, _accuracy(logits[0], forget.labels), _accuracy(logits[1], retain.labels)))
         if not changed and label is not None:
             raised = _raised(logits[0], logits[1], forget, retain, label)
