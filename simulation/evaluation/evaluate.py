@@ -29,6 +29,7 @@ from zkapex.simulation.evaluation.provenance import digest_of, source_commit
 from zkapex.simulation.evaluation.report.report import assemble, write_report
 from zkapex.simulation.evaluation.seeds import OnEvent, check, run_seeds
 from zkapex.simulation.scenarios import ScenarioConfig, Sources
+from zkapex.simulation.scenarios.base import NO_SETTINGS
 from zkapex.storage import load_json, save_text
 
 MARKER, FORMAT = "evaluation.json", 1
@@ -143,7 +144,7 @@ def run_method(method: Method, prepared: Prepared) -> dict[str, Any]:
 
 def _claim(config: ScenarioConfig, sources: Sources, out: Path) -> None:
     """Mark the folder as one of this evaluation; refuse one of another."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("make", "images", "chosen_on")}
+    settings = {k: v for k, v in asdict(config).items() if k not in NO_SETTINGS}
     marker = {
         "format": FORMAT,
         "scenario": config.name,

@@ -56,20 +56,19 @@ def run_seeds(one: OneSeed, seeds: Sequence[int], jobs: int, on_event: OnEvent, 
         What a seed raised, of the first of them.
     """
     waiting = [seed for seed in seeds if not is_done(seed)]
-    if jobs == 1 or len(waiting) < 2:
-        waiting = []
+    apart = waiting if jobs > 1 and len(waiting) > 1 else []
     torch.set_num_threads(1)
     for seed in seeds:
-        if seed not in waiting:
+        if seed not in apart:
             one(seed, on_event)
-    if not waiting:
+    if not apart:
         return
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    count = min(jobs, len(waiting))
+    count = min(jobs, len(apart))
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(events,)) as pool:
         with _stopped(pool):
-            running = [pool.submit(partial(_tell, one), seed) for seed in waiting]
+            running = [pool.submit(partial(_tell, one), seed) for seed in apart]
             while wait(running, timeout=0).not_done:
                 _pass_on(events, on_event)
                 _fail_early(running)

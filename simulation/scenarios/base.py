@@ -119,6 +119,10 @@ class FewShot:
     faster: float = 3.0
 
 
+NO_SETTINGS = ("make", "images", "chosen_on")
+"""Attributes of a `ScenarioConfig` that its numbers do not depend on, or that cannot be written down."""
+
+
 @dataclass(frozen=True)
 class ScenarioConfig:
     """Everything that decides a scenario's numbers, but for the seed and the data file.

@@ -31,6 +31,7 @@ from zkapex.simulation.evaluation.studies.scorers import ScorerStudy
 from zkapex.simulation.evaluation.studies.sequence import SequenceStudy
 from zkapex.simulation.models.tiny import ViTConfig
 from zkapex.simulation.scenarios import ScenarioConfig
+from zkapex.simulation.scenarios.base import NO_SETTINGS
 from zkapex.simulation.scenarios.digits import DIGITS
 from zkapex.storage import load_json, save_text
 
@@ -180,6 +181,6 @@ def _result_path(out: Path, seed: int) -> Path:
 
 def _settings(study: Study) -> Mapping[str, Any]:
     settings = asdict(study)  # type: ignore[call-overload]
-    for what_is_no_setting in ("make", "images", "chosen_on"):
-        settings["base"].pop(what_is_no_setting)
+    for name in NO_SETTINGS:
+        settings["base"].pop(name)
     return dict(settings)
