@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 TORCH = find_spec("torch") is not None
 LONG = (
-    "simulation/test_demo", "project/test_new", "server/test_life_cycle", "simulation/test_evaluate", "server/test_run",
+    "simulation/test_demo", "project/test_new", "server/test_run", "simulation/test_evaluate", "server/test_life_cycle",
     "simulation/test_launch", "deployment/test_operations", "faults/test_kills", "faults/test_backups",
     "server/test_one_federation", "server/test_targets", "server/test_coordinator", "simulation/test_federation",
-    "server/test_run_operators", "server/test_transparent", "simulation/test_studies",
+    "outside/test_operator_from_outside", "server/test_transparent", "proofs/test_chunk", "test_docs", "soak/test_soak",
 )  # fmt: skip
 """Files that take most of the time, a minute each or so: whichever came last would leave all workers but one idle."""
 
@@ -76,14 +76,14 @@ def _nothing_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A finished run of two honest clients and one for every way to cheat, in this order. Not to be changed."""
-    from federation import CHEATERS, Federation, mixed
+    from federation import CHEATERS, HALO2, Federation, mixed
     from filelock import FileLock
     from near import proving
 
     # One for all workers: whoever comes second goes on with a run that is finished, which takes next to nothing.
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    federation = Federation(shared / "market" / "run", clients=2 + len(CHEATERS), device=mixed)
+    federation = Federation(shared / "market" / "run", clients=2 + len(CHEATERS), device=mixed, settings=HALO2)
     with FileLock(shared / "market.lock"), proving(here=False):
         federation.serve()
     return federation

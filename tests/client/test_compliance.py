@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bench import LIMIT, Bench
-from federation import TOUCHED, Federation, perceptron
+from federation import HALO2, TOUCHED, Federation, perceptron
 
 from zkapex.circuits.halo2.srs import find_srs
 from zkapex.circuits.halo2.store import Circuit
@@ -32,7 +32,7 @@ from zkapex.transport.wire import pack, unpack
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A finished mask-only run of one device."""
     folder = tmp_path_factory.mktemp("masked") / "run"
-    federation = Federation(folder, clients=1, epochs=3, settings={"operator": "mask-only"})
+    federation = Federation(folder, clients=1, epochs=3, settings={**HALO2, "operator": "mask-only"})
     assert federation.serve()["clients"][0]["verdict"] == "proved"
     return federation
 

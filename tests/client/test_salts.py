@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from bench import Bench
-from federation import REQUEST, TOUCHED, Federation, refused
+from federation import HALO2, REQUEST, TOUCHED, Federation, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -325,7 +325,7 @@ def test_a_settled_request_hands_its_count_on(settled: Bench) -> None:
 
 
 def test_a_client_whose_salts_are_used_up_is_reported_and_enrols_again(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "run", clients=1, epochs=3, settings={"personal-epochs": 1})
+    federation = Federation(tmp_path / "run", clients=1, epochs=3, settings={**HALO2, "personal-epochs": 1})
     federation.run(lambda event: event["event"] == "prove.started")
     salts = Vault(federation.state(0) / "enrolment").get_salts("salts.json")
     for _ in range(SALTS - 1):

@@ -63,7 +63,7 @@ def test_from_an_order_to_a_backup_that_is_restored(tmp_path: Path, zkapex: Any)
     zkapex("server", "requests", "retry", server, "r-1", code=31)
     preview = ("server", "requests", "create", server, "r-x", "--about", "mask=request-2", "--dry-run")
     costs = zkapex(*preview, "--json")
-    assert (costs["costs"]["chunks_touched"], costs["costs"]["chunks"], costs["costs"]["masked_weights"]) == (2, 4, 16)
+    assert (costs["costs"]["chunks_touched"], costs["costs"]["chunks"], costs["costs"]["masked_weights"]) == (1, 2, 16)
     assert [one["client"] for one in costs["asked"]] == [client]
     assert min(costs["costs"]["client_wall_s"], costs["costs"]["client_memory_mb"]) > 0
     assert [one["request"] for one in zkapex("server", "requests", "list", server, "--json")["requests"]] == ["r-1"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 FUZZER = Path(__file__).parent / "fuzz.py"
-SECONDS = {"proof": 5, "layer": 20, "point,envelope,record,evidence": 5, "image,text,foreign,safetensors": 5}
+ALL_BUT_LAYERS = "proof,point,envelope,record,evidence,image,text,foreign,safetensors"
+SECONDS = {ALL_BUT_LAYERS: 8, "layer": 20}
 
 needs_atheris = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="atheris has wheels for this platform alone"

@@ -25,7 +25,7 @@ from zkapex.circuits.encoding import dequantise
 def device(index, folder, task):
     return make_cheat("half", folder, task, workers=1) if index else honest(index, folder, task)
 
-federation = Federation(Path(sys.argv[1]), 2, device, settings={"operator": "halving"})
+federation = Federation(Path(sys.argv[1]), 2, device, settings={"operator": "halving", "backend": "halo2"})
 result = federation.serve()
 before = load_arrays(federation.folder / "provider" / "global.npz")
 after = load_arrays(federation.folder / "global-request-1.npz")

@@ -149,7 +149,8 @@ def answer(number: int, touched: int) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    ("touched", "cheating", "detect"), [(60, 0.05, 0.5), (200, 0.02, 0.9), (500, 0.01, 0.99), (40, 0.1, 0.2)]
+    ("touched", "cheating", "detect"),
+    [(60, 0.05, 0.5), (200, 0.02, 0.9), pytest.param(500, 0.01, 0.99, marks=pytest.mark.slow), (40, 0.1, 0.2)],
 )
 def test_a_cheat_is_found_out_as_often_as_promised(touched: int, cheating: float, detect: float) -> None:
     """800 games: the server commits, the client answers with some chunks undone, the server draws."""

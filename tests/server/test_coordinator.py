@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from federation import REQUEST, Altered, Federation, SmallTask, honest, refused
+from federation import HALO2, REQUEST, Altered, Federation, SmallTask, honest, refused
 from flwr.app import ConfigRecord, RecordDict
 from near import by_both
 
@@ -222,7 +222,7 @@ def liars(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict[st
         clients=1 + len(LIARS),
         device=crowd,
         epochs=3,
-        settings={"personal-epochs": 1},
+        settings={**HALO2, "personal-epochs": 1},
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peers, "MAX_REPLY_BYTES", LIMIT)

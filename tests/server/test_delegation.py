@@ -289,7 +289,11 @@ def test_what_is_kept_about_it_is_checked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"operator": "mask-only"}, {"backend": "halo2", "curvature": "block-fisher", "guard-rank": 0}]
+    "settings",
+    [
+        {"operator": "mask-only"},
+        pytest.param({"backend": "halo2", "curvature": "block-fisher", "guard-rank": 0}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_operators_are_proposed_for_as_well(settings: dict[str, str], tmp_path: Path) -> None:
     federation = federation_in(tmp_path / "run", settings=settings, epochs=10)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from aborter import UNDONE, Aborter
 from bench import Bench
-from federation import Died, Federation, SmallTask, honest, refused, step_of
+from federation import HALO2, Died, Federation, SmallTask, honest, refused, step_of
 from flwr.app import RecordDict
 from life import MASKS, LivingProvider, ask, chains, committed, deployed, left, statuses, traces
 from near import by_both
@@ -213,9 +213,10 @@ def test_a_full_disk_on_a_device_is_asked_again(tmp_path: Path, backend: str) ->
     assert row["verdict"] == "proved"
 
 
+@pytest.mark.slow  # the three deletions of test_one_federation have such a device as well
 def test_aborting_when_drawn_does_not_help(tmp_path: Path, later: Callable[[timedelta], None]) -> None:
     """Five requests, each sampled: a client that was drawn once and failed is from then on drawn whole."""
-    audit = {"audit": "sampled", "audit-cheating": 0.5, "audit-detect": 0.5}
+    audit = {**HALO2, "audit": "sampled", "audit-cheating": 0.5, "audit-detect": 0.5}
     federation = living(
         tmp_path / "run", device=lambda i, folder, task: Aborter(folder, task, workers=1), settings=audit
     )
@@ -229,7 +230,7 @@ def test_aborting_when_drawn_does_not_help(tmp_path: Path, later: Callable[[time
             assert row["verdict"] != "proved"
             assert (request.sealed.record.audit.mode, request.sealed.record.attempts >= 1) == ("full", True)
         if row["verdict"] != "proved":
-            assert UNDONE in request.drawn
+            assert UNDONE["halo2"] in request.drawn
             drawn = True
         later(timedelta(days=8))
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from federation import Altered, Federation, SmallTask
+from federation import HALO2, Altered, Federation, SmallTask
 from flwr.app import RecordDict
 
 from zkapex.circuits.halo2.srs import find_srs
@@ -60,7 +60,7 @@ def device(index: int, folder: Path, task: SmallTask) -> Agent:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     folder = tmp_path_factory.mktemp("curvature") / "run"
-    federation = Federation(folder, clients=2, device=device, settings={"prove-curvature": True})
+    federation = Federation(folder, clients=2, device=device, settings={**HALO2, "prove-curvature": True})
     federation.serve()
     return federation
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from commands import here
 from federation import (
+    HALO2,
     REQUEST,
     TOUCHED,
     Federation,
@@ -95,7 +96,7 @@ def test_a_sampled_audit_proves_what_is_drawn_and_says_how_likely_it_finds_a_che
     def second_cheats(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat("ignore", folder, task, workers=1) if index else honest(index, folder, task)
 
-    audit = {"audit": "sampled", "audit-cheating": 0.5, "audit-detect": 0.5}
+    audit = {**HALO2, "audit": "sampled", "audit-cheating": 0.5, "audit-detect": 0.5}
     federation = Federation(tmp_path / "run", device=second_cheats, settings=audit)
     result = federation.serve()
     rows = [federation.row(result, index) for index in (0, 1)]

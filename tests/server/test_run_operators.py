@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import LAYERS, Federation, SmallTask, honest, perceptron
+from federation import HALO2, LAYERS, Federation, SmallTask, honest, perceptron
 
 from zkapex.circuits.encoding import dequantise
 from zkapex.circuits.statement import FACTOR_UNIT
@@ -63,11 +63,9 @@ class Ran:
         return plan
 
 
-# The circuits of all of them, and proofs that cheat, are in tests/circuits and tests/proofs.
-@pytest.fixture(
-    scope="module",
-    params=[name if name == "mask-only" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
-)
+# Slow: the circuits of all of them, and proofs that cheat, are in tests/circuits and tests/proofs; other runs that are
+# quick have masks alone.
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in RUNS])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Stopped once after planning, so that the plan is read back from disk."""
     operator, curvature, cheats = RUNS[request.param]
@@ -75,7 +73,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     def device(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat(cheats[index - 1], folder, task, workers=1) if index else honest(index, folder, task)
 
-    settings = {"operator": operator, "curvature": curvature}
+    settings = {**HALO2, "operator": operator, "curvature": curvature}
     folder = tmp_path_factory.mktemp(request.param) / "run"
     federation = Federation(folder, 1 + len(cheats), device, settings=settings)
     federation.run(lambda event: event["event"] == "search.done")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import CHEATERS, Federation, SmallTask, honest, refused
+from federation import CHEATERS, HALO2, Federation, SmallTask, honest, refused
 
 from zkapex.client.app import Agent
 from zkapex.errors import InputError
@@ -50,8 +50,8 @@ def test_a_cheat_is_quarantined_with_the_reason(
 @pytest.mark.parametrize(
     ("replayer", "audit"),
     [
-        (1, "full"),
         (0, "sampled"),
+        pytest.param(1, "full", marks=pytest.mark.slow),
         pytest.param(0, "full", marks=pytest.mark.slow),
         pytest.param(1, "sampled", marks=pytest.mark.slow),
     ],
@@ -62,7 +62,7 @@ def test_a_replay_ends_the_same_whoever_is_asked_first(tmp_path: Path, replayer:
     def one_replays(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat("replay", folder, task, workers=1) if index == replayer else honest(index, folder, task)
 
-    settings = {"personal-epochs": 1, "audit": audit, "audit-cheating": 0.5, "audit-detect": 0.5}
+    settings = {**HALO2, "personal-epochs": 1, "audit": audit, "audit-cheating": 0.5, "audit-detect": 0.5}
     federation = Federation(tmp_path / "run", device=one_replays, epochs=3, settings=settings)
     result = federation.serve()
     row = federation.row(result, replayer)
@@ -77,7 +77,7 @@ def test_a_replay_without_neighbours_is_noise(tmp_path: Path) -> None:
     def replay(index: int, folder: Path, task: SmallTask) -> Agent:
         return make_cheat("replay", folder, task, workers=1)
 
-    federation = Federation(tmp_path / "run", 1, replay, epochs=3, settings={"personal-epochs": 1})
+    federation = Federation(tmp_path / "run", 1, replay, epochs=3, settings={**HALO2, "personal-epochs": 1})
     (row,) = federation.serve()["clients"]
     assert row["verdict"] == "quarantined"
     assert NOT_THE_WEIGHTS in row["reason"]

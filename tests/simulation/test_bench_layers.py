@@ -33,7 +33,13 @@ RATES = LayerRates(
 )
 
 
-@pytest.mark.parametrize("kind", ["targeted-group-obs", "guarded-group-obs", "mask-only"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "targeted-group-obs",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("guarded-group-obs", "mask-only")),
+    ],
+)
 def test_figures_have_the_names_that_halo2s_have(kind: str) -> None:
     options = ("--profile", "tiny", "--rows", "40", "--cols", "70", "--density", "0.02", "--chunks", "1")
     kind_of = ("--kind", kind, *(("--guard-rank", "0") if kind == "mask-only" else ()))
@@ -49,6 +55,7 @@ def test_figures_have_the_names_that_halo2s_have(kind: str) -> None:
     assert 30 < found["prover_peak_rss_mb"] < 1000
 
 
+@pytest.mark.slow
 def test_other_widths_than_the_profiles() -> None:
     options = ("--profile", "tiny", "--rows", "40", "--cols", "70", "--density", "0.02", "--chunks", "1")
     command = ("bench", "proof", "--backend", "transparent", *options, "--json")

@@ -194,36 +194,54 @@ def test_accuracy_is_the_mean_over_proved_clients_that_tell_theirs() -> None:
 # -- the demo itself
 
 
-@pytest.mark.timeout(1200)
-def test_the_demo_is_interrupted_resumed_and_finishes(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    command = ("demo", "--out", out, "--clients", "2", "--dishonest", "1", "--operator", "mask-only", "--json")
-
+def interrupt(out: Path, command: tuple[object, ...]) -> int:
+    """Start a demo, and interrupt it as soon as the model is trained; when that was written, in ns."""
     process = start(*command)
     events = out / "events.jsonl"
-    while process.poll() is None and not (events.exists() and '"keys.started"' in events.read_text()):
+    while process.poll() is None and not (events.exists() and '"personalise.started"' in events.read_text()):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, ""), stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
-    model = (out / "provider" / "global.npz").stat().st_mtime_ns
-
     code, _, stderr = zkapex(*command)
     assert code == 10
     assert "interrupted demo" in stderr
     assert zkapex(*command, "--resume", "--seed", "1")[0] == 10
+    return (out / "provider" / "global.npz").stat().st_mtime_ns
 
-    code, stdout, stderr = zkapex(*command, "--resume")
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("backend", "interrupted"),
+    [
+        ("transparent", False),
+        pytest.param("transparent", True, marks=pytest.mark.slow),
+        pytest.param("halo2", True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_demo_finishes_also_when_it_is_interrupted_and_resumed(
+    tmp_path: Path, backend: str, interrupted: bool
+) -> None:
+    out = tmp_path / "demo"
+    small = ("--clients", "2", "--dishonest", "1", "--operator", "mask-only", "--backend", backend)
+    command = ("demo", "--out", out, *small, "--json")
+
+    if interrupted:
+        model = interrupt(out, command)
+        code, stdout, stderr = zkapex(*command, "--resume")
+        assert (out / "provider" / "global.npz").stat().st_mtime_ns == model, "trained again"
+    else:
+        code, stdout, stderr = zkapex(*command)
     assert code == 0, stderr
-    assert (out / "provider" / "global.npz").stat().st_mtime_ns == model, "trained again"
     summary = json.loads(stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
     file = {"rounds": 5, "personal-epochs": 15, "personal-lr": 0.001, "profile": "tiny"}
     assert summary["settings"] == {
         **SETTINGS,
         "operator": "mask-only",
+        "backend": backend,
         "others": {**file, "forget-target": 0.02, "retain-cost": 0.03},
     }
     assert summary["forgotten"] == "the digit 3"

@@ -96,7 +96,9 @@ def settings(
 
 
 @pytest.mark.parametrize(
-    "settings", ["mnist-writers", "pacs", pytest.param("code-lm", marks=pytest.mark.slow)], indirect=True
+    "settings",
+    ["mnist-writers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pacs", "code-lm"))],
+    indirect=True,
 )
 def test_a_scenario_runs_from_training_to_receipts(
     settings: dict[str, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -77,6 +77,7 @@ def test_an_error_of_the_server_arrives_as_it_was_raised(tmp_path: Path) -> None
     assert left_over() == []
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_is_noticed_soon(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     with pytest.raises(RuntimeFailure, match="runs the ServerApp died") as caught:
@@ -124,6 +125,7 @@ run_flower(Path({str(SUPPORT / "lineapp")!r}), {{}}, 1, Path({str(tmp_path)!r}),
     assert left_over() == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_takes_everything_with_it(tmp_path: Path) -> None:
     script = f"""
 import time
@@ -149,6 +151,7 @@ def _said(work_dir: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     def again(event: dict[str, Any]) -> None:
         run(tmp_path, [])

@@ -170,6 +170,7 @@ def test_a_repair_that_leaves_the_range_is_shown_as_such(scored: tuple[Path, dic
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_what_one_request_prescribes_stands_in_all_later_ones(directions: tuple[Path, dict[str, Any]]) -> None:
     out, results = directions
     (seed,) = results["seeds"]
@@ -195,6 +196,7 @@ def test_what_one_request_prescribes_stands_in_all_later_ones(directions: tuple[
     assert all(row["undone_5"] >= row["undone"] >= row["forget"] for rows in attacked.values() for row in rows)
 
 
+@pytest.mark.slow
 def test_margins_of_many_trainings_are_compared_with_those_of_other_oracles(
     margins: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -216,6 +218,7 @@ def test_margins_of_many_trainings_are_compared_with_those_of_other_oracles(
         assert seed["rows"][2][kind]["mean"] == pytest.approx(far.mean())
 
 
+@pytest.mark.slow
 def test_margins_go_on_where_they_were(margins: tuple[Path, dict[str, Any]]) -> None:
     out, results = margins
     folder = out / "seeds" / "0"
@@ -228,7 +231,12 @@ def test_margins_go_on_where_they_were(margins: tuple[Path, dict[str, Any]]) -> 
 
 
 @pytest.mark.parametrize(
-    "which", [pytest.param("sequence", marks=pytest.mark.slow), "directions", "chunks", "scored", "margins"]
+    "which",
+    [
+        "chunks",
+        "scored",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sequence", "directions", "margins")),
+    ],
 )
 def test_reports_are_made_from_json_alone(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     out, first = request.getfixturevalue(which)

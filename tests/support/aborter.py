@@ -11,7 +11,8 @@ from zkapex.errors import ProverError
 from zkapex.proofs.chunk.instance import Instance
 from zkapex.proofs.messages import ProveRequest
 
-UNDONE = 2
+UNDONE = {"halo2": 2, "transparent": 1}
+"""By backend, what fc2's rows that the requests ask for are proved in: the first of its chunks, or the layer."""
 
 
 class Aborter(DeviceAgent):
@@ -24,7 +25,7 @@ class Aborter(DeviceAgent):
 
 def prove_if_not_drawn(device: DeviceAgent, content: RecordDict) -> RecordDict:
     request, _ = opened(content, ProveRequest)
-    if UNDONE in request.chunks:
+    if UNDONE[device.memory.manifest().backend] in request.chunks:
         raise ProverError("the battery is empty")
     return STEPS["prove"](device, content)
 

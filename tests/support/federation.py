@@ -48,6 +48,8 @@ LAYERS = ("fc1", "fc2")
 TOUCHED = (0, 2)
 """Of the chunks 0, 1 (fc1, side by side) and 2, 3 (fc2, one below the other, the lower one padded)."""
 REQUEST = "request-1"
+HALO2 = {"backend": "halo2"}
+"""Settings of the runs that are about proofs of that backend; all others take the one that is quick."""
 
 Examples = tuple[torch.Tensor, torch.Tensor]
 
@@ -302,6 +304,7 @@ class Federation:
             "personal-epochs": 20,
             "personal-lr": 3e-3,
             "operator": "guarded-group-obs",
+            "backend": "transparent",
             "batch": 1,
             "timeout-s": 1,
             "request-id": REQUEST,

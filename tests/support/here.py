@@ -25,7 +25,7 @@ from zkapex.transport.grid import Fate, InProcessGrid, Network, reliable
 SETTINGS = ServerSettings(
     host="localhost",
     provider="small_deployed:provider",
-    run={"operator": "mask-only", "rounds": 1, "personal-epochs": 1, "timeout-s": 5},
+    run={"operator": "mask-only", "backend": "transparent", "rounds": 1, "personal-epochs": 1, "timeout-s": 5},
     campaigns=Campaigns(devices=2),
 )
 DEVICE = DeviceSettings(server="localhost:9092", task="small_deployed:task", max_cpu=1)

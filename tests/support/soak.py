@@ -102,7 +102,7 @@ class Crowd(Site):
     """A site whose devices come, go, and cheat from some request on."""
 
     def __init__(self, folder: Path, devices: int, requests: int, seed: int) -> None:
-        super().__init__(folder, clients=devices, settings={"verify-workers": 0})
+        super().__init__(folder, clients=devices, settings={"verify-workers": 0, "backend": "halo2"})
         self.federation.provider = SoakProvider()
         chance = random.Random(seed)
         others = chance.sample(range(devices), k=max(1, round(devices * DISHONEST)) + 2 * (devices // 20))
