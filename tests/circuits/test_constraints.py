@@ -119,10 +119,7 @@ def statement(spec: StatementSpec, v: Vectors) -> list[int]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in ("kfac", "block-fisher", "mask-only", "dampening") else pytest.param(n, marks=pytest.mark.slow)
-        for n in CASES
-    ],
+    [n if n in ("kfac", "mask-only", "dampening") else pytest.param(n, marks=pytest.mark.slow) for n in CASES],
 )
 def test_every_public_output_is_the_documented_function_of_the_committed_vectors(name: str) -> None:
     spec = case(name)

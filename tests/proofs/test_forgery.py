@@ -286,6 +286,7 @@ def toy(lying: bool = False) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.slow  # of ezkl, whose release is pinned
 @pytest.mark.parametrize("freivalds", [True, False])
 def test_ezkls_own_freivalds_argument_binds_nothing(tmp_path: Path, freivalds: bool) -> None:
     """Why this project has its own. Should the first case fail, ezkl has mended it; the second shows how that looks."""

@@ -90,6 +90,7 @@ def test_every_client_has_one_receipt_of_its_own(market: Federation, result: dic
     assert len(receipts) == market.clients
 
 
+@pytest.mark.slow
 def test_a_sampled_audit_proves_what_is_drawn_and_says_how_likely_it_finds_a_cheat(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_ray_that_cannot_start_is_noticed_and_started_again(tmp_path: Path) -> N
     assert left_over() == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
     script = f"""
 import os, signal
